@@ -1,0 +1,89 @@
+"""Read and replace activations at any named module of any model, by forward hooks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@contextmanager
+def splice(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Within the context, each named module's output is passed through its function.
+
+    Of a module that returns a tuple, the first item is passed on and replaced. The model is
+    restored at the end, also after an error.
+
+    Raises:
+        ValueError: the model has no module of that name.
+    """
+    modules = dict(model.named_modules())
+    missing = [name for name in edits if name not in modules]
+    if missing:
+        raise ValueError(f"no module {missing[0]!r}; known are {', '.join(filter(None, modules))}")
+    handles = []
+    try:
+        for name, edit in edits.items():
+            handles.append(modules[name].register_forward_hook(_hook(edit)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(edit: Callable[[Tensor], Tensor]) -> Callable:
+    def replace(module, inputs, output):
+        if isinstance(output, tuple):
+            return (edit(output[0]), *output[1:])
+        return edit(output)
+
+    return replace
+
+
+@torch.no_grad()
+def read_activations(
+    model: nn.Module, inputs: Tensor, module: str, batch_size: int = 1024
+) -> Tensor:
+    """Outputs of the named module for every input, on the CPU: (n, ...) -> (n, *output).
+
+    Inputs go through the model in batches, on the model's own device.
+    """
+    device = next(model.parameters()).device
+    collected: list[Tensor] = []
+
+    def keep(output: Tensor) -> Tensor:
+        collected.append(output.cpu())
+        return output
+
+    with splice(model, {module: keep}):
+        for batch in inputs.split(batch_size):
+            model(batch.to(device))
+    return torch.cat(collected)
+
+
+def orbit_activations(model: nn.Module, images: Tensor, group, module: str = "encoder") -> Tensor:
+    """Activations of the whole orbit of every image: (n, C, H, W) -> (n, |G|, d).
+
+    `group` is a `saehelpers.symmetry.Group`; `[:, 0]` of the result is canonical.
+    """
+    per_element = [
+        read_activations(model, group.act(images, element), module)
+        for element in range(group.order)
+    ]
+    return torch.stack(per_element, dim=1)
+
+
+def standardisation(
+    activations: Float[Tensor, "*n d"],
+) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+    """(mean, scale) such that (x - mean) / scale has mean zero and mean squared norm d.
+
+    Raises:
+        ValueError: the activations are all the same.
+    """
+    mean = activations.flatten(0, -2).mean(0)
+    scale = (activations - mean).pow(2).mean().sqrt()
+    if not scale > 0:
+        raise ValueError(f"activations of shape {tuple(activations.shape)} are all the same")
+    return mean, scale

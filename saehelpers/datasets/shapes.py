@@ -1,0 +1,126 @@
+"""Shapes: images of four quadrants, each with one of eight shapes, that a group turns.
+
+A canonical image has every shape in its canonical orientation. A group element acts on the
+whole image: all its shapes take the same orientation, and quadrants move.
+(Erdogan and Lucic, arXiv 2511.09432, section 5.2 and appendix C.)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from skimage.draw import disk, polygon
+from torch import Tensor
+
+from saehelpers.symmetry import Group
+
+SIZE = 32  # of a quadrant, in pixels
+SHAPES = ("rectangle", "diagonal", "c", "l", "t", "triangle", "arrow", "semicircle")
+QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
+TASK_TYPES = ("S", "SO", "SP", "SPO")
+
+
+@dataclass(frozen=True)
+class ShapesData:
+    """Canonical images (n, 1, 64, 64) in [0, 1], and the shape in each quadrant (n, 4)."""
+
+    images: Float[Tensor, "n 1 size size"]
+    shapes: Int[Tensor, "n quadrants"]
+
+
+def make_shapes(n_samples: int, seed: int) -> ShapesData:
+    """Draw the shape of every quadrant uniformly, with replacement."""
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    generator = torch.Generator().manual_seed(seed)
+    shapes = torch.randint(len(SHAPES), (n_samples, len(QUADRANTS)), generator=generator)
+    tiles = draw_templates()[shapes].unflatten(1, (2, 2))  # (n, row, column, 32, 32)
+    images = tiles.permute(0, 1, 3, 2, 4).reshape(n_samples, 1, 2 * SIZE, 2 * SIZE)
+    return ShapesData(images, shapes)
+
+
+def draw_templates() -> Float[Tensor, "shapes size size"]:
+    """The eight shapes in canonical orientation, white (1) on black (0).
+
+    Rectangle and diagonal have two orientations under C4, the other six have four; every
+    mirror image is also a rotation. The vertical flip leaves only rectangle and C unchanged.
+    """
+    far = SIZE - 1
+    low, high = 6, far - 6  # the box that shapes fill
+    middle = (far - 5) // 2, (far + 5) // 2 + 1  # the six central rows or columns
+    canvas = {name: np.zeros((SIZE, SIZE), dtype=np.float32) for name in SHAPES}
+
+    canvas["rectangle"][middle[0] - 2 : middle[1] + 2, low - 2 : high + 3] = 1
+    rows, columns = np.indices((SIZE, SIZE))
+    inside = (rows >= low) & (rows <= high) & (columns >= low) & (columns <= high)
+    canvas["diagonal"][inside & (abs(rows - columns) <= 3)] = 1
+    canvas["c"][low : high + 1, low : high + 1] = 1
+    canvas["c"][low + 5 : high - 4, low + 5 :] = 0
+    canvas["l"][low : high + 1, low : low + 6] = 1
+    canvas["l"][high - 5 : high + 1, low : high + 1] = 1
+    canvas["t"][low : low + 6, low : high + 1] = 1
+    canvas["t"][low : high + 1, middle[0] : middle[1]] = 1
+    canvas["triangle"][polygon([low, high, high], [far / 2, low, high])] = 1
+    canvas["arrow"][polygon([low, low + 10, low + 10], [far / 2, low, high])] = 1
+    canvas["arrow"][low + 8 : high + 1, middle[0] : middle[1]] = 1
+    dome = disk((high - 4, far / 2), 11, shape=(SIZE, SIZE))
+    canvas["semicircle"][dome] = 1
+    canvas["semicircle"][high - 3 :] = 0
+    return torch.from_numpy(np.stack([canvas[name] for name in SHAPES]))
+
+
+def orientations(group: Group) -> Int[Tensor, "shapes order"]:
+    """The orientation that each shape takes under each element, numbered from 0.
+
+    Orientation 0 is canonical. Elements that make the same picture of a shape have the same
+    orientation, so that rectangle and diagonal have two, the others four.
+    """
+    if group.n_rotations not in (1, 2, 4):
+        raise ValueError(f"Shapes has orientations under C1, C2, C4, D1, D2 and D4, not {group}")
+    quarters = Group(4).orbit(draw_templates())  # (shapes, 4, 32, 32)
+    turned = group.orbit(draw_templates())  # (shapes, |G|, 32, 32)
+    same = (turned[:, :, None] == quarters[:, None]).flatten(-2).all(dim=-1)
+    return same.int().argmax(dim=-1)
+
+
+def quadrant_sources(group: Group) -> Int[Tensor, "order quadrants"]:
+    """Which canonical quadrant is seen in each quadrant after each element has acted."""
+    return group.orbit(torch.arange(4).reshape(1, 2, 2)).reshape(group.order, 4)
+
+
+def list_tasks() -> pd.DataFrame:
+    """The 180 binary tasks, with columns type, task, shape, orientation, quadrant (-1: any).
+
+    S (8): a shape is present. SO (28): in an orientation. SP (32): in a quadrant. SPO (112):
+    in both. Orientation and quadrant are those in the transformed image.
+    """
+    n_orientations = orientations(Group(4)).max(dim=1).values + 1
+    rows = []
+    for shape, name in enumerate(SHAPES):
+        turns = range(int(n_orientations[shape]))
+        places = range(len(QUADRANTS))
+        rows.append(("S", name, shape, -1, -1))
+        rows += [("SO", f"{name}, turn {o}", shape, o, -1) for o in turns]
+        rows += [("SP", f"{name}, {QUADRANTS[p]}", shape, -1, p) for p in places]
+        rows += [
+            ("SPO", f"{name}, turn {o}, {QUADRANTS[p]}", shape, o, p) for p in places for o in turns
+        ]
+    tasks = pd.DataFrame(rows, columns=["task_type", "task", "shape", "orientation", "quadrant"])
+    return tasks.sort_values("task_type", key=lambda c: c.map(TASK_TYPES.index), kind="stable")
+
+
+def task_labels(
+    shapes: Int[Tensor, "n quadrants"], elements: Int[Tensor, " n"], group: Group
+) -> Bool[Tensor, "n tasks"]:
+    """Labels of the tasks of `list_tasks` for images turned by the given elements."""
+    seen = shapes.gather(1, quadrant_sources(group)[elements])  # (n, quadrants)
+    turned = orientations(group)[seen, elements[:, None]]  # (n, quadrants)
+    labels = []
+    for task in list_tasks().itertuples():
+        match = seen == task.shape
+        if task.orientation >= 0:
+            match = match & (turned == task.orientation)
+        labels.append(match[:, task.quadrant] if task.quadrant >= 0 else match.any(dim=1))
+    return torch.stack(labels, dim=1)

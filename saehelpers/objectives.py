@@ -1,0 +1,163 @@
+"""Training objectives: functions of an SAE and a batch.
+
+Each returns its terms by name, unweighted, and the latents; `total_loss` weighs them. A
+term is averaged over the batch and has one value per instance, () for a single SAE.
+Squared norms are summed over d. E and D are `sae.encode` and `sae.decode`, g is drawn
+uniformly for each sample. Equations: Erdogan and Lucic, arXiv 2511.09432.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saehelpers.saes import SAE, GroupCrosscoder
+
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class OrbitBatch:
+    """Rows of orbit activations, gathered when an objective asks for them.
+
+    rows: all activations, flattened (N, d); starts: the row of each sample's canonical
+    activation (*inst, batch), those of its orbit follow; elements: the one drawn for each
+    sample (*inst, batch); order: |G|.
+    """
+
+    rows: Float[Tensor, "N d"]
+    starts: Int[Tensor, "*inst batch"]
+    elements: Int[Tensor, "*inst batch"]
+    order: int
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        return self.rows.index_select(0, indices.flatten()).unflatten(0, indices.shape)
+
+    @cached_property
+    def canonical(self) -> Float[Tensor, "*inst batch d"]:
+        """psi(x)"""
+        return self._gather(self.starts)
+
+    @cached_property
+    def transformed(self) -> Float[Tensor, "*inst batch d"]:
+        """psi(g x)"""
+        return self._gather(self.starts + self.elements)
+
+    @cached_property
+    def orbit(self) -> Float[Tensor, "*inst batch order d"]:
+        """psi(g x) for every g."""
+        offsets = torch.arange(self.order, device=self.rows.device)
+        return self._gather(self.starts[..., None] + offsets)
+
+
+def squared_error(target: Float[Tensor, "*inst batch d"], recons: Tensor) -> Tensor:
+    """|| target - recons ||^2, summed over d and averaged over the batch: (*inst)."""
+    return (target - recons).pow(2).sum(-1).mean(-1)
+
+
+def reconstruction(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """|| psi(gx) - D(E(psi(gx))) ||^2: a vanilla SAE, trained on transformed inputs."""
+    latents = sae.encode(batch.transformed)
+    return {"reconstruction": squared_error(batch.transformed, sae.decode(latents))}, latents
+
+
+def canonical(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """|| psi(x) - D(E(psi(gx))) ||^2 (eq. 5)."""
+    latents = sae.encode(batch.transformed)
+    return {"reconstruction": squared_error(batch.canonical, sae.decode(latents))}, latents
+
+
+def latent_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """|| psi(x) - D(E(psi(x))) ||^2 + lambda || E(psi(x)) - E(psi(gx)) ||^2 (eq. 6)."""
+    latents, transformed_latents = _encode_both(sae, batch)
+    terms = {
+        "reconstruction": squared_error(batch.canonical, sae.decode(latents)),
+        "symmetry": squared_error(latents, transformed_latents),
+    }
+    return terms, latents
+
+
+def output_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """|| psi(x) - D(E(psi(x))) ||^2 + lambda || D(E(psi(x))) - D(E(psi(gx))) ||^2 (eq. 7)."""
+    latents, transformed_latents = _encode_both(sae, batch)
+    recons, transformed_recons = sae.decode(latents), sae.decode(transformed_latents)
+    terms = {
+        "reconstruction": squared_error(batch.canonical, recons),
+        "symmetry": squared_error(recons, transformed_recons),
+    }
+    return terms, latents
+
+
+def crosscoder(sae: GroupCrosscoder, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """sum over g of || psi(gx) - W_g E(psi(x)) - b_g ||^2 (Gorton, arXiv 2410.24184)."""
+    latents = sae.encode(batch.canonical)
+    error = (batch.orbit - sae.decode_orbit(latents)).pow(2).sum((-2, -1)).mean(-1)
+    return {"reconstruction": error}, latents
+
+
+OBJECTIVES: Mapping[str, Callable] = {
+    "reconstruction": reconstruction,
+    "canonical": canonical,
+    "latent_inv": latent_inv,
+    "output_inv": output_inv,
+    "crosscoder": crosscoder,
+}
+
+
+def l1(latents: Tensor, sae: SAE, p: float) -> Tensor:
+    """||z||_1, averaged over the batch."""
+    return latents.abs().sum(-1).mean(-1)
+
+
+def lp(latents: Tensor, sae: SAE, p: float) -> Tensor:
+    """sum_i |z_i|^p, averaged over the batch."""
+    # the gradient of |z|^p is infinite at 0 for p < 1; inactive latents must get none
+    active = latents != 0
+    powers = torch.where(active, latents, 1.0).abs().pow(p) * active
+    return powers.sum(-1).mean(-1)
+
+
+def decoder_l1(latents: Tensor, sae: SAE, p: float) -> Tensor:
+    """sum_i |z_i| ||D_i||, averaged over the batch."""
+    norms = sae.dictionary.norm(dim=-1)
+    return (latents.abs() * norms.unsqueeze(-2)).sum(-1).mean(-1)
+
+
+SPARSITY_TERMS: Mapping[str, Callable] = {"l1": l1, "lp": lp, "decoder_l1": decoder_l1}
+
+
+def total_loss(
+    sae: SAE,
+    batch: OrbitBatch,
+    objective: str,
+    lambda_sym: float = 1.0,
+    lambda_mse: float = 0.0,
+    sparsity: str | None = None,
+    lambda_sparsity: float = 0.0,
+    p: float = 1.0,
+) -> Terms:
+    """The weighted sum, under "loss", and its unweighted terms under their own names.
+
+    loss = reconstruction + lambda_sym symmetry
+           + lambda_mse || psi(gx) - D(E(psi(gx))) ||^2 + lambda_sparsity sparsity
+    """
+    terms, latents = OBJECTIVES[objective](sae, batch)
+    loss = terms["reconstruction"]
+    if "symmetry" in terms:
+        loss = loss + lambda_sym * terms["symmetry"]
+    if lambda_mse:
+        terms["mse"] = reconstruction(sae, batch)[0]["reconstruction"]
+        loss = loss + lambda_mse * terms["mse"]
+    if sparsity is not None:
+        terms["sparsity"] = SPARSITY_TERMS[sparsity](latents, sae, p)
+        loss = loss + lambda_sparsity * terms["sparsity"]
+    return {"loss": loss, **terms}
+
+
+def _encode_both(sae: SAE, batch: OrbitBatch) -> tuple[Tensor, Tensor]:
+    """E(psi(x)) and E(psi(gx)), in one pass."""
+    both = sae.encode(torch.cat([batch.canonical, batch.transformed], dim=-2))
+    return both.chunk(2, dim=-2)

@@ -1,0 +1,149 @@
+"""A run: a frozen config, its hash, its folder under models/, and where it came from.
+
+    models/<name>-<hash8>/
+        config.json           the config, library versions, git commit, time
+        weights.safetensors   the tensors
+        history.csv           how training went
+
+The folder is written under a temporary name and renamed, so that one that exists is whole.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+VERSION = 1  # raised when the meaning of training changes
+
+
+def config_hash(config: Any) -> str:
+    """SHA-256 of the sorted JSON of a config dataclass and the version of training."""
+    text = json.dumps({"version": VERSION, **dataclasses.asdict(config)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_id(config: Any) -> str:
+    """`<name>-<first 8 digits of the hash>`; the config has a field `name`."""
+    return f"{config.name}-{config_hash(config)[:8]}"
+
+
+def now_utc() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@functools.cache
+def git_state() -> tuple[str, bool]:
+    """(short commit, whether the tree was dirty) of the checkout; ("", False) outside one."""
+
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return "", False
+
+
+def provenance() -> dict[str, Any]:
+    commit, dirty = git_state()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "created_utc": now_utc(),
+    }
+
+
+def save_run(
+    root: Path | str,
+    config: Any,
+    tensors: dict[str, torch.Tensor],
+    history: pd.DataFrame,
+    overwrite: bool = False,
+) -> Path:
+    """Write a run's folder below `root`, whole or not at all, and return it.
+
+    A folder that is there already is kept (another process finished the same config first)
+    unless `overwrite`.
+    """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / run_id(config)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
+    temporary.chmod(0o755)
+    try:
+        record = {"version": VERSION, "config": dataclasses.asdict(config), **provenance()}
+        (temporary / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, temporary / "weights.safetensors")
+        history.to_csv(temporary / "history.csv", index=False, float_format="%.6g")
+        if overwrite:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def load_run(
+    root: Path | str, config: Any
+) -> tuple[dict[str, torch.Tensor], pd.DataFrame, dict[str, Any]] | None:
+    """(tensors, history, record) of the run of this config; None if it was not trained yet.
+
+    Raises:
+        ValueError: the folder is damaged, or belongs to another config.
+    """
+    folder = Path(root) / run_id(config)
+    if not folder.exists():
+        return None
+    try:
+        record = json.loads((folder / "config.json").read_text())
+        with safe_open(folder / "weights.safetensors", framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        history = pd.read_csv(folder / "history.csv")
+        same = record["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise damaged(folder, repr(error)) from error
+    if not same:
+        raise damaged(folder, "its config.json describes another run")
+    return tensors, history, record
+
+
+def damaged(folder: Path, why: str) -> ValueError:
+    return ValueError(
+        f"the run in {folder} cannot be used: {why}. Delete that folder, or pass force=True, "
+        "and it is trained again."
+    )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that it is never half there."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

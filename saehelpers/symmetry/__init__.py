@@ -1,0 +1,11 @@
+"""Groups acting on images and on activations."""
+
+from saehelpers.symmetry.actions import (
+    LinearAction,
+    fit_action,
+    infer_element,
+    report_action,
+)
+from saehelpers.symmetry.groups import Group
+
+__all__ = ["Group", "LinearAction", "fit_action", "infer_element", "report_action"]
