@@ -4,34 +4,33 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saehelpers import runs
-from saehelpers.base_models import Autoencoder, make_autoencoder
+from saehelpers import results, runs
+from saehelpers.activations import orbit_activations
+from saehelpers.base_models import VIT_B_16, load_pretrained_vit, make_autoencoder
 from saehelpers.saes import SAE, SAEConfig, make_sae
 from saehelpers.sweeps import sweep
-from saehelpers.symmetry import Group, LinearAction, fit_action
+from saehelpers.symmetry import Group, LinearAction, fit_action, report_action
 from saehelpers.training import SAERun, Settings, fit, train_saes
 
 
 @dataclass(frozen=True)
 class Method:
-    """How an SAE is set up: its objective, its width (times n_latents) and its dictionary."""
+    """How an SAE is set up: its objective, its width (times n_latents) and its dictionary.
+
+    `symmetric`: its latents are meant to be invariant, so that recons need an action.
+    """
 
     objective: str
     width: int = 1
     dictionary: str = "free"
-
-    @property
-    def train_setup(self) -> str:
-        """ "normal", "archetypal" or "equivariant": the last three reconstruct the canonical frame."""
-        if self.dictionary == "archetypal":
-            return "archetypal"
-        return "normal" if self.objective in ("reconstruction", "crosscoder") else "equivariant"
+    symmetric: bool = False
 
 
 METHODS = {
@@ -39,10 +38,10 @@ METHODS = {
     "vanilla_wide": Method("reconstruction", width=4),
     "archetypal": Method("reconstruction", dictionary="archetypal"),
     "archetypal_wide": Method("reconstruction", width=4, dictionary="archetypal"),
-    "crosscoder": Method("crosscoder", dictionary="blocks"),
-    "canonical": Method("canonical"),
-    "latent_inv": Method("latent_inv"),
-    "output_inv": Method("output_inv"),
+    "crosscoder": Method("crosscoder", dictionary="blocks", symmetric=True),
+    "canonical": Method("canonical", symmetric=True),
+    "latent_inv": Method("latent_inv", symmetric=True),
+    "output_inv": Method("output_inv", symmetric=True),
 }
 
 
@@ -51,6 +50,8 @@ class BaseModelRun:
     """Everything that decides what an image autoencoder learns.
 
     `augment`: train on images under a random element of `group`, else on canonical ones.
+    `architecture` "vit_b_16", or a folder with its weights, is the pretrained transformer, of
+    which nothing is trained.
     """
 
     name: str
@@ -88,7 +89,8 @@ class ActionRun:
 def method_run(method: str, activations: str, sae: SAEConfig, group: Group, **settings) -> SAERun:
     """The run of a named method: `sae` widened and its dictionary replaced as it asks.
 
-    `settings` are further fields of `SAERun`.
+    `settings` are further fields of `SAERun`; `lambda_mse` is left out for crosscoders, for
+    which it has no meaning.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
@@ -100,6 +102,8 @@ def method_run(method: str, activations: str, sae: SAEConfig, group: Group, **se
         unit_decoder=sae.unit_decoder and how.dictionary == "free",
         group_order=group.order if how.dictionary == "blocks" else 1,
     )
+    if how.objective == "crosscoder":
+        settings.pop("lambda_mse", None)
     return SAERun(method, activations, sae, how.objective, **settings)
 
 
@@ -110,12 +114,15 @@ def load_or_train_base_model(
     validation: Float[Tensor, "m 1 size size"] | None = None,
     device: str = "cpu",
     force: bool = False,
-) -> tuple[Autoencoder, pd.DataFrame]:
-    """The autoencoder of this config and its history (loss is the mean squared error).
+) -> tuple[nn.Module, pd.DataFrame]:
+    """The base model of this config and its history (loss is the mean squared error).
 
     Weights are kept in half precision. What is returned always comes from disk, so that
     results do not depend on whether the model was trained just now.
     """
+    if config.architecture == "vit_b_16" or Path(config.architecture).is_dir():
+        source = VIT_B_16 if config.architecture == "vit_b_16" else config.architecture
+        return load_pretrained_vit(source).to(device), pd.DataFrame()
     model = make_autoencoder(
         config.architecture, config.latent_dim, config.hidden_dim, images.shape[-1], config.seed
     )
@@ -182,10 +189,53 @@ def load_or_fit_action(
             config.learning_rate,
             seed=config.seed,
         )
-        return action, pd.DataFrame()
+        return action, report_action(action, orbits)
 
     tensors, _ = _load_or_train(config, train, models, force)
     return LinearAction(group, **tensors).to(activations.device)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What there is to explain of a base model.
+
+    train, test: orbit activations (n, |G|, d); action: fitted to `train`; name: says where
+    the activations come from, in the configs of the SAEs that are trained on them.
+    """
+
+    base_model: nn.Module
+    history: pd.DataFrame
+    train: Float[Tensor, "n order d"]
+    test: Float[Tensor, "m order d"]
+    action: LinearAction
+    name: str
+
+
+def explain(
+    base_run: BaseModelRun,
+    group: Group,
+    train_images: Float[Tensor, "n c h w"],
+    test_images: Float[Tensor, "m c h w"],
+    models: Path | str,
+    device: str = "cpu",
+    force: bool = False,
+    **action_settings,
+) -> Explained:
+    """Base model, orbit activations and fitted action: what is there before any SAE.
+
+    `action_settings` are fields of `ActionRun`.
+    """
+    base_model, history = load_or_train_base_model(
+        base_run, train_images, models, test_images, device, force
+    )
+    train, test = (
+        orbit_activations(base_model, images, group).to(device)
+        for images in (train_images, test_images)
+    )
+    name = f"{runs.run_id(base_run)}/{group.name}"
+    action_run = ActionRun("action", name, group.name, **action_settings)
+    action = load_or_fit_action(action_run, train, models, force)
+    return Explained(base_model, history, train, test, action, name)
 
 
 def load_or_train_saes(
@@ -243,6 +293,61 @@ def load_sae(config: SAERun, models: Path | str) -> SAE:
     if run is None:
         raise FileNotFoundError(f"no run {runs.run_id(config)} in {models}: train it first")
     return _fill(make_sae(config.sae), run[0], config, models).eval().requires_grad_(False)
+
+
+def run_columns(config: SAERun) -> dict[str, Any]:
+    """The columns of a results row that the SAE's run decides."""
+    return {
+        "run_id": runs.run_id(config),
+        "method": config.name,
+        "n_latents": config.sae.n_latents,
+        "topk": config.sae.topk if "topk" in config.sae.activation else None,
+        "objective": config.objective,
+        "seed": config.seed,
+    }
+
+
+def drop_stale_rows(path: Path | str, configs: list[SAERun], models: Path | str) -> None:
+    """Remove from a results file what was measured on earlier models of the same configs."""
+    created = {runs.run_id(c): runs.load_run(models, c)[2]["created_utc"] for c in configs}
+    dropped = results.drop_stale(path, created)
+    if dropped:
+        print(f"{dropped} rows of earlier models removed from {Path(path).name}")
+
+
+def measure_runs(
+    measure: Callable[..., dict[str, float]],
+    jobs: list[tuple[SAERun, dict[str, Any], tuple]],
+    path: Path | str,
+    models: Path | str,
+    executor=None,
+) -> pd.DataFrame:
+    """Measure every SAE that the results file has no rows of yet, and return the file's rows.
+
+    Args:
+        measure: gives the values of a model's metrics by name.
+        jobs: (config, further columns of its rows, arguments of `measure`).
+    """
+    drop_stale_rows(path, [config for config, _, _ in jobs], models)
+    done = set(results.read(path)["run_id"])
+    todo = [
+        (measure, run_columns(config) | columns, arguments)
+        for config, columns, arguments in jobs
+        if runs.run_id(config) not in done
+    ]
+    print(f"measuring {len(todo)} of {len(jobs)} SAEs, the others are in {Path(path).name}")
+    for rows in sweep(_measure, todo, "measuring", executor):
+        results.append(path, rows)
+    wanted = {runs.run_id(config) for config, _, _ in jobs}
+    table = results.read(path)
+    return table[table["run_id"].isin(wanted)]
+
+
+def _measure(measure, columns, arguments) -> list[dict[str, Any]]:
+    return [
+        columns | {"metric": metric, "value": value}
+        for metric, value in measure(*arguments).items()
+    ]
 
 
 def _train_and_save(configs, activations, validation, models, device, force) -> None:

@@ -14,7 +14,6 @@ from saehelpers.activations import splice
 from saehelpers.saes import SAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction, infer_element
 
-
 # --- reconstruction and sparsity ---
 
 

@@ -20,7 +20,7 @@ class Group:
     Rotations by multiples of 90 degrees are exact (`torch.rot90`). Any other angle is
     interpolated bilinearly, with zeros from outside: such an action is a group action only
     approximately. On 64x64 Shapes images, eight rotations by 45 degrees change an image by
-    about 70 % of its standard deviation (the corners are lost, edges blur).
+    about 40 % of its standard deviation (the corners are lost, edges blur).
 
     Args:
         n_rotations: n, the order of the rotation g.

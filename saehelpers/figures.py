@@ -1,0 +1,128 @@
+"""Figures that more than one notebook draws, with one name and one colour per method."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# Paul Tol's "bright" and "muted" schemes: distinct for colour-blind readers. A narrow method
+# and its wide form share a hue.
+COLOURS = {
+    "base_model": "#333333",
+    "random": "#bbbbbb",
+    "vanilla": "#4477aa",
+    "vanilla_wide": "#88ccee",
+    "archetypal": "#999933",
+    "archetypal_wide": "#ddcc77",
+    "crosscoder": "#aa3377",
+    "canonical": "#cc3311",
+    "latent_inv": "#ee8866",
+    "output_inv": "#228833",
+}
+LABELS = {
+    "base_model": "activations",
+    "random": "random latents",
+    "vanilla": "vanilla",
+    "vanilla_wide": "vanilla (wide)",
+    "archetypal": "archetypal",
+    "archetypal_wide": "archetypal (wide)",
+    "crosscoder": "group crosscoder",
+    "canonical": "canonical",
+    "latent_inv": "latent_inv",
+    "output_inv": "output_inv",
+}
+
+
+def image_grid(
+    images: Sequence[Tensor] | Tensor,
+    column_titles: Sequence[str] = (),
+    row_titles: Sequence[str] = (),
+    size: float = 1.1,
+) -> Figure:
+    """Show images (rows, columns, h, w) in a grid, each scaled to its own range from 0 up."""
+    n_rows, n_columns = len(images), len(images[0])
+    fig, axes = plt.subplots(
+        n_rows,
+        n_columns,
+        figsize=(size * n_columns + 0.8, size * n_rows + 0.4),
+        squeeze=False,
+        layout="constrained",
+    )
+    for i, row in enumerate(axes):
+        for j, ax in enumerate(row):
+            ax.imshow(np.asarray(images[i][j]), cmap="gray", vmin=0)
+            ax.set(xticks=[], yticks=[])
+            if i == 0 and j < len(column_titles):
+                ax.set_title(column_titles[j], fontsize=9)
+            if j == 0 and i < len(row_titles):
+                ax.set_ylabel(row_titles[i], fontsize=9)
+    return fig
+
+
+def summarise(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean, standard error and number of seeds of "value", by the given columns.
+
+    Within a seed, rows (the tasks of a type, say) are averaged first, so that the standard
+    error is that between seeds; it is missing for a single seed.
+    """
+    per_seed = table.groupby([*by, "seed"], observed=True)["value"].mean().reset_index()
+    groups = per_seed.groupby(list(by), observed=True)["value"]
+    return groups.agg(mean="mean", se="sem", seeds="count").reset_index()
+
+
+def grouped_bars(
+    ax: Axes, table: pd.DataFrame, x: str, order: Sequence[str], methods: Sequence[str]
+) -> None:
+    """Bars of a `summarise`d table: one group per value of column `x`, one bar per method."""
+    width = 0.85 / len(methods)
+    for i, method in enumerate(methods):
+        rows = table[table["method"] == method].set_index(x).reindex(order)
+        places = np.arange(len(order)) + (i - (len(methods) - 1) / 2) * width
+        ax.bar(
+            places,
+            rows["mean"],
+            width,
+            yerr=rows["se"].fillna(0),
+            error_kw={"elinewidth": 0.8},
+            color=COLOURS[method],
+            label=LABELS[method],
+        )
+    ax.set_xticks(range(len(order)), order)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def curves(
+    ax: Axes, table: pd.DataFrame, x: str, methods: Sequence[str], marker: str = "o"
+) -> None:
+    """Lines of a `summarise`d table against column `x`, with error bars, one per method."""
+    for method in methods:
+        rows = table[table["method"] == method].sort_values(x)
+        ax.errorbar(
+            rows[x].astype(float),
+            rows["mean"],
+            rows["se"].fillna(0),
+            marker=marker,
+            markersize=4,
+            linewidth=1.2,
+            capsize=2,
+            color=COLOURS[method],
+            label=LABELS[method],
+        )
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def seeds_note(table: pd.DataFrame) -> str:
+    """How many seeds a `summarise`d table rests on, for titles: "3 seeds" or "1 to 5 seeds"."""
+    low, high = int(table["seeds"].min()), int(table["seeds"].max())
+    counted = f"{low}" if low == high else f"{low} to {high}"
+    return f"{counted} seed{'' if high == 1 else 's'}"
+
+
+def legend_below(fig: Figure, ax: Axes, columns: int = 4) -> None:
+    """One legend for the whole figure, under its axes."""
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)

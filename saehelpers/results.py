@@ -1,0 +1,171 @@
+"""The results table: tidy CSV files under probe_results/, one row a measurement.
+
+A row is told from others by its key, all columns but the value and what is known of how it
+was measured. A value that could not be measured (a class that is missing) is empty.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from saehelpers import runs
+
+KEY = (
+    "run_id", "experiment", "dataset", "data_source", "base_model", "group", "method",
+    "n_latents", "topk", "objective", "seed", "task_type", "task", "probe", "features",
+    "truncation", "element", "split", "metric",
+)  # fmt: skip
+COLUMNS = (*KEY, "value", "n_train", "n_test", "git_commit", "created_utc")
+NUMERIC = ("n_latents", "topk", "seed", "truncation", "value", "n_train", "n_test")
+
+
+def read(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
+    """The rows of one or more results files; none for a file that does not exist.
+
+    Raises:
+        ValueError: a file has other columns, or a row that cannot be read; names the line.
+    """
+    paths = [paths] if isinstance(paths, Path | str) else paths
+    tables = [_parse(Path(path)) for path in paths if Path(path).exists()]
+    return pd.concat(tables, ignore_index=True) if tables else _table([])
+
+
+def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
+    """Add rows to a results file, all or none, and return how many were new.
+
+    Columns that do not apply may be left out. Commit and time are filled in. A row whose key
+    is in the file already is left as it is. Writers wait for each other's lock.
+
+    Raises:
+        ValueError: a row has a column that the table does not have.
+        OSError: the file cannot be written (names it); it is left as it was.
+    """
+    path = Path(path)
+    stamp = {"git_commit": runs.git_state()[0], "created_utc": runs.now_utc()}
+    unknown = {name for row in rows for name in row} - set(COLUMNS)
+    if unknown:
+        raise ValueError(f"no such results column: {', '.join(sorted(unknown))}")
+    with _locked(path):
+        table = _table([{**stamp, **row} for row in rows])
+        present = set(keys(read(path)))
+        new = table[[key not in present for key in keys(table)]]
+        text = new.to_csv(index=False, header=not path.exists(), lineterminator="\n")
+        if len(new):
+            _append_text(path, text)
+    return len(new)
+
+
+def missing(path: Path | str, rows: list[Mapping[str, Any]]) -> list[bool]:
+    """For each row, whether the file has none of its key yet: what is left to measure."""
+    present = set(keys(read(path)))
+    return [key not in present for key in keys(_table(rows))]
+
+
+def drop_stale(path: Path | str, created: Mapping[str, str]) -> int:
+    """Remove the rows of runs that were trained after the rows were measured.
+
+    `created` gives each run's creation time by its id. A config that is trained again (on
+    another machine, or with force=True) makes another model, whose rows must be its own.
+    Returns how many rows were removed.
+    """
+    path = Path(path)
+    if not path.exists():
+        return 0
+    with _locked(path):
+        table = read(path)
+        stale = table["created_utc"] < table["run_id"].map(created).fillna("")
+        if stale.any():
+            text = table[~stale].to_csv(index=False, lineterminator="\n")
+            _guarded(path, lambda: runs.write_atomically(path, text.encode()))
+    return int(stale.sum())
+
+
+def keys(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The key of every row, as strings."""
+    return list(zip(*(table[name].astype(str) for name in KEY), strict=True))
+
+
+def _table(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as they would be read back from disk."""
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return _read_csv(StringIO(text))
+
+
+def _read_csv(source) -> pd.DataFrame:
+    types = {name: str for name in COLUMNS if name not in NUMERIC}
+    table = pd.read_csv(source, dtype=types, keep_default_na=False, na_values={"value": [""]})
+    if tuple(table.columns) != COLUMNS:
+        raise ValueError(f"the columns are {', '.join(table.columns)}")
+    for name in NUMERIC:
+        # columns that do not apply to a row are empty; whole numbers stay whole
+        kind = "float64" if name == "value" else "Int64"
+        table[name] = pd.to_numeric(table[name]).astype(kind)
+    return table
+
+
+def _parse(path: Path) -> pd.DataFrame:
+    text = path.read_text()
+    try:
+        if not text.endswith("\n"):
+            raise ValueError("the last line is cut short")
+        return _read_csv(StringIO(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}, line {_broken_line(text)}: {error}") from error
+
+
+def _broken_line(text: str) -> int:
+    """Number of the first line that cannot be read."""
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            if line.count(",") < len(COLUMNS) - 1 or not line.endswith("\n"):
+                return number
+            _read_csv(StringIO(lines[0] + line))
+        except (ValueError, TypeError):
+            return number
+    return 1
+
+
+def _locked(path: Path) -> FileLock:
+    _guarded(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
+    lock = FileLock(path.with_suffix(".lock"))
+    _guarded(path, lock.acquire)
+    lock.release()
+    return lock
+
+
+def _append_text(path: Path, text: str) -> None:
+    def write() -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(descriptor).st_size
+        try:
+            data = memoryview(text.encode())
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except BaseException:
+            os.ftruncate(descriptor, size)
+            raise
+        finally:
+            os.close(descriptor)
+
+    _guarded(path, write)
+
+
+def _guarded(path: Path, write) -> None:
+    """Run a write; let its OSError name the results file and what to do."""
+    try:
+        write()
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"results cannot be written ({error.strerror}); nothing was changed. Free space, "
+            "make the folder writable, or choose another with SAVE_PATH",
+            str(path),
+        ) from error
