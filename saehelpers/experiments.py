@@ -107,6 +107,26 @@ def method_run(method: str, activations: str, sae: SAEConfig, group: Group, **se
     return SAERun(method, activations, sae, how.objective, **settings)
 
 
+def method_runs(
+    methods: list[str],
+    topks: list[int],
+    seeds: list[int],
+    activations: str,
+    sae: SAEConfig,
+    group: Group,
+    **settings,
+) -> list[SAERun]:
+    """The runs of every method, TopK and seed, in this order of nesting; see `method_run`."""
+    return [
+        method_run(
+            method, activations, dataclasses.replace(sae, topk=topk), group, seed=seed, **settings
+        )
+        for method in methods
+        for topk in topks
+        for seed in seeds
+    ]
+
+
 def load_or_train_base_model(
     config: BaseModelRun,
     images: Float[Tensor, "n 1 size size"],

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
 from tqdm.auto import trange
 
@@ -178,7 +179,7 @@ def _fit_by_adam(
     for linear in maps:
         nn.init.eye_(linear.weight)
         if use_orthogonal:
-            orthogonal(linear)
+            orthogonal(linear, orthogonal_map="cayley")
     maps.to(centred.device)
     optimiser = torch.optim.Adam(maps.parameters(), learning_rate, fused=True)
     generator = torch.Generator().manual_seed(seed)
@@ -186,7 +187,8 @@ def _fit_by_adam(
     for _ in bar:
         total = torch.zeros((), device=centred.device)
         for index in torch.randperm(n, generator=generator).split(batch_size):
-            loss = _action_loss(maps, centred[index.to(centred.device)], group, all_k)
+            with parametrize.cached():
+                loss = _action_loss(maps, centred[index.to(centred.device)], group, all_k)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -1,0 +1,64 @@
+# make run: the main job. make run NB="02 04": these notebooks. make test: all tests.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run all paper test lab lint clean
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+NB ?= 01 02 04 06
+EVERY := $(sort $(foreach notebook,$(wildcard notebooks/*.ipynb),$(firstword $(subst _, ,$(notdir $(notebook))))))
+
+help:
+	@echo "make run [NB=\"02 04\"]  execute the main job (01 02 04 06), or these notebooks, into executed/"
+	@echo "make all               execute every notebook"
+	@echo "make paper             notebooks 01 02 04 at the published sizes (many hours), then 06; resumable"
+	@echo "make test              run the tests, notebooks included"
+	@echo "make lab               open JupyterLab"
+	@echo "make lint              check style"
+	@echo "make clean             remove what tests and runs left, but neither models/ nor results"
+
+# torch first: it must not be replaced by what another package asks for
+$(STAMP): requirements.txt pyproject.toml
+	@echo "setting up .venv (once; a few minutes)"
+	@rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+define execute
+	@mkdir -p executed
+	@cd notebooks; for number in $(1); do \
+	  for notebook in $${number}_*.ipynb; do \
+	    echo "== $$notebook"; \
+	    ../$(BIN)/papermill --no-progress-bar --log-output -k python3 $(2) "$$notebook" "../executed/$$notebook"; \
+	  done; \
+	done
+endef
+
+run: $(STAMP)
+	$(call execute,$(NB),)
+
+all: $(STAMP)
+	$(call execute,$(EVERY),)
+
+paper: $(STAMP)
+	$(call execute,01 02 04,-f "paper/$$notebook.yaml")
+	$(call execute,06,)
+
+test: $(STAMP)
+	@rm -rf .small
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake tests notebooks --nbmake-timeout=600 --durations=10
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+clean:
+	rm -rf executed .small .pytest_cache .ruff_cache

@@ -1,0 +1,71 @@
+"""Facts about the notebooks that executing them does not show."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def parameter_cell(path):
+    cells = [
+        cell
+        for cell in nbformat.read(path, as_version=4).cells
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
+    assert len(cells) == 1, f"{path.name} has {len(cells)} cells tagged parameters"
+    return cells[0]
+
+
+def parameters(path):
+    """Names and values that the parameter cell assigns; all must be plain literals."""
+    values = {}
+    for statement in ast.parse(parameter_cell(path).source).body:
+        assert isinstance(statement, ast.Assign) and len(statement.targets) == 1
+        values[statement.targets[0].id] = ast.literal_eval(statement.value)
+    return values
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_upper_case_and_commented(path):
+    assert all(name.isupper() for name in parameters(path))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_mock_replaces_a_parameter_that_exists(path):
+    mocks = parameter_cell(path).metadata["nbmake"]["mock"]
+    assert mocks
+    assert set(mocks) <= set(parameters(path))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_small_runs_write_nothing_into_the_committed_folders(path):
+    mocks = parameter_cell(path).metadata["nbmake"]["mock"]
+    written = [name for name in parameters(path) if name in ("SAVE_PATH", "FIGURE_PATH")]
+    assert written
+    assert all(mocks[name].startswith("../.small") for name in written)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("paper/*.yaml")), ids=lambda path: path.stem)
+def test_paper_sizes_name_parameters_that_exist(path):
+    assert set(yaml.safe_load(path.read_text())) <= set(parameters(FOLDER / path.stem))
+
+
+def test_shapes_notebooks_share_their_settings():
+    """Notebook 04 finds the models of notebook 02 only if their settings agree."""
+    train = parameters(FOLDER / "02_shapes_train.ipynb")
+    probe = parameters(FOLDER / "04_shapes_probes.ipynb")
+    shared = set(train) & set(probe) - {"BASE_MODELS"}
+    assert len(shared) > 20
+    assert {name: train[name] for name in shared} == {name: probe[name] for name in shared}
