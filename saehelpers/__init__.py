@@ -1,0 +1,29 @@
+"""Sparse autoencoders for networks whose data has symmetries."""
+
+from saehelpers.methods import SAERun
+from saehelpers.objectives import OBJECTIVES
+from saehelpers.saes import (
+    SAE,
+    ArchetypalSAE,
+    EquivariantSAE,
+    GroupCrosscoder,
+    SAEConfig,
+)
+from saehelpers.symmetry import Group, LinearAction, fit_action, infer_element, report_action
+from saehelpers.training import train_saes
+
+__all__ = [
+    "OBJECTIVES",
+    "SAE",
+    "ArchetypalSAE",
+    "EquivariantSAE",
+    "Group",
+    "GroupCrosscoder",
+    "LinearAction",
+    "SAEConfig",
+    "SAERun",
+    "fit_action",
+    "infer_element",
+    "report_action",
+    "train_saes",
+]

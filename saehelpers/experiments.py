@@ -14,35 +14,11 @@ from torch import Tensor, nn
 from saehelpers import results, runs
 from saehelpers.activations import orbit_activations
 from saehelpers.base_models import VIT_B_16, load_pretrained_vit, make_autoencoder
-from saehelpers.saes import SAE, SAEConfig, make_sae
+from saehelpers.methods import SAERun, run_columns
+from saehelpers.saes import SAE, make_sae
 from saehelpers.sweeps import sweep
 from saehelpers.symmetry import Group, LinearAction, fit_action, report_action
-from saehelpers.training import SAERun, Settings, fit, train_saes
-
-
-@dataclass(frozen=True)
-class Method:
-    """How an SAE is set up: its objective, its width (times n_latents) and its dictionary.
-
-    `symmetric`: its latents are meant to be invariant, so that recons need an action.
-    """
-
-    objective: str
-    width: int = 1
-    dictionary: str = "free"
-    symmetric: bool = False
-
-
-METHODS = {
-    "vanilla": Method("reconstruction"),
-    "vanilla_wide": Method("reconstruction", width=4),
-    "archetypal": Method("reconstruction", dictionary="archetypal"),
-    "archetypal_wide": Method("reconstruction", width=4, dictionary="archetypal"),
-    "crosscoder": Method("crosscoder", dictionary="blocks", symmetric=True),
-    "canonical": Method("canonical", symmetric=True),
-    "latent_inv": Method("latent_inv", symmetric=True),
-    "output_inv": Method("output_inv", symmetric=True),
-}
+from saehelpers.training import Settings, fit, train_saes
 
 
 @dataclass(frozen=True)
@@ -84,47 +60,6 @@ class ActionRun:
     learning_rate: float = 1e-3
     shuffled: bool = False
     seed: int = 0
-
-
-def method_run(method: str, activations: str, sae: SAEConfig, group: Group, **settings) -> SAERun:
-    """The run of a named method: `sae` widened and its dictionary replaced as it asks.
-
-    `settings` are further fields of `SAERun`; `lambda_mse` is left out for crosscoders, for
-    which it has no meaning.
-    """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
-    how = METHODS[method]
-    sae = dataclasses.replace(
-        sae,
-        n_latents=how.width * sae.n_latents,
-        dictionary=how.dictionary,
-        unit_decoder=sae.unit_decoder and how.dictionary == "free",
-        group_order=group.order if how.dictionary == "blocks" else 1,
-    )
-    if how.objective == "crosscoder":
-        settings.pop("lambda_mse", None)
-    return SAERun(method, activations, sae, how.objective, **settings)
-
-
-def method_runs(
-    methods: list[str],
-    topks: list[int],
-    seeds: list[int],
-    activations: str,
-    sae: SAEConfig,
-    group: Group,
-    **settings,
-) -> list[SAERun]:
-    """The runs of every method, TopK and seed, in this order of nesting; see `method_run`."""
-    return [
-        method_run(
-            method, activations, dataclasses.replace(sae, topk=topk), group, seed=seed, **settings
-        )
-        for method in methods
-        for topk in topks
-        for seed in seeds
-    ]
 
 
 def load_or_train_base_model(
@@ -212,7 +147,8 @@ def load_or_fit_action(
         return action, report_action(action, orbits)
 
     tensors, _ = _load_or_train(config, train, models, force)
-    return LinearAction(group, **tensors).to(activations.device)
+    action = LinearAction.identity(group, activations.shape[-1])
+    return _fill(action, tensors, config, models).to(activations.device)
 
 
 @dataclass(frozen=True)
@@ -313,18 +249,6 @@ def load_sae(config: SAERun, models: Path | str) -> SAE:
     if run is None:
         raise FileNotFoundError(f"no run {runs.run_id(config)} in {models}: train it first")
     return _fill(make_sae(config.sae), run[0], config, models).eval().requires_grad_(False)
-
-
-def run_columns(config: SAERun) -> dict[str, Any]:
-    """The columns of a results row that the SAE's run decides."""
-    return {
-        "run_id": runs.run_id(config),
-        "method": config.name,
-        "n_latents": config.sae.n_latents,
-        "topk": config.sae.topk if "topk" in config.sae.activation else None,
-        "objective": config.objective,
-        "seed": config.seed,
-    }
 
 
 def drop_stale_rows(path: Path | str, configs: list[SAERun], models: Path | str) -> None:

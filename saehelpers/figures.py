@@ -37,6 +37,19 @@ LABELS = {
 }
 
 
+def panels(number: int, size: tuple[float, float], rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of `number` axes in `rows` rows, each of the given size in inches."""
+    columns = number // rows
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(size[0] * columns, size[1] * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    return fig, list(axes.flat)
+
+
 def image_grid(
     images: Sequence[Tensor] | Tensor,
     column_titles: Sequence[str] = (),

@@ -16,62 +16,14 @@ from tqdm.auto import tqdm
 
 from saehelpers import runs
 from saehelpers.activations import standardisation
-from saehelpers.objectives import OBJECTIVES, SPARSITY_TERMS, OrbitBatch, total_loss
-from saehelpers.saes import SAE, ArchetypalSAE, SAEConfig, make_sae, stack, unstack
+from saehelpers.methods import SAERun
+from saehelpers.objectives import OBJECTIVES, OrbitBatch, total_loss
+from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.symmetry.actions import check_orbits
 
-SCHEDULES = ("constant", "linear", "cosine")
 CHECKPOINT_SECONDS = 20.0
 EVALUATION_SAMPLES = 1024
 KMEANS_SAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class SAERun:
-    """Everything that decides what an SAE learns.
-
-    Args:
-        name: of the method; stands in the run's folder name.
-        activations: what is explained: the run id of the base model, its data and the group.
-        sae: the architecture.
-        objective: see `saehelpers.objectives`, as are the weights that follow it.
-        epochs, batch_size, learning_rate: of Adam. An epoch sees every sample once, each
-            under one group element.
-        schedule: of the learning rate after `warmup_steps`: "constant", or "linear" or
-            "cosine" down to zero.
-        seed: of the initial weights, the order of the samples and the group elements.
-    """
-
-    name: str
-    activations: str
-    sae: SAEConfig
-    objective: str = "reconstruction"
-    lambda_sym: float = 1.0
-    lambda_mse: float = 0.0
-    sparsity: str | None = None
-    lambda_sparsity: float = 0.0
-    p: float = 1.0
-    epochs: int = 500
-    batch_size: int = 128
-    learning_rate: float = 5e-4
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    seed: int = 0
-
-    def __post_init__(self):
-        for name, value, known in (
-            ("objective", self.objective, tuple(OBJECTIVES)),
-            ("sparsity", self.sparsity, (None, *SPARSITY_TERMS)),
-            ("schedule", self.schedule, SCHEDULES),
-        ):
-            if value not in known:
-                raise ValueError(
-                    f"unknown {name} {value!r}; known are {', '.join(map(str, known))}"
-                )
-        if (self.objective == "crosscoder") != (self.sae.dictionary == "blocks"):
-            raise ValueError("the objective 'crosscoder' and a dictionary of 'blocks' go together")
-        if self.objective == "crosscoder" and self.lambda_mse:
-            raise ValueError("lambda_mse has no meaning for a crosscoder: it reads canonical input")
 
 
 @dataclass(frozen=True)

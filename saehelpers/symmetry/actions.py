@@ -128,10 +128,11 @@ def fit_action(
 
     Args:
         activations: orbit activations (n, |G|, d), `[:, 0]` canonical.
-        method: "adam" (M and R start at the identity), "orthogonal" (the same, over
-            orthogonal matrices), "least_squares" (each generator in closed form, from its
-            own images alone), or "per_element" (one least-squares matrix for each element:
-            the upper bound for linear maps, not a group action).
+        method: "adam" (M and R start at the identity), "orthogonal" (Adam over orthogonal
+            matrices, from the closest one for each generator: from the identity they reach
+            no reflection, and half turns hardly), "least_squares" (each generator in closed
+            form, from its own images alone), or "per_element" (one least-squares matrix for
+            each element: the upper bound for linear maps, not a group action).
         train_on_all_k: sum over all p and q; otherwise over the generators only. The two
             closed forms always use one element at a time.
         epochs, learning_rate, batch_size, seed: of Adam; the closed forms need none.
@@ -171,14 +172,21 @@ def _least_squares(centred: Tensor, element: int) -> Tensor:
     return solution.solution.T.contiguous().to(centred.device)
 
 
+def _procrustes(centred: Tensor, element: int) -> Tensor:
+    """The orthogonal matrix that takes canonical activations closest to an element's."""
+    left, _, right = torch.linalg.svd(centred[:, element].T @ centred[:, 0])
+    return left @ right
+
+
 def _fit_by_adam(
     centred, group, use_orthogonal, all_k, epochs, learning_rate, batch_size, seed, progress
 ):
     n, _, d = centred.shape
     maps = nn.ModuleList(nn.Linear(d, d, bias=False) for _ in range(group.n_flips))
-    for linear in maps:
+    for linear, element in zip(maps, (group.element(1), group.element(0, 1)), strict=False):
         nn.init.eye_(linear.weight)
         if use_orthogonal:
+            linear.weight.data = _procrustes(centred, element).cpu()
             orthogonal(linear, orthogonal_map="cayley")
     maps.to(centred.device)
     optimiser = torch.optim.Adam(maps.parameters(), learning_rate, fused=True)

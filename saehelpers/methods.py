@@ -1,0 +1,138 @@
+"""The methods that are compared, and the runs that train them."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from saehelpers import runs
+from saehelpers.objectives import OBJECTIVES, SPARSITY_TERMS
+from saehelpers.saes import SAEConfig
+from saehelpers.symmetry import Group
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class SAERun:
+    """Everything that decides what an SAE learns.
+
+    Args:
+        name: of the method; stands in the run's folder name.
+        activations: what is explained: the run id of the base model, its data and the group.
+        sae: the architecture.
+        objective: see `saehelpers.objectives`, as are the weights that follow it.
+        epochs, batch_size, learning_rate: of Adam. An epoch sees every sample once, each
+            under one group element.
+        schedule: of the learning rate after `warmup_steps`: "constant", or "linear" or
+            "cosine" down to zero.
+        seed: of the initial weights, the order of the samples and the group elements.
+    """
+
+    name: str
+    activations: str
+    sae: SAEConfig
+    objective: str = "reconstruction"
+    lambda_sym: float = 1.0
+    lambda_mse: float = 0.0
+    sparsity: str | None = None
+    lambda_sparsity: float = 0.0
+    p: float = 1.0
+    epochs: int = 500
+    batch_size: int = 128
+    learning_rate: float = 5e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("objective", self.objective, tuple(OBJECTIVES)),
+            ("sparsity", self.sparsity, (None, *SPARSITY_TERMS)),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"unknown {name} {value!r}; known are {', '.join(map(str, known))}"
+                )
+        if (self.objective == "crosscoder") != (self.sae.dictionary == "blocks"):
+            raise ValueError("the objective 'crosscoder' and a dictionary of 'blocks' go together")
+        if self.objective == "crosscoder" and self.lambda_mse:
+            raise ValueError("lambda_mse has no meaning for a crosscoder: it reads canonical input")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an SAE is set up: its objective, its width (times n_latents) and its dictionary.
+
+    `symmetric`: its latents are meant to be invariant, so that recons need an action.
+    """
+
+    objective: str
+    width: int = 1
+    dictionary: str = "free"
+    symmetric: bool = False
+
+
+METHODS = {
+    "vanilla": Method("reconstruction"),
+    "vanilla_wide": Method("reconstruction", width=4),
+    "archetypal": Method("reconstruction", dictionary="archetypal"),
+    "archetypal_wide": Method("reconstruction", width=4, dictionary="archetypal"),
+    "crosscoder": Method("crosscoder", dictionary="blocks", symmetric=True),
+    "canonical": Method("canonical", symmetric=True),
+    "latent_inv": Method("latent_inv", symmetric=True),
+    "output_inv": Method("output_inv", symmetric=True),
+}
+
+
+def method_run(method: str, activations: str, sae: SAEConfig, group: Group, **settings) -> SAERun:
+    """The run of a named method: `sae` widened and its dictionary replaced as it asks.
+
+    `settings` are further fields of `SAERun`; `lambda_mse` is left out for crosscoders, for
+    which it has no meaning.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    how = METHODS[method]
+    sae = dataclasses.replace(
+        sae,
+        n_latents=how.width * sae.n_latents,
+        dictionary=how.dictionary,
+        unit_decoder=sae.unit_decoder and how.dictionary == "free",
+        group_order=group.order if how.dictionary == "blocks" else 1,
+    )
+    if how.objective == "crosscoder":
+        settings.pop("lambda_mse", None)
+    return SAERun(method, activations, sae, how.objective, **settings)
+
+
+def method_runs(
+    methods: list[str],
+    topks: list[int],
+    seeds: list[int],
+    activations: str,
+    sae: SAEConfig,
+    group: Group,
+    **settings,
+) -> list[SAERun]:
+    """The runs of every method, TopK and seed, in this order of nesting; see `method_run`."""
+    return [
+        method_run(
+            method, activations, dataclasses.replace(sae, topk=topk), group, seed=seed, **settings
+        )
+        for method in methods
+        for topk in topks
+        for seed in seeds
+    ]
+
+
+def run_columns(config: SAERun) -> dict[str, Any]:
+    """The columns of a results row that the SAE's run decides."""
+    return {
+        "run_id": runs.run_id(config),
+        "method": config.name,
+        "n_latents": config.sae.n_latents,
+        "topk": config.sae.topk if "topk" in config.sae.activation else None,
+        "objective": config.objective,
+        "seed": config.seed,
+    }

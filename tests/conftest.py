@@ -1,0 +1,46 @@
+"""What several test modules share: small data with a known group action."""
+
+import pytest
+import torch
+
+from saehelpers.datasets.toy import ToyData, make_toy
+from saehelpers.saes import SAEConfig
+from saehelpers.symmetry import Group, LinearAction
+
+torch.set_num_threads(1)
+
+D = 8
+
+
+@pytest.fixture(scope="session")
+def toy() -> ToyData:
+    """4 orthonormal features in R^8, turned by C4."""
+    return make_toy(256, 4, 4, seed=0, d=D)
+
+
+@pytest.fixture(scope="session")
+def c4_action(toy: ToyData) -> LinearAction:
+    return toy.action
+
+
+@pytest.fixture(scope="session")
+def d4_action() -> LinearAction:
+    """Four copies of the symmetries of a square, in a random orthonormal basis of R^8."""
+    generator = torch.Generator().manual_seed(1)
+    basis = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q
+    quarter_turn = torch.block_diag(*[torch.tensor([[0.0, -1.0], [1.0, 0.0]])] * 4)
+    mirror = torch.block_diag(*[torch.diag(torch.tensor([1.0, -1.0]))] * 4)
+    return LinearAction.from_generators(
+        Group(4, 2), basis @ quarter_turn @ basis.T, basis @ mirror @ basis.T
+    )
+
+
+@pytest.fixture(scope="session")
+def action(request, c4_action, d4_action) -> LinearAction:
+    """The action of C4 or of D4: parametrised indirectly, by the group's name."""
+    return {"C4": c4_action, "D4": d4_action}[request.param]
+
+
+@pytest.fixture
+def small_config() -> SAEConfig:
+    return SAEConfig(d=D, n_latents=12, topk=3, encoder_hidden=16)

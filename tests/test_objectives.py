@@ -1,0 +1,157 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from saehelpers.objectives import OBJECTIVES, SPARSITY_TERMS, OrbitBatch, total_loss
+from saehelpers.saes import SAEConfig, make_sae, stack
+
+N, ORDER, D = 6, 4, 5
+
+
+@pytest.fixture
+def orbits() -> torch.Tensor:
+    return torch.randn(N, ORDER, D, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def elements() -> torch.Tensor:
+    return torch.tensor([3, 0, 1, 2, 1, 3])
+
+
+@pytest.fixture
+def batch(orbits, elements) -> OrbitBatch:
+    return OrbitBatch(orbits.flatten(0, 1), torch.arange(N) * ORDER, elements, ORDER)
+
+
+def make(activation: str = "relu", dictionary: str = "free", seed: int = 0):
+    config = SAEConfig(
+        d=D,
+        n_latents=7,
+        activation=activation,
+        topk=2,
+        encoder_hidden=9,
+        dictionary=dictionary,
+        group_order=ORDER,
+    )
+    sae = make_sae(config, seed)
+    sae.decoder_bias.data.normal_(generator=torch.Generator().manual_seed(seed))
+    return sae
+
+
+def squared(vector: torch.Tensor) -> float:
+    return sum(value.item() ** 2 for value in vector)
+
+
+def test_orbit_batch_gathers_canonical_transformed_and_orbit(batch, orbits, elements):
+    assert torch.equal(batch.canonical, orbits[:, 0])
+    assert torch.equal(batch.orbit, orbits)
+    for i in range(N):
+        assert torch.equal(batch.transformed[i], orbits[i, elements[i]])
+
+
+def test_orbit_batch_gathers_by_instance(orbits):
+    starts = torch.tensor([[0, 4, 8], [20, 0, 12]])  # samples 0 1 2, and 5 0 3
+    elements = torch.tensor([[1, 2, 3], [0, 3, 2]])
+    batch = OrbitBatch(orbits.flatten(0, 1), starts, elements, ORDER)
+    assert torch.equal(batch.canonical, orbits[:, 0][torch.tensor([[0, 1, 2], [5, 0, 3]])])
+    assert torch.equal(batch.transformed[1], orbits[[5, 0, 3], [0, 3, 2]])
+    assert batch.orbit.shape == (2, 3, ORDER, D)
+
+
+@pytest.mark.parametrize("activation", ["relu", "topk"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_objectives_agree_with_a_plain_loop(objective, activation, batch, orbits, elements):
+    sae = make(activation, "blocks" if objective == "crosscoder" else "free")
+    terms, latents = OBJECTIVES[objective](sae, batch)
+    reconstruction, symmetry = 0.0, 0.0
+    for i in range(N):
+        x, gx = orbits[i, 0], orbits[i, elements[i]]
+        z, zg = (sae.encode(one[None])[0] for one in (x, gx))
+        recons, recons_g = (sae.decode(one[None])[0] for one in (z, zg))
+        if objective == "reconstruction":
+            reconstruction += squared(gx - recons_g)
+        elif objective == "canonical":
+            reconstruction += squared(x - recons_g)
+        elif objective == "latent_inv":
+            reconstruction += squared(x - recons)
+            symmetry += squared(z - zg)
+        elif objective == "output_inv":
+            reconstruction += squared(x - recons)
+            symmetry += squared(recons - recons_g)
+        else:
+            for g in range(ORDER):
+                block = z @ sae.decoder_weight[g] + sae.decoder_bias[g]
+                reconstruction += squared(orbits[i, g] - block)
+        read = gx if objective in ("reconstruction", "canonical") else x
+        assert_close(latents[i], sae.encode(read[None])[0])
+    assert terms["reconstruction"].item() == pytest.approx(reconstruction / N, rel=1e-5)
+    if objective in ("latent_inv", "output_inv"):
+        assert symmetry > 0
+        assert terms["symmetry"].item() == pytest.approx(symmetry / N, rel=1e-5)
+    else:
+        assert set(terms) == {"reconstruction"}
+
+
+@pytest.mark.parametrize("objective", ["latent_inv", "output_inv"])
+def test_symmetry_terms_vanish_at_the_identity(objective, orbits):
+    batch = OrbitBatch(
+        orbits.flatten(0, 1), torch.arange(N) * ORDER, torch.zeros(N, dtype=torch.long), ORDER
+    )
+    terms, _ = OBJECTIVES[objective](make(), batch)
+    assert terms["symmetry"].item() == pytest.approx(0, abs=1e-12)
+    assert terms["reconstruction"].item() > 0
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 2.0])
+def test_sparsity_terms_agree_with_a_plain_loop(p):
+    sae = make()
+    sae.decoder_weight.data *= torch.arange(1.0, 8.0)[:, None]  # rows of norm 1, 2, ...
+    latents = torch.randn(N, 7, generator=torch.Generator().manual_seed(1)).relu()
+    expected = {"l1": 0.0, "lp": 0.0, "decoder_l1": 0.0}
+    for row in latents.tolist():
+        for i, value in enumerate(row):
+            expected["l1"] += abs(value) / N
+            expected["lp"] += abs(value) ** p / N
+            expected["decoder_l1"] += abs(value) * (i + 1) / N
+    for name, function in SPARSITY_TERMS.items():
+        assert function(latents, sae, p).item() == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_gradient_of_lp_is_finite_and_zero_for_inactive_latents():
+    latents = torch.tensor([[0.0, 4.0]], requires_grad=True)
+    SPARSITY_TERMS["lp"](latents, make(), 0.5).backward()
+    assert latents.grad.tolist() == [[0.0, 0.25]]
+
+
+@pytest.mark.parametrize("objective", ["reconstruction", "canonical", "latent_inv", "output_inv"])
+def test_total_loss_weighs_its_terms(objective, batch):
+    sae = make()
+    terms = total_loss(sae, batch, objective, 0.7, 0.3, "lp", 0.2, p=0.5)
+    raw, latents = OBJECTIVES[objective](sae, batch)
+    mse = OBJECTIVES["reconstruction"](sae, batch)[0]["reconstruction"]
+    sparsity = SPARSITY_TERMS["lp"](latents, sae, 0.5)
+    expected = raw["reconstruction"] + 0.7 * raw.get("symmetry", 0) + 0.3 * mse + 0.2 * sparsity
+    assert_close(terms["loss"], expected)
+    assert_close(terms["mse"], mse)
+    assert_close(terms["sparsity"], sparsity)
+    for name, value in raw.items():
+        assert_close(terms[name], value)
+
+
+def test_total_loss_by_default_is_the_reconstruction_plus_the_symmetry_term(batch):
+    terms = total_loss(make(), batch, "latent_inv")
+    assert set(terms) == {"loss", "reconstruction", "symmetry"}
+    assert_close(terms["loss"], terms["reconstruction"] + terms["symmetry"])
+    assert set(total_loss(make(), batch, "canonical")) == {"loss", "reconstruction"}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_stack_of_saes_has_one_loss_each(objective, batch, orbits, elements):
+    dictionary = "blocks" if objective == "crosscoder" else "free"
+    saes = [make("topk", dictionary, seed) for seed in (0, 1)]
+    starts, chosen = batch.starts.expand(2, -1), elements.expand(2, -1)
+    both = OrbitBatch(batch.rows, starts, chosen, ORDER)
+    losses = total_loss(stack(saes), both, objective)["loss"]
+    alone = [total_loss(sae, batch, objective)["loss"] for sae in saes]
+    assert_close(losses, torch.stack(alone))
+    assert losses[0] != losses[1]

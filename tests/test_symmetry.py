@@ -1,0 +1,360 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from saehelpers.datasets.shapes import make_shapes
+from saehelpers.symmetry import Group, LinearAction, fit_action, infer_element, report_action
+from saehelpers.symmetry.actions import FIT_METHODS, check_orbits
+
+EXACT = ["C1", "C2", "C4", "D1", "D2", "D4"]
+BOTH = pytest.mark.parametrize("action", ["C4", "D4"], indirect=True)
+
+
+def random_images(n: int, size: int = 6) -> torch.Tensor:
+    return torch.rand(n, 2, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def random_vectors(n: int, d: int = 8) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+
+
+def value_of(report, metric: str) -> float:
+    return report.query("metric == @metric and element == 'all'")["value"].item()
+
+
+# --- groups on images ---
+
+
+@pytest.mark.parametrize("name", [*EXACT, "C8", "D8"])
+def test_group_axioms_of_the_multiplication_table(name):
+    group = Group.named(name)
+    elements = range(group.order)
+    table = [[group.compose(a, b) for b in elements] for a in elements]
+    for a in elements:
+        assert sorted(table[a]) == list(elements)  # closure, and every equation is solvable
+        assert table[a][0] == table[0][a] == a
+        assert table[a][group.inverse(a)] == table[group.inverse(a)][a] == 0
+        for b in elements:
+            for c in elements:
+                assert table[table[a][b]][c] == table[a][table[b][c]]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_compose_is_one_element_after_another_on_images(name):
+    group, images = Group.named(name), random_images(3)
+    assert torch.equal(group.act(images, 0), images)
+    for a in range(group.order):
+        assert torch.equal(group.act(group.act(images, a), group.inverse(a)), images)
+        for b in range(group.order):
+            once = group.act(images, group.compose(a, b))
+            assert torch.equal(once, group.act(group.act(images, b), a))
+
+
+@pytest.mark.parametrize("name", ["C2", "C4", "D1", "D2", "D4"])
+def test_different_elements_make_different_images(name):
+    orbit = Group.named(name).orbit(random_images(1))[0]
+    assert len({tuple(image.flatten().tolist()) for image in orbit}) == len(orbit)
+
+
+def test_four_quarter_turns_are_the_identity():
+    group, images = Group.named("C4"), random_images(3)
+    turned = images
+    for _ in range(3):
+        turned = group.act(turned, 1)
+        assert not torch.equal(turned, images)
+    turned = group.act(turned, 1)
+    assert torch.equal(turned, images)
+
+
+def test_element_p_q_flips_then_rotates_counter_clockwise():
+    group = Group.named("D4")
+    image = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert group.act(image, group.element(1)).tolist() == [[2, 4], [1, 3]]
+    assert group.act(image, group.element(0, 1)).tolist() == [[3, 4], [1, 2]]
+    assert group.act(image, group.element(1, 1)).tolist() == [[4, 2], [3, 1]]
+    assert group.powers(group.element(3, 1)) == (3, 1)
+
+
+def blob(size: int = 48) -> torch.Tensor:
+    """A smooth image off centre that is zero near the border."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
+    return torch.exp(-((x - 0.2) ** 2 + 2 * (y + 0.1) ** 2) / 0.04)[None]
+
+
+@pytest.mark.parametrize("name", ["C8", "D8"])
+def test_eighth_turns_of_a_smooth_image_compose_within_interpolation_error(name):
+    group, image = Group.named(name), blob()
+    for a in range(group.order):
+        for b in range(group.order):
+            twice = group.act(group.act(image, b), a)
+            assert_close(twice, group.act(image, group.compose(a, b)), atol=0.06, rtol=0)
+
+
+def test_eighth_turn_moves_the_centre_of_mass_counter_clockwise():
+    image = torch.zeros(1, 41, 41)
+    image[0, 19:22, 33:36] = 1.0  # right of the centre
+    turned = Group.named("C8").act(image, 1)[0]
+    rows, columns = torch.meshgrid(torch.arange(41.0), torch.arange(41.0), indexing="ij")
+    row, column = ((turned * axis).sum() / turned.sum() for axis in (rows, columns))
+    assert row.item() == pytest.approx(20 - 14 * math.sqrt(0.5), abs=0.05)
+    assert column.item() == pytest.approx(20 + 14 * math.sqrt(0.5), abs=0.05)
+
+
+def test_interpolation_loses_part_of_a_shapes_image():
+    group, images = Group.named("C8"), make_shapes(20, seed=0).images
+    turned = images
+    for _ in range(8):
+        turned = group.act(turned, 1)
+    lost = ((turned - images).pow(2).mean().sqrt() / images.std()).item()
+    assert lost == pytest.approx(0.4, abs=0.1)  # as the docstring of Group says
+
+
+@pytest.mark.parametrize("name", ["C4", "D4", "C8"])
+def test_act_each_and_orbit_agree_with_act(name):
+    group, images = Group.named(name), random_images(20)
+    elements = torch.arange(20) % group.order
+    each, orbit = group.act_each(images, elements), group.orbit(images)
+    for i, element in enumerate(elements.tolist()):
+        assert_close(each[i], group.act(images[i], element))
+        assert_close(orbit[i, element], group.act(images[i], element))
+
+
+@pytest.mark.parametrize("name", ["E4", "C0", "4", "c4", "C4x"])
+def test_unknown_group(name):
+    with pytest.raises(ValueError, match=f"unknown group '{name}'; known are"):
+        Group.named(name)
+
+
+def test_bad_group_arguments():
+    with pytest.raises(ValueError, match="n_rotations >= 1 and n_flips 1 or 2, got 0 and 1"):
+        Group(0)
+    with pytest.raises(ValueError, match="C4 has elements 0 to 3, got 4"):
+        Group(4).powers(4)
+    with pytest.raises(ValueError, match="C4 acts on square images, got 4 x 6"):
+        Group(4).act(torch.zeros(1, 4, 6), 1)
+
+
+def test_half_turns_and_flips_need_no_square():
+    images = torch.rand(2, 4, 6)
+    assert torch.equal(Group.named("D2").act(images, 3), images.flip(-1))
+
+
+# --- actions on vectors ---
+
+
+@BOTH
+def test_matrices_are_powers_and_follow_compose(action):
+    group = action.group
+    rotation = action.matrices[1]
+    assert_close(action.matrices[0], torch.eye(8))
+    assert_close(torch.linalg.matrix_power(rotation, group.n_rotations), torch.eye(8))
+    for element in range(group.order):
+        p, q = group.powers(element)
+        flip = action.matrices[group.element(0, q)]
+        assert_close(action.matrices[element], torch.linalg.matrix_power(rotation, p) @ flip)
+    for a in range(group.order):
+        for b in range(group.order):
+            product = action.matrices[a] @ action.matrices[b]
+            assert_close(product, action.matrices[group.compose(a, b)], atol=1e-5, rtol=0)
+
+
+@BOTH
+def test_act_and_orbit_agree_with_a_loop_about_the_origin(action):
+    origin = torch.linspace(-1, 1, 8)
+    moved = LinearAction(action.group, action.matrices, origin)
+    vectors = random_vectors(10)
+    elements = torch.arange(10) % action.group.order
+    orbit, each = moved.orbit(vectors), moved.act(vectors, elements)
+    for i, vector in enumerate(vectors):
+        for element in range(action.group.order):
+            expected = origin + action.matrices[element] @ (vector - origin)
+            assert_close(orbit[i, element], expected)
+            assert_close(moved.act(vector, element), expected)
+        assert_close(each[i], orbit[i, elements[i]])
+    assert_close(moved.act(origin, 1), origin)
+
+
+@BOTH
+def test_decoder_blocks_are_the_action_after_decoding(action):
+    action = LinearAction(action.group, action.matrices, torch.linspace(-1, 1, 8))
+    latents, dictionary, bias = random_vectors(5, 12), random_vectors(12), random_vectors(1)[0]
+    blocks, biases = action.decoder_blocks(dictionary, bias)
+    for element in range(action.group.order):
+        expected = action.act(latents @ dictionary + bias, element)
+        assert_close(latents @ blocks[element] + biases[element], expected)
+
+
+@BOTH
+def test_report_of_the_true_action(action):
+    orbits = action.orbit(random_vectors(200))
+    report = report_action(action, orbits)
+    r2 = report.query("metric == 'r2'")
+    assert list(r2["element"]) == [str(e) for e in range(1, action.group.order)] + ["all"]
+    assert r2["value"].to_numpy() == pytest.approx(1, abs=1e-5)
+    for metric in ("order_error", "order_error_on_activations", "eigenvalue_distance"):
+        assert value_of(report, metric) == pytest.approx(0, abs=1e-5)
+    if action.group.n_flips == 2:
+        assert value_of(report, "relation_error") == pytest.approx(0, abs=1e-5)
+    else:
+        assert "relation_error" not in set(report["metric"])
+
+
+@BOTH
+def test_report_agrees_with_plain_loops(action):
+    group = action.group
+    wrong = LinearAction(group, action.matrices + 0.1 * random_vectors(8), random_vectors(1)[0])
+    orbits = action.orbit(random_vectors(50) + 1) + 0.5
+    report = report_action(wrong, orbits).set_index(["metric", "element"])["value"]
+    sse, sse_identity = 0.0, 0.0
+    for element in range(1, group.order):
+        target = orbits[:, element]
+        error = (target - wrong.act(orbits[:, 0], element)).pow(2).sum()
+        around = (target - target.mean(0)).pow(2).sum()
+        assert report["r2", str(element)] == pytest.approx(1 - (error / around).item(), abs=1e-4)
+        sse, sse_identity = sse + error, sse_identity + (target - orbits[:, 0]).pow(2).sum()
+    others = orbits[:, 1:].flatten(0, 1)
+    sst = (others - others.mean(0)).pow(2).sum()
+    assert report["r2", "all"] == pytest.approx(1 - (sse / sst).item(), abs=1e-4)
+    assert report["r2_identity", "all"] == pytest.approx(1 - (sse_identity / sst).item(), abs=1e-4)
+    rotation = wrong.matrices[1]
+    left = rotation @ rotation @ rotation @ rotation - torch.eye(8)
+    assert report["order_error", "all"] == pytest.approx((left.norm() / 8**0.5).item(), rel=1e-4)
+    centred = orbits[:, 0] - wrong.origin
+    on_activations = (centred @ left.T).norm() / centred.norm()
+    assert report["order_error_on_activations", "all"] == pytest.approx(
+        on_activations.item(), rel=1e-4
+    )
+    distances = [
+        min(abs(complex(value) - 1j**p) for p in range(4))
+        for value in torch.linalg.eigvals(rotation)
+    ]
+    assert report["eigenvalue_distance", "all"] == pytest.approx(sum(distances) / 8, rel=1e-4)
+
+
+def test_report_of_a_rotation_by_the_wrong_angle(c4_action):
+    """Eighth turns are no action of C4: M^4 = -I, and every eigenvalue is off by 45 degrees."""
+    turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / math.sqrt(2)
+    eighths = LinearAction.from_generators(Group(4), torch.block_diag(*[turn] * 4))
+    report = report_action(eighths, c4_action.orbit(random_vectors(20)))
+    assert value_of(report, "order_error") == pytest.approx(2, abs=1e-5)
+    assert value_of(report, "eigenvalue_distance") == pytest.approx(
+        2 * math.sin(math.pi / 8), abs=1e-5
+    )
+
+
+@BOTH
+@pytest.mark.parametrize("method", FIT_METHODS)
+def test_fit_recovers_a_known_action(action, method):
+    origin = torch.linspace(-1, 1, 8)
+    true = LinearAction(action.group, action.matrices, origin)
+    orbits = true.orbit(2 * random_vectors(256) + origin)
+    fitted = fit_action(
+        orbits, action.group, method, epochs=250, learning_rate=5e-2, batch_size=64, progress=False
+    )
+    assert_close(fitted.matrices[0], torch.eye(8))
+    assert_close(fitted.matrices, action.matrices, atol=1e-2, rtol=0)
+    held_out = true.orbit(2 * random_vectors(300)[256:])
+    assert value_of(report_action(fitted, held_out), "r2") > 0.999
+
+
+def test_orthogonal_fit_reaches_a_reflection_of_odd_dimension():
+    """A flip of determinant -1: no path of orthogonal matrices leads there from the identity."""
+    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, -1.0]))
+    true = LinearAction.from_generators(Group.named("D1"), torch.eye(4), flip)
+    orbits = true.orbit(random_vectors(64, 4))
+    fitted = fit_action(orbits, true.group, "orthogonal", epochs=2, progress=False)
+    assert_close(fitted.matrices, true.matrices, atol=1e-3, rtol=0)
+
+
+def test_fit_on_generators_only_recovers_the_action(d4_action):
+    orbits = d4_action.orbit(random_vectors(256))
+    fitted = fit_action(
+        orbits,
+        d4_action.group,
+        "adam",
+        train_on_all_k=False,
+        epochs=100,
+        learning_rate=3e-2,
+        progress=False,
+    )
+    assert_close(fitted.matrices, d4_action.matrices, atol=1e-3, rtol=0)
+
+
+def test_orthogonal_fit_of_noisy_orbits_is_orthogonal(c4_action):
+    orbits = c4_action.orbit(random_vectors(64))
+    orbits = orbits + 0.3 * torch.randn(orbits.shape, generator=torch.Generator().manual_seed(3))
+    arguments = {"epochs": 10, "learning_rate": 1e-2, "progress": False}
+    rotation = fit_action(orbits, c4_action.group, "orthogonal", **arguments).matrices[1]
+    assert_close(rotation @ rotation.T, torch.eye(8), atol=1e-5, rtol=0)
+    free = fit_action(orbits, c4_action.group, "adam", **arguments).matrices[1]
+    assert (free @ free.T - torch.eye(8)).abs().max() > 1e-2
+
+
+def test_least_squares_fit_agrees_with_the_normal_equations(c4_action):
+    orbits = c4_action.orbit(random_vectors(64))
+    orbits = orbits + 0.3 * torch.randn(orbits.shape, generator=torch.Generator().manual_seed(3))
+    centred = orbits - orbits.mean((0, 1))
+    x = centred[:, 0]
+    for method, elements in (("least_squares", [1]), ("per_element", [1, 2, 3])):
+        fitted = fit_action(orbits, c4_action.group, method, progress=False)
+        for element in elements:
+            expected = torch.linalg.solve(x.T @ x, x.T @ centred[:, element]).T
+            assert_close(fitted.matrices[element], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_fit_repeats_itself(c4_action):
+    orbits = c4_action.orbit(random_vectors(64))
+    first, second = (
+        fit_action(orbits, c4_action.group, epochs=3, seed=5, progress=False) for _ in range(2)
+    )
+    assert torch.equal(first.matrices, second.matrices)
+
+
+@BOTH
+def test_the_element_is_inferred(action):
+    canonical = random_vectors(64)
+    elements = torch.arange(64) % action.group.order
+    turned = action.act(canonical, elements)
+    assert torch.equal(infer_element(action, turned, canonical), elements)
+    # recons that are somewhat off still tell the elements apart
+    noise = 0.05 * random_vectors(80)[16:]
+    assert torch.equal(infer_element(action, turned, canonical + noise), elements)
+
+
+def test_identity_action():
+    action = LinearAction.identity(Group.named("D2"), 5)
+    vectors = random_vectors(3, 5)
+    for element in range(4):
+        assert torch.equal(action.act(vectors, element), vectors)
+
+
+def test_action_with_the_wrong_number_of_matrices(c4_action):
+    with pytest.raises(ValueError, match="D4 has 8 elements, got 4 matrices"):
+        LinearAction(Group.named("D4"), c4_action.matrices)
+    with pytest.raises(ValueError, match="D4 has 1 flip generators"):
+        LinearAction.from_generators(Group.named("D4"), c4_action.matrices[1])
+
+
+def test_unknown_fit_method(c4_action):
+    with pytest.raises(ValueError, match="unknown fit method 'magic'; known are adam"):
+        fit_action(c4_action.orbit(random_vectors(4)), c4_action.group, "magic")
+
+
+@pytest.mark.parametrize(
+    ("activations", "message"),
+    [
+        (torch.zeros(5, 8), r"shape \(n, \|G\|, d\), got \(5, 8\)"),
+        (torch.zeros(0, 4, 8), r"shape \(n, \|G\|, d\), got \(0, 4, 8\)"),
+        (torch.zeros(5, 3, 8), r"C4 has orbits of 4 elements, got shape \(5, 3, 8\)"),
+        (torch.full((5, 4, 8), math.nan), r"\(5, 4, 8\) contain NaN or infinite"),
+        (torch.full((5, 4, 8), -math.inf), r"\(5, 4, 8\) contain NaN or infinite"),
+    ],
+)
+def test_bad_orbit_activations(activations, message):
+    with pytest.raises(ValueError, match=message):
+        check_orbits(activations, Group(4))
+    if activations.ndim == 3:
+        with pytest.raises(ValueError, match=message):
+            fit_action(activations, Group(4))

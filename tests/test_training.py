@@ -1,0 +1,429 @@
+"""Training: reproducible, resumable, the same side by side, and clear about what it refuses."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from saehelpers import training
+from saehelpers.methods import METHODS, SAERun, method_run, method_runs
+from saehelpers.saes import SAEConfig, make_sae
+from saehelpers.symmetry import Group
+from saehelpers.training import Settings, _learning_rate, fit, train_saes
+
+SAE_CONFIG = SAEConfig(d=8, n_latents=12, topk=3, encoder_hidden=16)
+RUN = SAERun("vanilla", "toy", SAE_CONFIG, epochs=6, batch_size=64, learning_rate=1e-2)
+STEPS_PER_EPOCH = 4  # 256 toy samples
+
+KINDS = {
+    "topk": {},
+    "batch_topk": {"activation": "batch_topk"},
+    "jumprelu": {"activation": "jumprelu"},
+    "unit_decoder": {"unit_decoder": True},
+    "archetypal": {"dictionary": "archetypal", "n_archetypes": 16},
+    "crosscoder": {"dictionary": "blocks", "group_order": 4},
+}
+
+
+def run_of(**sae_changes) -> SAERun:
+    sae = dataclasses.replace(SAE_CONFIG, **sae_changes)
+    objective = "crosscoder" if sae.dictionary == "blocks" else "reconstruction"
+    return dataclasses.replace(RUN, sae=sae, objective=objective)
+
+
+def train(configs, activations, **settings):
+    return train_saes(configs, activations, progress=False, **settings)
+
+
+def same_weights(left, right) -> bool:
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def fail_after(monkeypatch, n_calls: int, failure) -> list[None]:
+    """Let `failure(terms)` change the loss from the n-th step on; returns the calls so far."""
+    calls, total_loss = [], training.total_loss
+
+    def counted(*arguments):
+        calls.append(None)
+        terms = total_loss(*arguments)
+        return failure(terms) if len(calls) > n_calls else terms
+
+    monkeypatch.setattr(training, "total_loss", counted)
+    return calls
+
+
+def interrupt(terms):
+    raise KeyboardInterrupt
+
+
+# --- the same config gives the same SAE ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_twice_gives_the_same_weights(toy, kind):
+    (first,), (history,) = train([run_of(**KINDS[kind])], [toy.activations])
+    (second,), (again,) = train([run_of(**KINDS[kind])], [toy.activations])
+    assert same_weights(first, second)
+    assert history.equals(again)
+
+
+def test_another_seed_gives_other_weights(toy):
+    (first, second), _ = train([RUN, dataclasses.replace(RUN, seed=1)], [toy.activations])
+    assert not same_weights(first, second)
+
+
+def test_training_changes_every_parameter(toy):
+    (trained,), _ = train([RUN], [toy.activations])
+    fresh = make_sae(RUN.sae, RUN.seed)
+    for (name, before), after in zip(fresh.named_parameters(), trained.parameters(), strict=True):
+        assert not torch.equal(before, after), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupt_changes_nothing_in_the_end(toy, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    config, checkpoint = run_of(**KINDS[kind]), tmp_path / "new_folder" / "checkpoint.safetensors"
+    (expected,), (expected_history,) = train([config], [toy.activations])
+
+    with monkeypatch.context() as patch:
+        fail_after(patch, 3 * STEPS_PER_EPOCH + 2, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train([config], [toy.activations], checkpoint=checkpoint)
+    assert checkpoint.exists()
+
+    calls = fail_after(monkeypatch, 1000, interrupt)
+    (resumed,), (history,) = train([config], [toy.activations], checkpoint=checkpoint)
+    assert len(calls) == 3 * STEPS_PER_EPOCH
+    assert same_weights(resumed, expected)
+    assert history.equals(expected_history)
+    assert list(checkpoint.parent.iterdir()) == []
+
+
+def test_no_checkpoint_before_its_time(toy, tmp_path, monkeypatch):
+    fail_after(monkeypatch, 3 * STEPS_PER_EPOCH, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train([RUN], [toy.activations], checkpoint=tmp_path / "checkpoint.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not a checkpoint", "another architecture"])
+def test_damaged_checkpoint(toy, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    checkpoint, config = tmp_path / "checkpoint.safetensors", RUN
+    with monkeypatch.context() as patch:
+        fail_after(patch, STEPS_PER_EPOCH, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train([RUN], [toy.activations], checkpoint=checkpoint)
+    if damage == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    elif damage == "not a checkpoint":
+        checkpoint.write_bytes(b"nothing of the kind")
+    else:
+        config = run_of(encoder_hidden=17)
+    with pytest.raises(ValueError, match=r"checkpoint .*checkpoint\.safetensors is damaged"):
+        train([config], [toy.activations], checkpoint=checkpoint)
+
+
+# --- a loss that is not finite ---
+
+
+def test_nan_loss_stops_at_its_step_and_leaves_the_checkpoint(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    (expected,), _ = train([RUN], [toy.activations])
+    with monkeypatch.context() as patch:
+        fail_after(patch, 9, lambda terms: {k: v * torch.nan for k, v in terms.items()})
+        with pytest.raises(FloatingPointError, match=r"loss of vanilla is nan at step 9 \(epoch 2"):
+            train([RUN], [toy.activations], checkpoint=checkpoint)
+    (resumed,), _ = train([RUN], [toy.activations], checkpoint=checkpoint)
+    assert same_weights(resumed, expected)
+
+
+def test_diverging_training_stops(toy):
+    config = dataclasses.replace(RUN, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match=r"at step 1 \(epoch 0\)"):
+        train([config], [toy.activations])
+
+
+def test_one_nan_instance_stops_them_all(toy, monkeypatch):
+    only_second = torch.tensor([1.0, torch.nan])
+    fail_after(monkeypatch, 2, lambda terms: {k: v * only_second for k, v in terms.items()})
+    with pytest.raises(FloatingPointError, match="step 2"):
+        train([RUN, dataclasses.replace(RUN, seed=1)], [toy.activations])
+
+
+# --- side by side ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_side_by_side_equals_alone(toy, kind):
+    configs = [dataclasses.replace(run_of(**KINDS[kind]), seed=seed) for seed in (0, 5, 1)]
+    together, histories = train(configs, [toy.activations])
+    for config, sae, history in zip(configs, together, histories, strict=True):
+        (alone,), (alone_history,) = train([config], [toy.activations])
+        for name, tensor in alone.state_dict().items():
+            assert_close(sae.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+        assert_close(
+            torch.tensor(history["fvu"].to_numpy()),
+            torch.tensor(alone_history["fvu"].to_numpy()),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("objective", ["reconstruction", "canonical", "latent_inv", "output_inv"])
+def test_groups_of_different_orders_side_by_side(toy, d4_action, objective):
+    other = 2 * d4_action.orbit(toy.activations[:, 0]) + 1
+    sources = [toy.activations, other, toy.activations[:, :1]]
+    config = dataclasses.replace(RUN, objective=objective, lambda_mse=0.5)
+    configs = [dataclasses.replace(config, seed=seed) for seed in (3, 4, 5)]
+    together, _ = train(configs, sources, validation=[source[:100] for source in sources])
+    for config, source, sae in zip(configs, sources, together, strict=True):
+        (alone,), _ = train([config], [source])
+        for name, tensor in alone.state_dict().items():
+            assert_close(sae.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+# --- the learning rate ---
+
+
+def rates(schedule: str, warmup_steps: int, n_steps: int) -> list[float]:
+    settings = Settings(1, 1, 0.4, schedule, warmup_steps)
+    return [_learning_rate(settings, step, n_steps) for step in range(n_steps)]
+
+
+def test_constant_schedule():
+    assert rates("constant", 0, 4) == [0.4] * 4
+
+
+def test_linear_schedule():
+    assert rates("linear", 0, 4) == pytest.approx([0.4, 0.3, 0.2, 0.1])
+
+
+def test_cosine_schedule():
+    half = 0.2 * 2**-0.5
+    assert rates("cosine", 0, 4) == pytest.approx([0.4, 0.2 + half, 0.2, 0.2 - half])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_warmup_rises_to_the_rate_and_the_schedule_begins_there(schedule):
+    with_warmup = rates(schedule, 4, 10)
+    assert with_warmup[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert with_warmup[4:] == pytest.approx(rates(schedule, 0, 6))
+
+
+def test_warmup_as_long_as_training():
+    assert rates("linear", 4, 4) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_fit_agrees_with_plain_adam_under_the_schedule():
+    """One sample of one instance, so that its order is known: a quadratic, minimised by hand."""
+    ours, theirs = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
+    for linear in (ours, theirs):
+        torch.nn.init.constant_(linear.weight, 3.0)
+    settings = Settings(5, 1, 0.1, "linear", 2)
+    history = fit(
+        ours,
+        lambda index, uniform: {"loss": ours.weight.pow(2).sum()},
+        1,
+        [0],
+        settings,
+        progress=False,
+    )
+    optimiser, losses = torch.optim.Adam(theirs.parameters()), []
+    for rate in [0.05, 0.1, 0.1, 0.1 * 2 / 3, 0.1 / 3]:
+        optimiser.param_groups[0]["lr"] = rate
+        loss = theirs.weight.pow(2).sum()
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert_close(ours.weight, theirs.weight)
+    assert history["loss"].tolist() == pytest.approx(losses)
+    assert history["epoch"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_epoch_sees_every_sample_once_in_another_order():
+    model, seen = torch.nn.Linear(1, 1), []
+
+    def step(index, uniform):
+        assert index.shape == uniform.shape
+        assert 0 <= uniform.min() and uniform.max() < 1
+        seen.append(index)
+        return {"loss": model.weight.sum() * torch.ones(2)}
+
+    fit(model, step, 10, [7, 8], Settings(2, 4, 0.1), progress=False)
+    first, second = (torch.cat(seen[i : i + 3], dim=1) for i in (0, 3))
+    for epoch in (first, second):
+        assert epoch.sort(dim=1).values.tolist() == [list(range(10))] * 2
+        assert epoch[0].tolist() != epoch[1].tolist()
+    assert first.tolist() != second.tolist()
+
+
+# --- what is learnt ---
+
+
+def test_fvu_falls(toy):
+    config = dataclasses.replace(run_of(n_latents=24), epochs=60)
+    _, (history,) = train([config], [toy.activations])
+    assert history["fvu"].iloc[-1] < 0.1
+    assert history["fvu"].iloc[0] > 0.4
+    assert_close(1 - history["fvu"].to_numpy(), history["explained_variance"].to_numpy())
+    assert list(history["epoch"]) == list(range(60))
+    assert list(history["step"]) == [STEPS_PER_EPOCH * (epoch + 1) for epoch in range(60)]
+
+
+def test_recons_are_in_the_activations_own_units(toy):
+    offset = torch.linspace(50, 150, 8)
+    activations = 7 * toy.activations + offset
+    config = dataclasses.replace(run_of(n_latents=24), epochs=60)
+    (sae,), (history,) = train([config], [activations])
+    assert_close(sae.mean, activations.flatten(0, 1).mean(0))
+    elements = torch.arange(len(activations)) % 4
+    x = activations[torch.arange(len(activations)), elements]
+    variance = (activations - activations.flatten(0, 1).mean(0)).pow(2).mean()
+    fvu = (x - sae(x)).pow(2).mean() / variance
+    assert fvu.item() == pytest.approx(history["fvu"].iloc[-1], rel=1e-3)
+    assert fvu < 0.1
+
+
+def test_history_is_measured_on_the_validation_activations(toy):
+    held_out = toy.activations[:40].flip(0) * 1.5
+    (sae,), (history,) = train([RUN], [toy.activations], validation=[held_out])
+    x = held_out[torch.arange(40), torch.arange(40) % 4]
+    fvu = (x - sae(x)).pow(2).mean() / sae.scale**2
+    latents = sae.encode(x)
+    assert fvu.item() == pytest.approx(history["fvu"].iloc[-1], rel=1e-3)
+    assert history["l0"].iloc[-1] == pytest.approx((latents > 0).sum(1).float().mean().item())
+    assert history["dead_latents"].iloc[-1] == (latents > 0).logical_not().all(0).sum()
+
+
+def test_unit_decoder_keeps_unit_rows(toy):
+    (sae,), _ = train([run_of(unit_decoder=True)], [toy.activations])
+    assert_close(sae.dictionary.norm(dim=1), torch.ones(12))
+    (free,), _ = train([run_of()], [toy.activations])
+    assert (free.dictionary.norm(dim=1) - 1).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("delta", [0.05, 0.0])
+def test_archetypal_constraints_hold_after_training(toy, delta):
+    config = run_of(dictionary="archetypal", n_archetypes=16, delta=delta)
+    (sae,), _ = train([config], [toy.activations])
+    weights, relaxation = sae.convex_weights, sae.bounded_relaxation
+    assert (weights >= 0).all()
+    assert_close(weights.sum(1), torch.ones(12))
+    assert (relaxation.norm(dim=1) <= delta * (1 + 1e-5)).all()
+    if delta:
+        assert sae.relaxation.norm(dim=1).max() > delta  # the bound was reached
+    for i in range(12):
+        row = sum(weights[i, j] * sae.centres[j] for j in range(16)) + relaxation[i]
+        assert_close(sae.dictionary[i], row * sae.log_scale.exp())
+    standardised = (toy.activations.flatten(0, 1) - sae.mean) / sae.scale
+    assert (sae.centres.amax(0) <= standardised.amax(0) + 1e-4).all()
+    assert (sae.centres.amin(0) >= standardised.amin(0) - 1e-4).all()
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize("shape", [(256, 8), (256, 4, 8, 1), (0, 4, 8), (256, 0, 8)])
+def test_activations_of_a_wrong_shape(shape):
+    with pytest.raises(ValueError, match=r"must have shape \(n, \|G\|, d\), got \("):
+        train([RUN], [torch.zeros(shape)])
+
+
+def test_activations_of_a_wrong_width(toy):
+    with pytest.raises(ValueError, match=r"sae\.d is 8, the activations are \(256, 4, 7\)"):
+        train([RUN], [toy.activations[..., :7]])
+
+
+def test_orbits_of_a_wrong_size_for_a_crosscoder(toy):
+    with pytest.raises(ValueError, match=r"orbits of 4 elements, the activations are \(256, 3, 8"):
+        train([run_of(**KINDS["crosscoder"])], [toy.activations[:, :3]])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_activations_that_are_not_finite(toy, bad):
+    activations = toy.activations.clone()
+    activations[100, 2, 3] = bad
+    with pytest.raises(ValueError, match="contain NaN or infinite values"):
+        train([RUN], [activations])
+
+
+def test_activations_that_are_all_the_same():
+    with pytest.raises(ValueError, match="are all the same"):
+        train([RUN], [torch.ones(64, 4, 8)])
+
+
+def test_activations_that_do_not_go_with_the_configs(toy):
+    configs = [dataclasses.replace(RUN, seed=seed) for seed in range(3)]
+    with pytest.raises(ValueError, match="one tensor, or one of equal length for each config"):
+        train(configs, [toy.activations] * 2)
+    with pytest.raises(ValueError, match="one tensor, or one of equal length for each config"):
+        train(configs[:2], [toy.activations, toy.activations[:100]])
+
+
+def test_more_archetypes_than_samples(toy):
+    config = run_of(dictionary="archetypal", n_archetypes=41)
+    with pytest.raises(ValueError, match="n_archetypes = 41 is more than 40 samples"):
+        train([config], [toy.activations[:10]])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"objective": "invariance"}, "unknown objective 'invariance'; known are reconstruction,"),
+        ({"schedule": "step"}, "unknown schedule 'step'; known are constant, linear, cosine"),
+        ({"sparsity": "l2"}, "unknown sparsity 'l2'; known are None, l1, lp, decoder_l1"),
+        ({"objective": "crosscoder"}, "'crosscoder' and a dictionary of 'blocks' go together"),
+    ],
+)
+def test_run_with_an_unknown_setting(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(RUN, **changes)
+
+
+def test_blocks_without_the_crosscoders_objective():
+    blocks = dataclasses.replace(SAE_CONFIG, dictionary="blocks", group_order=4)
+    with pytest.raises(ValueError, match="go together"):
+        dataclasses.replace(RUN, sae=blocks)
+    with pytest.raises(ValueError, match="lambda_mse has no meaning for a crosscoder"):
+        dataclasses.replace(RUN, sae=blocks, objective="crosscoder", lambda_mse=1.0)
+
+
+@pytest.mark.parametrize("topk", [0, 13])
+def test_more_active_latents_than_there_are(topk):
+    with pytest.raises(ValueError, match=f"between 1 and n_latents = 12, got {topk}"):
+        dataclasses.replace(SAE_CONFIG, topk=topk)
+
+
+# --- methods ---
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains(toy, method):
+    sae = dataclasses.replace(SAE_CONFIG, n_archetypes=16)
+    config = method_run(method, "toy", sae, Group(4), epochs=1, lambda_mse=0.5)
+    (trained,), (history,) = train([config], [toy.activations])
+    assert config.name == method
+    assert config.sae.n_latents == (48 if method.endswith("_wide") else 12)
+    assert trained.dictionary.shape == (config.sae.n_latents, 8)
+    assert config.lambda_mse == (0.0 if method == "crosscoder" else 0.5)
+    assert ("mse" in history) == (method != "crosscoder")
+
+
+def test_unknown_method():
+    with pytest.raises(ValueError, match="unknown method 'magic'; known are vanilla, "):
+        method_run("magic", "toy", SAE_CONFIG, Group(4))
+
+
+def test_method_runs_nest_methods_topks_and_seeds():
+    runs = method_runs(["vanilla", "canonical"], [1, 2], [7, 8], "toy", SAE_CONFIG, Group(4))
+    assert [(run.name, run.sae.topk, run.seed) for run in runs] == [
+        (method, topk, seed)
+        for method in ("vanilla", "canonical")
+        for topk in (1, 2)
+        for seed in (7, 8)
+    ]
