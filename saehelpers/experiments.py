@@ -77,7 +77,7 @@ def load_or_train_base_model(
     """
     if config.architecture == "vit_b_16" or Path(config.architecture).is_dir():
         source = VIT_B_16 if config.architecture == "vit_b_16" else config.architecture
-        return load_pretrained_vit(source).to(device), pd.DataFrame()
+        return load_pretrained_vit(source), pd.DataFrame()
     model = make_autoencoder(
         config.architecture, config.latent_dim, config.hidden_dim, images.shape[-1], config.seed
     )
@@ -86,7 +86,7 @@ def load_or_train_base_model(
         return model, _train_base_model(model.to(device), config, images, validation, models)
 
     tensors, history = _load_or_train(config, train, models, force, half=True)
-    return _fill(model, tensors, config, models).to(device).eval().requires_grad_(False), history
+    return _fill(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
 
 
 def _train_base_model(model, config, images, validation, models) -> pd.DataFrame:
@@ -124,16 +124,17 @@ def load_or_fit_action(
     config: ActionRun,
     activations: Float[Tensor, "n order d"],
     models: Path | str,
+    device: str = "cpu",
     force: bool = False,
 ) -> LinearAction:
     """The action of this config, fitted to orbit activations or read from disk."""
     group = Group.named(config.group)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
-        orbits = activations
+        orbits = activations.to(device)
         if config.shuffled:
             generator = torch.Generator().manual_seed(config.seed)
-            order = torch.rand(orbits.shape[:2], generator=generator).argsort(1).to(orbits.device)
+            order = torch.rand(orbits.shape[:2], generator=generator).argsort(1).to(device)
             orbits = orbits.gather(1, order[..., None].expand_as(orbits))
         action = fit_action(
             orbits,
@@ -155,8 +156,9 @@ def load_or_fit_action(
 class Explained:
     """What there is to explain of a base model.
 
-    train, test: orbit activations (n, |G|, d); action: fitted to `train`; name: says where
-    the activations come from, in the configs of the SAEs that are trained on them.
+    train, test: orbit activations (n, |G|, d); action, and the run that it comes from: fitted
+    to `train`; name: says where the activations come from, in the configs of what is trained
+    on them: base model, a fingerprint of its weights, group. All are on the CPU.
     """
 
     base_model: nn.Module
@@ -164,6 +166,7 @@ class Explained:
     train: Float[Tensor, "n order d"]
     test: Float[Tensor, "m order d"]
     action: LinearAction
+    action_run: ActionRun
     name: str
 
 
@@ -185,13 +188,14 @@ def explain(
         base_run, train_images, models, test_images, device, force
     )
     train, test = (
-        orbit_activations(base_model, images, group).to(device)
+        orbit_activations(base_model.to(device), images, group)
         for images in (train_images, test_images)
     )
-    name = f"{runs.run_id(base_run)}/{group.name}"
+    weights = runs.fingerprint(base_model.state_dict())
+    name = f"{runs.run_id(base_run)}/{weights}/{group.name}"
     action_run = ActionRun("action", name, group.name, **action_settings)
-    action = load_or_fit_action(action_run, train, models, force)
-    return Explained(base_model, history, train, test, action, name)
+    action = load_or_fit_action(action_run, train, models, device, force)
+    return Explained(base_model.cpu(), history, train, test, action, action_run, name)
 
 
 def load_or_train_saes(
@@ -199,6 +203,7 @@ def load_or_train_saes(
     activations: Tensor | list[Tensor],
     models: Path | str,
     validation: Tensor | None = None,
+    device: str = "cpu",
     executor=None,
     force: bool = False,
 ) -> list[SAE]:
@@ -210,6 +215,7 @@ def load_or_train_saes(
     Args:
         activations: orbit activations (n, |G|, d) for all configs, or one tensor for each.
         validation: held-out activations for the histories, where all share `activations`.
+        device: where they are trained; what is returned is on the CPU.
     """
     sources = activations if isinstance(activations, list) else [activations] * len(configs)
     missing = [
@@ -224,12 +230,10 @@ def load_or_train_saes(
     jobs = [
         (
             [configs[i] for i in group],
-            [sources[i].cpu() for i in group]
-            if isinstance(activations, list)
-            else [sources[0].cpu()],
-            None if validation is None else [validation.cpu()],
-            str(models),
-            str(sources[0].device),
+            [sources[i] for i in group] if isinstance(activations, list) else [activations],
+            None if validation is None else [validation],
+            models,
+            device,
             force,
         )
         for group in ensembles.values()
@@ -251,7 +255,7 @@ def load_sae(config: SAERun, models: Path | str) -> SAE:
     return _fill(make_sae(config.sae), run[0], config, models).eval().requires_grad_(False)
 
 
-def drop_stale_rows(path: Path | str, configs: list[SAERun], models: Path | str) -> None:
+def drop_stale_rows(path: Path | str, configs: list, models: Path | str) -> None:
     """Remove from a results file what was measured on earlier models of the same configs."""
     created = {runs.run_id(c): runs.load_run(models, c)[2]["created_utc"] for c in configs}
     dropped = results.drop_stale(path, created)

@@ -51,7 +51,7 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     if unknown:
         raise ValueError(f"no such results column: {', '.join(sorted(unknown))}")
     with _locked(path):
-        table = _table([{**stamp, **row} for row in rows])
+        table = _table([{**stamp, **row} for row in rows]).drop_duplicates(list(KEY))
         present = set(keys(read(path)))
         new = table[[key not in present for key in keys(table)]]
         text = new.to_csv(index=False, header=not path.exists(), lineterminator="\n")
@@ -87,7 +87,7 @@ def drop_stale(path: Path | str, created: Mapping[str, str]) -> int:
 
 def keys(table: pd.DataFrame) -> list[tuple[str, ...]]:
     """The key of every row, as strings."""
-    return list(zip(*(table[name].astype(str) for name in KEY), strict=True))
+    return list(zip(*(table[name].astype("string").fillna("") for name in KEY), strict=True))
 
 
 def _table(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
@@ -102,6 +102,8 @@ def _read_csv(source) -> pd.DataFrame:
     table = pd.read_csv(source, dtype=types, keep_default_na=False, na_values={"value": [""]})
     if tuple(table.columns) != COLUMNS:
         raise ValueError(f"the columns are {', '.join(table.columns)}")
+    if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of a field too many
+        raise ValueError(f"a row has more than {len(COLUMNS)} fields")
     for name in NUMERIC:
         # columns that do not apply to a row are empty; whole numbers stay whole
         kind = "float64" if name == "value" else "Int64"
@@ -114,7 +116,10 @@ def _parse(path: Path) -> pd.DataFrame:
     try:
         if not text.endswith("\n"):
             raise ValueError("the last line is cut short")
-        return _read_csv(StringIO(text))
+        table = _read_csv(StringIO(text))
+        if (table["created_utc"] == "").any():  # what pandas makes of a field too few
+            raise ValueError(f"a row has fewer than {len(COLUMNS)} fields")
+        return table
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}, line {_broken_line(text)}: {error}") from error
 
@@ -151,6 +156,8 @@ def _append_text(path: Path, text: str) -> None:
             os.fsync(descriptor)
         except BaseException:
             os.ftruncate(descriptor, size)
+            if size == 0:
+                path.unlink()
             raise
         finally:
             os.close(descriptor)

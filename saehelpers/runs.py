@@ -40,6 +40,15 @@ def run_id(config: Any) -> str:
     return f"{config.name}-{config_hash(config)[:8]}"
 
 
+def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
+    """First 8 digits of the SHA-256 of named tensors: the same weights, the same digits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
 def now_utc() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -1,0 +1,292 @@
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+import torch
+from torch.testing import assert_close
+
+from saehelpers import experiments, results, runs
+from saehelpers.activations import orbit_activations
+from saehelpers.datasets.shapes import make_shapes
+from saehelpers.experiments import (
+    ActionRun,
+    BaseModelRun,
+    explain,
+    load_or_fit_action,
+    load_or_train_base_model,
+    load_or_train_saes,
+    load_sae,
+    measure_runs,
+)
+from saehelpers.methods import METHODS, SAERun, method_run, method_runs, run_columns
+from saehelpers.saes import SAEConfig
+from saehelpers.symmetry import Group, LinearAction, fit_action
+from saehelpers.training import train_saes
+
+GROUP = Group.named("C4")
+
+
+@pytest.fixture
+def executor():
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
+
+
+@pytest.fixture
+def run(small_config) -> SAERun:
+    return SAERun("test", "toy", small_config, epochs=2)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """From when it is called on, training is an error."""
+
+    def forbid():
+        def fail(*arguments, **options):
+            raise AssertionError("trained again")
+
+        for name in ("train_saes", "fit", "fit_action"):
+            monkeypatch.setattr(experiments, name, fail)
+
+    return forbid
+
+
+def states(saes):
+    return [{name: t.clone() for name, t in sae.state_dict().items()} for sae in saes]
+
+
+def assert_equal_states(first, second):
+    for one, other in zip(first, second, strict=True):
+        assert set(one) == set(other)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --- methods ---
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_trained(method, toy):
+    sae = SAEConfig(d=8, n_latents=12, topk=3, unit_decoder=True, n_archetypes=16)
+    run = method_run(method, "toy", sae, GROUP, epochs=1, lambda_mse=0.1)
+    assert run.name == method
+    assert run.sae.n_latents == (48 if method.endswith("wide") else 12)
+    (trained,), (history,) = train_saes([run], [toy.activations], progress=False)
+    assert trained.dictionary.shape == (run.sae.n_latents, 8)
+    assert history["loss"].notna().all()
+
+
+def test_methods_that_reconstruct_another_frame_are_called_symmetric():
+    symmetric = {name for name, method in METHODS.items() if method.symmetric}
+    assert symmetric == {"crosscoder", "canonical", "latent_inv", "output_inv"}
+
+
+def test_method_runs_nest_method_topk_seed(small_config):
+    made = method_runs(
+        ["vanilla", "canonical"], [2, 4], [0, 1], "toy", small_config, GROUP, epochs=7
+    )
+    assert [(r.name, r.sae.topk, r.seed) for r in made] == [
+        (method, topk, seed)
+        for method in ("vanilla", "canonical")
+        for topk in (2, 4)
+        for seed in (0, 1)
+    ]
+    assert {r.epochs for r in made} == {7}
+    assert len({runs.run_id(r) for r in made}) == 8
+
+
+def test_unknown_method(small_config):
+    with pytest.raises(ValueError, match="unknown method 'magic'; known are vanilla"):
+        method_run("magic", "toy", small_config, GROUP)
+
+
+def test_run_columns_are_results_columns(run):
+    columns = run_columns(run)
+    assert set(columns) <= set(results.KEY)
+    assert columns["run_id"] == runs.run_id(run)
+    assert (columns["n_latents"], columns["topk"], columns["seed"]) == (12, 3, 0)
+    relu = dataclasses.replace(run, sae=dataclasses.replace(run.sae, activation="relu"))
+    assert run_columns(relu)["topk"] is None
+
+
+# --- SAEs ---
+
+
+def test_saes_are_trained_once_then_loaded(run, toy, tmp_path, executor, no_training, capsys):
+    configs = [run, dataclasses.replace(run, seed=1), dataclasses.replace(run, epochs=3)]
+    first = states(load_or_train_saes(configs, toy.activations, tmp_path, executor=executor))
+    assert "training 3 of 3 SAEs" in capsys.readouterr().out
+    expected, _ = train_saes(configs[:2], [toy.activations], progress=False)
+    assert_equal_states(first[:2], states(expected))
+
+    no_training()
+    loaded = load_or_train_saes(configs[::-1], toy.activations, tmp_path, executor=executor)
+    assert_equal_states(states(loaded), first[::-1])
+    assert "training" not in capsys.readouterr().out
+    assert not any(p.requires_grad for sae in loaded for p in sae.parameters())
+    assert not any(sae.training for sae in loaded)
+
+
+def test_only_missing_saes_are_trained(run, toy, tmp_path, executor, capsys):
+    load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+    written = (tmp_path / runs.run_id(run) / "weights.safetensors").stat().st_mtime_ns
+    other = dataclasses.replace(run, seed=1)
+    load_or_train_saes([run, other], toy.activations, tmp_path, executor=executor)
+    assert "training 1 of 2 SAEs" in capsys.readouterr().out
+    assert (tmp_path / runs.run_id(run) / "weights.safetensors").stat().st_mtime_ns == written
+
+
+def test_force_trains_again(run, toy, tmp_path, executor):
+    first = states(load_or_train_saes([run], toy.activations, tmp_path, executor=executor))
+    other = toy.activations + torch.randn(8, generator=torch.Generator().manual_seed(0))
+    kept = load_or_train_saes([run], other, tmp_path, executor=executor)
+    assert_equal_states(states(kept), first)
+    forced = load_or_train_saes([run], other, tmp_path, executor=executor, force=True)
+    assert not torch.equal(forced[0].mean, first[0]["mean"])
+
+
+def test_each_sae_gets_the_activations_that_stand_beside_it(run, toy, tmp_path, executor):
+    configs = [dataclasses.replace(run, activations=name) for name in ("a", "b")]
+    sources = [toy.activations, 3 * toy.activations + 1]
+    saes = load_or_train_saes(configs, sources, tmp_path, executor=executor)
+    for sae, source in zip(saes, sources, strict=True):
+        assert_close(sae.mean, source.mean((0, 1)))
+
+
+def test_held_out_activations_make_the_history(run, toy, tmp_path, executor):
+    load_or_train_saes([run], toy.activations, tmp_path, 5 * toy.activations, executor)
+    _, history, _ = runs.load_run(tmp_path, run)
+    assert history["fvu"].iloc[-1] > 5  # of the training activations' variance
+
+
+def test_an_sae_that_was_not_trained(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no run {runs.run_id(run)} in .*train it first"):
+        load_sae(run, tmp_path)
+
+
+def test_weights_of_another_architecture_are_named(run, toy, tmp_path, executor):
+    (sae,) = load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+    tensors = sae.state_dict()
+    del tensors["decoder_weight"]
+    runs.save_run(tmp_path, run, tensors, pd.DataFrame({"loss": [0.0]}), overwrite=True)
+    with pytest.raises(
+        ValueError, match=rf"(?s){runs.run_id(run)} cannot be used.*decoder_weight.*force=True"
+    ):
+        load_sae(run, tmp_path)
+
+
+def test_failed_training_is_raised_with_its_cause(run, toy, tmp_path, executor):
+    with pytest.raises(RuntimeError, match="1 of 1 jobs failed") as failure:
+        load_or_train_saes([run], toy.activations[..., :5], tmp_path, executor=executor)
+    assert "sae.d is 8, the activations are (256, 4, 5)" in str(failure.value.__cause__)
+    assert not (tmp_path / runs.run_id(run)).exists()
+
+
+# --- base models and actions ---
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return make_shapes(40, seed=0).images
+
+
+BASE = BaseModelRun("base", "shapes", "mlp", latent_dim=8, hidden_dim=16, epochs=2, batch_size=8)
+
+
+def test_base_model_is_trained_once_then_loaded(images, tmp_path, no_training):
+    model, history = load_or_train_base_model(BASE, images, tmp_path)
+    assert history["epoch"].tolist() == [0, 1]
+    assert history["loss"].iloc[1] < history["loss"].iloc[0]
+    no_training()
+    again, again_history = load_or_train_base_model(BASE, images, tmp_path)
+    assert torch.equal(again(images), model(images))
+    assert again_history.equals(history)
+    with pytest.raises(AssertionError, match="trained again"):
+        load_or_train_base_model(BASE, images, tmp_path, force=True)
+
+
+def test_base_model_without_augmentation_learns_something_else(images, tmp_path):
+    model, _ = load_or_train_base_model(BASE, images, tmp_path)
+    plain = dataclasses.replace(BASE, augment=False)
+    other, _ = load_or_train_base_model(plain, images, tmp_path)
+    assert not torch.equal(model(images), other(images))
+
+
+def test_validation_loss_is_that_of_transformed_held_out_images(images, tmp_path):
+    model, history = load_or_train_base_model(BASE, images, tmp_path, validation=images[:7])
+    turned = torch.stack([torch.rot90(images[i], i % 4, (-2, -1)) for i in range(7)])
+    expected = (model(turned) - turned).pow(2).mean().item()
+    assert history["validation_loss"].iloc[-1] == pytest.approx(
+        expected, rel=1e-2
+    )  # half precision
+
+
+def test_action_is_fitted_once_then_loaded(toy, tmp_path, no_training):
+    config = ActionRun("action", "toy", "C4", method="least_squares")
+    action = load_or_fit_action(config, toy.activations, tmp_path)
+    expected = fit_action(toy.activations, GROUP, "least_squares")
+    assert torch.equal(action.matrices, expected.matrices)
+    assert torch.equal(action.origin, expected.origin)
+    no_training()
+    again = load_or_fit_action(config, toy.activations, tmp_path)
+    assert torch.equal(again.matrices, action.matrices)
+
+
+def test_action_fitted_to_shuffled_elements_is_wrong(toy, tmp_path):
+    right = ActionRun("action", "toy", "C4", method="per_element")
+    wrong = dataclasses.replace(right, shuffled=True)
+    errors = []
+    for config in (right, wrong):
+        action = load_or_fit_action(config, toy.activations, tmp_path)
+        errors.append((action.orbit(toy.activations[:, 0]) - toy.activations).pow(2).mean())
+    assert errors[0] < 1e-8 < 0.05 < errors[1]
+
+
+def test_tensors_that_are_no_action_are_named(toy, tmp_path):
+    config = ActionRun("action", "toy", "C4", method="least_squares")
+    runs.save_run(
+        tmp_path, config, {"matrices": torch.zeros(4, 8, 8)}, pd.DataFrame({"value": [0.0]})
+    )
+    with pytest.raises(ValueError, match=rf"(?s){runs.run_id(config)} cannot be used.*origin"):
+        load_or_fit_action(config, toy.activations, tmp_path)
+
+
+def test_explain_reads_orbits_and_fits_the_action(images, tmp_path):
+    explained = explain(BASE, GROUP, images[:30], images[30:], tmp_path, method="least_squares")
+    assert torch.equal(explained.train, orbit_activations(explained.base_model, images[:30], GROUP))
+    assert torch.equal(explained.test, orbit_activations(explained.base_model, images[30:], GROUP))
+    expected = fit_action(explained.train, GROUP, "least_squares")
+    assert torch.equal(explained.action.matrices, expected.matrices)
+    assert explained.name == f"{runs.run_id(BASE)}/C4"
+
+
+# --- measurements ---
+
+
+def mean_of(sae_name: str, action: LinearAction) -> dict[str, float]:
+    return {"first": float(len(sae_name)), "second": action.matrices.sum().item()}
+
+
+def test_measurements_are_made_once(run, toy, tmp_path, executor, capsys):
+    configs = [run, dataclasses.replace(run, seed=1)]
+    load_or_train_saes(configs, toy.activations, tmp_path, executor=executor)
+    path = tmp_path / "results.csv"
+    jobs = [(config, {"experiment": "e"}, ("abc", toy.action)) for config in configs]
+    table = measure_runs(mean_of, jobs[:1], path, tmp_path, executor)
+    assert table["metric"].tolist() == ["first", "second"]
+    assert table["value"].iloc[0] == 3
+    capsys.readouterr()
+    table = measure_runs(mean_of, jobs, path, tmp_path, executor)
+    assert "measuring 1 of 2" in capsys.readouterr().out
+    assert len(table) == len(results.read(path)) == 4
+    assert set(table["run_id"]) == {runs.run_id(config) for config in configs}
+
+
+def test_measurements_of_an_earlier_model_are_dropped(run, toy, tmp_path, executor, capsys):
+    load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+    path = tmp_path / "results.csv"
+    old = {"run_id": runs.run_id(run), "metric": "first", "value": 0.0}
+    results.append(path, [old | {"created_utc": "2001-01-01T00:00:00Z"}])
+    table = measure_runs(mean_of, [(run, {}, ("abc", toy.action))], path, tmp_path, executor)
+    assert "1 rows of earlier models removed" in capsys.readouterr().out
+    assert table.query("metric == 'first'")["value"].tolist() == [3]
