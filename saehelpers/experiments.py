@@ -249,15 +249,13 @@ def load_sae(config: SAERun, models: Path | str) -> SAE:
     Raises:
         FileNotFoundError: it was not trained yet.
     """
-    run = runs.load_run(models, config)
-    if run is None:
-        raise FileNotFoundError(f"no run {runs.run_id(config)} in {models}: train it first")
-    return _fill(make_sae(config.sae), run[0], config, models).eval().requires_grad_(False)
+    tensors, _, _ = _load(config, models)
+    return _fill(make_sae(config.sae), tensors, config, models).eval().requires_grad_(False)
 
 
 def drop_stale_rows(path: Path | str, configs: list, models: Path | str) -> None:
     """Remove from a results file what was measured on earlier models of the same configs."""
-    created = {runs.run_id(c): runs.load_run(models, c)[2]["created_utc"] for c in configs}
+    created = {runs.run_id(config): _load(config, models)[2]["created_utc"] for config in configs}
     dropped = results.drop_stale(path, created)
     if dropped:
         print(f"{dropped} rows of earlier models removed from {Path(path).name}")
@@ -308,6 +306,14 @@ def _train_and_save(configs, activations, validation, models, device, force) -> 
     )
     for config, sae, history in zip(configs, saes, histories, strict=True):
         runs.save_run(models, config, sae.state_dict(), history, overwrite=force)
+
+
+def _load(config, models: Path | str) -> tuple:
+    """A run that must be there."""
+    run = runs.load_run(models, config)
+    if run is None:
+        raise FileNotFoundError(f"no run {runs.run_id(config)} in {models}: train it first")
+    return run
 
 
 def _load_or_train(

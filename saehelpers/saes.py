@@ -321,7 +321,9 @@ class EquivariantSAE(nn.Module):
 def make_sae(config: SAEConfig, seed: int = 0) -> SAE:
     """A fresh SAE of the class that `config.dictionary` asks for."""
     kinds = {"free": SAE, "archetypal": ArchetypalSAE, "blocks": GroupCrosscoder}
-    return kinds[config.dictionary](config, torch.Generator().manual_seed(seed))
+    # not the stream of a data set of the same seed: a toy dictionary must not be its own start
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + 0x5AE) % 2**32)
+    return kinds[config.dictionary](config, generator)
 
 
 def stack(saes: list[SAE]) -> SAE:

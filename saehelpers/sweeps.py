@@ -32,11 +32,16 @@ def sweep(
     executor = executor or _processes()
     futures = {executor.submit(function, *job): job for job in jobs}
     failures = []
-    for future in tqdm(as_completed(futures), description, total=len(futures)):
-        if future.exception() is None:
-            yield future.result()
-        else:
-            failures.append(future.exception())
+    try:
+        for future in tqdm(as_completed(futures), description, total=len(futures)):
+            if future.exception() is None:
+                yield future.result()
+            else:
+                failures.append(future.exception())
+    finally:
+        # after an interrupt, what has not begun must not keep the processes busy
+        for future in futures:
+            future.cancel()
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(jobs)} jobs failed") from failures[0]
 

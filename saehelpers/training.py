@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -120,7 +120,8 @@ def _draws(seeds: list[int], epoch: int, n_samples: int, device) -> tuple[Tensor
     """Sample order and uniform draws of one epoch, (inst, n_samples) each."""
     orders, draws = [], []
     for seed in seeds:
-        generator = torch.Generator().manual_seed((seed << 32) + epoch)
+        # the generator reads 32 bits; the factor keeps the epochs of two seeds apart
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32)
         orders.append(torch.randperm(n_samples, generator=generator))
         draws.append(torch.rand(n_samples, generator=generator))
     return torch.stack(orders).to(device), torch.stack(draws).to(device)
@@ -202,6 +203,9 @@ def train_saes(
         the training activations' variance), l0 and dead_latents.
     """
     config = configs[0]
+    for other in configs[1:]:
+        if replace(other, seed=config.seed, activations=config.activations) != config:
+            raise ValueError("SAEs trained side by side may differ in seed and activations only")
     for source in activations:
         check_orbits(source)
         if source.shape[-1] != config.sae.d:

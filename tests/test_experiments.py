@@ -4,9 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from saehelpers import experiments, results, runs
+from saehelpers import experiments, results, runs, training
 from saehelpers.activations import orbit_activations
 from saehelpers.datasets.shapes import make_shapes
 from saehelpers.experiments import (
@@ -154,9 +155,45 @@ def test_each_sae_gets_the_activations_that_stand_beside_it(run, toy, tmp_path, 
 
 
 def test_held_out_activations_make_the_history(run, toy, tmp_path, executor):
-    load_or_train_saes([run], toy.activations, tmp_path, 5 * toy.activations, executor)
+    load_or_train_saes(
+        [run], toy.activations, tmp_path, validation=5 * toy.activations, executor=executor
+    )
     _, history, _ = runs.load_run(tmp_path, run)
     assert history["fvu"].iloc[-1] > 5  # of the training activations' variance
+
+
+def test_saes_come_in_the_order_of_their_configs(run, toy, tmp_path, executor):
+    wide = dataclasses.replace(run, sae=dataclasses.replace(run.sae, n_latents=20))
+    configs = [dataclasses.replace(run, seed=1), wide, run, dataclasses.replace(wide, seed=1)]
+    saes = load_or_train_saes(configs, toy.activations, tmp_path, executor=executor)
+    for config, sae in zip(configs, saes, strict=True):
+        (alone,), _ = train_saes([config], [toy.activations], progress=False)
+        assert sae.config == config.sae
+        assert_close(sae.dictionary, alone.dictionary.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_interrupted_training_goes_on_from_its_checkpoint(
+    run, toy, tmp_path, executor, monkeypatch
+):
+    config = dataclasses.replace(run, epochs=4)  # of 2 steps
+    (expected,), _ = train_saes([config], [toy.activations], progress=False)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    total_loss, calls = training.total_loss, []
+
+    def nan_once(*arguments):
+        calls.append(None)
+        terms = total_loss(*arguments)
+        return {"loss": terms["loss"] * torch.nan} if len(calls) == 5 else terms
+
+    monkeypatch.setattr(training, "total_loss", nan_once)
+    with pytest.raises(RuntimeError, match="1 of 1 jobs failed") as raised:
+        load_or_train_saes([config], toy.activations, tmp_path, executor=executor)
+    assert isinstance(raised.value.__cause__, FloatingPointError)
+    assert len(list((tmp_path / ".unfinished").iterdir())) == 1
+    resumed = load_or_train_saes([config], toy.activations, tmp_path, executor=executor)
+    assert len(calls) == 5 + 4
+    assert_equal_states(states(resumed), states([expected]))
+    assert list((tmp_path / ".unfinished").iterdir()) == []
 
 
 def test_an_sae_that_was_not_trained(run, tmp_path):
@@ -203,6 +240,26 @@ def test_base_model_is_trained_once_then_loaded(images, tmp_path, no_training):
     assert again_history.equals(history)
     with pytest.raises(AssertionError, match="trained again"):
         load_or_train_base_model(BASE, images, tmp_path, force=True)
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "cnn"])
+def test_base_model_is_kept_in_half_precision(images, tmp_path, architecture):
+    config = dataclasses.replace(BASE, architecture=architecture, epochs=1)
+    model, _ = load_or_train_base_model(config, images[..., ::4, ::4], tmp_path)
+    stored = load_file(tmp_path / runs.run_id(config) / "weights.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert not model.training
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.float32 and not tensor.requires_grad
+        assert torch.equal(tensor, stored[name].float())
+
+
+def test_unknown_group(images, tmp_path):
+    with pytest.raises(ValueError, match="unknown group 'S4'"):
+        load_or_train_base_model(dataclasses.replace(BASE, group="S4"), images, tmp_path)
+    with pytest.raises(ValueError, match="unknown group 'S4'"):
+        load_or_fit_action(ActionRun("action", "toy", "S4"), torch.ones(2, 4, 8), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_base_model_without_augmentation_learns_something_else(images, tmp_path):
@@ -257,7 +314,9 @@ def test_explain_reads_orbits_and_fits_the_action(images, tmp_path):
     assert torch.equal(explained.test, orbit_activations(explained.base_model, images[30:], GROUP))
     expected = fit_action(explained.train, GROUP, "least_squares")
     assert torch.equal(explained.action.matrices, expected.matrices)
-    assert explained.name == f"{runs.run_id(BASE)}/C4"
+    weights = runs.fingerprint(explained.base_model.state_dict())
+    assert explained.name == f"{runs.run_id(BASE)}/{weights}/C4"
+    assert explained.action_run.activations == explained.name
 
 
 # --- measurements ---

@@ -1,317 +1,443 @@
+"""Runs and results on disk: whole or not there at all, and never mixed up."""
+
 import dataclasses
 import errno
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
 from saehelpers import results, runs
+from saehelpers.experiments import ActionRun, BaseModelRun, load_sae
 from saehelpers.methods import SAERun
-from saehelpers.saes import SAEConfig
-from saehelpers.training import train_saes
+from saehelpers.saes import SAEConfig, make_sae
 
-HISTORY = pd.DataFrame({"epoch": [0, 1], "loss": [2.0, 1.0]})
-TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1.5)}
-
-
-@pytest.fixture
-def config() -> SAERun:
-    return SAERun("vanilla", "toy", SAEConfig(d=8, n_latents=12))
-
+CONFIG = BaseModelRun("mlp", "shapes", "mlp")
+TENSORS = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.tensor(0.5)}
+HISTORY = pd.DataFrame({"epoch": [0, 1], "loss": [0.5, 0.25]})
 
 # --- runs ---
 
 
-def test_hash_is_that_of_the_sorted_json(config):
-    """Stable between processes and versions of Python: models on disk are found by it."""
-    text = json.dumps({"version": 1, **dataclasses.asdict(config)}, sort_keys=True)
-    import hashlib
-
-    assert runs.config_hash(config) == hashlib.sha256(text.encode()).hexdigest()
-    assert runs.run_id(config) == f"vanilla-{runs.config_hash(config)[:8]}"
+def other_value(value):
+    """A value of the same kind that is not this one."""
+    if isinstance(value, bool):
+        return not value
+    return value + "x" if isinstance(value, str) else value + 1
 
 
-def test_hash_depends_on_every_field(config):
-    changes = {
-        field.name: {"objective": "canonical", "sparsity": "l1", "schedule": "cosine"}.get(
-            field.name, "other" if isinstance(getattr(config, field.name), str) else 77
-        )
-        for field in dataclasses.fields(config)
-        if field.name != "sae"
+@pytest.mark.parametrize("config", [CONFIG, ActionRun("action", "mlp-1/C4", "C4")])
+def test_hash_is_sensitive_to_every_field(config):
+    hashes = {runs.config_hash(config)}
+    for field in dataclasses.fields(config):
+        changed = {field.name: other_value(getattr(config, field.name))}
+        hashes.add(runs.config_hash(dataclasses.replace(config, **changed)))
+    assert len(hashes) == 1 + len(dataclasses.fields(config))
+
+
+def test_hash_of_an_sae_run_is_sensitive_to_its_architecture():
+    sae = SAEConfig(d=8, n_latents=12)
+    others = {
+        "activation": "relu",
+        "encoder": "linear",
+        "encoder_activation": "gelu",
+        "dictionary": "archetypal",
     }
-    changed = [dataclasses.replace(config, **{name: value}) for name, value in changes.items()]
-    changed.append(dataclasses.replace(config, sae=SAEConfig(d=8, n_latents=12, delta=0.5)))
-    hashes = {runs.config_hash(other) for other in [config, *changed]}
-    assert len(hashes) == len(dataclasses.fields(config)) + 1
+    hashes = {runs.config_hash(SAERun("vanilla", "toy", sae))}
+    for field in dataclasses.fields(sae):
+        value = others.get(field.name) or other_value(getattr(sae, field.name))
+        changed = dataclasses.replace(sae, **{field.name: value})
+        hashes.add(runs.config_hash(SAERun("vanilla", "toy", changed)))
+    assert len(hashes) == 1 + len(dataclasses.fields(sae))
 
 
-def test_saved_run_is_read_back(config, tmp_path):
-    folder = runs.save_run(tmp_path / "models", config, TENSORS, HISTORY)
-    assert folder == tmp_path / "models" / runs.run_id(config)
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json",
-        "history.csv",
-        "weights.safetensors",
-    ]
-    tensors, history, record = runs.load_run(tmp_path / "models", config)
+def test_hash_does_not_depend_on_the_order_of_fields():
+    @dataclass(frozen=True)
+    class OneOrder:
+        name: str = "x"
+        epochs: int = 3
+
+    @dataclass(frozen=True)
+    class OtherOrder:
+        epochs: int = 3
+        name: str = "x"
+
+    assert runs.config_hash(OneOrder()) == runs.config_hash(OtherOrder())
+
+
+def test_hash_changes_with_the_version_of_training(monkeypatch):
+    before = runs.config_hash(CONFIG)
+    monkeypatch.setattr(runs, "VERSION", runs.VERSION + 1)
+    assert runs.config_hash(CONFIG) != before
+
+
+def test_run_id_is_the_name_and_eight_digits_of_the_hash():
+    assert runs.run_id(CONFIG) == "mlp-" + runs.config_hash(CONFIG)[:8]
+
+
+def test_a_run_comes_back_as_it_was_saved(tmp_path):
+    folder = runs.save_run(tmp_path / "models", CONFIG, TENSORS, HISTORY)
+    assert folder == tmp_path / "models" / runs.run_id(CONFIG)
+    tensors, history, record = runs.load_run(tmp_path / "models", CONFIG)
+    assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
     assert history.equals(HISTORY)
-    assert record["config"] == dataclasses.asdict(config)
+    assert record["config"] == dataclasses.asdict(CONFIG)
     assert record["torch"] == torch.__version__
     assert record["created_utc"] <= runs.now_utc()
 
 
-def test_run_that_was_not_trained_is_none(config, tmp_path):
-    assert runs.load_run(tmp_path, config) is None
-    assert runs.load_run(tmp_path / "nowhere", config) is None
+def test_tensors_need_not_be_contiguous_or_free_of_gradients(tmp_path):
+    tensor = torch.arange(6.0).view(2, 3).requires_grad_().T
+    runs.save_run(tmp_path, CONFIG, {"weight": tensor}, HISTORY)
+    assert torch.equal(runs.load_run(tmp_path, CONFIG)[0]["weight"], tensor)
 
 
-def test_a_run_is_kept_unless_it_is_overwritten(config, tmp_path):
-    runs.save_run(tmp_path, config, {"a": torch.zeros(2)}, HISTORY)
-    runs.save_run(tmp_path, config, {"a": torch.ones(2)}, HISTORY)
-    assert runs.load_run(tmp_path, config)[0]["a"].tolist() == [0, 0]
-    runs.save_run(tmp_path, config, {"a": torch.ones(2)}, HISTORY, overwrite=True)
-    assert runs.load_run(tmp_path, config)[0]["a"].tolist() == [1, 1]
-    assert [p.name for p in tmp_path.iterdir()] == [runs.run_id(config)]
+def test_a_run_that_was_not_trained(tmp_path):
+    assert runs.load_run(tmp_path, CONFIG) is None
+    assert runs.load_run(tmp_path / "no such folder", CONFIG) is None
 
 
-def test_a_run_is_written_whole_or_not_at_all(config, tmp_path, monkeypatch):
-    def interrupted(self, *arguments, **options):
-        raise KeyboardInterrupt
+def test_an_existing_run_is_kept_unless_overwritten(tmp_path):
+    later = {name: tensor + 1 for name, tensor in TENSORS.items()}
+    runs.save_run(tmp_path, CONFIG, TENSORS, HISTORY)
+    folder = runs.save_run(tmp_path, CONFIG, later, HISTORY)
+    assert torch.equal(runs.load_run(tmp_path, CONFIG)[0]["weight"], TENSORS["weight"])
+    runs.save_run(tmp_path, CONFIG, later, HISTORY, overwrite=True)
+    assert torch.equal(runs.load_run(tmp_path, CONFIG)[0]["weight"], later["weight"])
+    assert list(tmp_path.iterdir()) == [folder]
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", interrupted)  # the last file of three
-    with pytest.raises(KeyboardInterrupt):
-        runs.save_run(tmp_path, config, TENSORS, HISTORY)
-    assert list(tmp_path.iterdir()) == []
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_error_while_saving_leaves_no_trace(tmp_path, monkeypatch, overwrite):
+    folder = runs.save_run(tmp_path, CONFIG, TENSORS, HISTORY)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def half_written(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs, "save_file", half_written)
+    for config in (CONFIG, dataclasses.replace(CONFIG, seed=1)):
+        with pytest.raises(OSError, match="No space left"):
+            runs.save_run(tmp_path, config, TENSORS, HISTORY, overwrite)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def damage_weights(folder):
+def truncate_weights(folder: Path) -> None:
     path = folder / "weights.safetensors"
-    path.write_bytes(path.read_bytes()[:-5])
+    path.write_bytes(path.read_bytes()[:-8])
 
 
-def remove_weights(folder):
-    (folder / "weights.safetensors").unlink()
-
-
-def damage_config(folder):
-    (folder / "config.json").write_text('{"config": ')
-
-
-def foreign_config(folder):
+def replace_config(folder: Path) -> None:
     record = json.loads((folder / "config.json").read_text())
-    record["config"]["epochs"] = 999
+    record["config"]["latent_dim"] += 1
     (folder / "config.json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize(
-    ("damage", "why"),
-    [
-        (damage_weights, "SafetensorError"),
-        (remove_weights, "weights.safetensors"),
-        (damage_config, "JSONDecodeError"),
-        (foreign_config, "config.json describes another run"),
-    ],
-)
-def test_damaged_runs_name_their_folder_and_what_to_do(damage, why, config, tmp_path):
-    folder = runs.save_run(tmp_path, config, TENSORS, HISTORY)
-    damage(folder)
-    with pytest.raises(ValueError, match=rf"the run in {folder} cannot be used: .*{why}") as error:
-        runs.load_run(tmp_path, config)
-    assert "Delete that folder, or pass force=True" in str(error.value)
+DAMAGES = {
+    "truncated weights": truncate_weights,
+    "foreign config": replace_config,
+    "truncated config": lambda folder: (folder / "config.json").write_text('{"version": 1'),
+    "config of nothing": lambda folder: (folder / "config.json").write_text("{}"),
+    "no weights": lambda folder: (folder / "weights.safetensors").unlink(),
+    "no history": lambda folder: (folder / "history.csv").unlink(),
+    "empty history": lambda folder: (folder / "history.csv").write_text(""),
+}
 
 
-def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_run(tmp_path, damage):
+    folder = runs.save_run(tmp_path, CONFIG, TENSORS, HISTORY)
+    DAMAGES[damage](folder)
+    with pytest.raises(ValueError, match=f"run in .*{folder.name} cannot be used.*force=True"):
+        runs.load_run(tmp_path, CONFIG)
+    runs.save_run(tmp_path, CONFIG, TENSORS, HISTORY, overwrite=True)
+    assert runs.load_run(tmp_path, CONFIG) is not None
+
+
+def test_weights_of_another_architecture(tmp_path):
+    config = SAERun("vanilla", "toy", SAEConfig(d=8, n_latents=12))
+    other = make_sae(SAEConfig(d=8, n_latents=13))
+    folder = runs.save_run(tmp_path, config, other.state_dict(), HISTORY)
+    with pytest.raises(
+        ValueError, match=f"(?s)run in .*{folder.name} cannot be used: .*size mismatch"
+    ):
+        load_sae(config, tmp_path)
+
+
+def test_writing_atomically_leaves_the_old_file_after_an_error(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    path.write_bytes(b"old")
+    runs.write_atomically(path, b"old")
+
+    def fail(self, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            runs.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
     runs.write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
-
-    def full(self, target):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        runs.write_atomically(path, b"newer")
-    assert path.read_bytes() == b"new"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_trained_sae_survives_the_disk(config, toy, tmp_path):
-    run = dataclasses.replace(config, epochs=1)
-    (sae,), (history,) = train_saes([run], [toy.activations], progress=False)
-    runs.save_run(tmp_path, run, sae.state_dict(), history)
-    tensors, _, _ = runs.load_run(tmp_path, run)
-    assert all(torch.equal(tensors[name], value) for name, value in sae.state_dict().items())
 
 
 # --- results ---
 
 
-def row(task: str, value: float = 0.5, **more) -> dict:
-    columns = {"run_id": "vanilla-12345678", "n_latents": 32, "task": task, "metric": "f1"}
-    return columns | {"value": value} | more
+def row(**columns):
+    return {"run_id": "vanilla-1", "metric": "fvu", "seed": 0, "value": 0.5} | columns
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "results" / "table.csv"
-
-
-def test_appended_rows_are_read_back(path):
-    assert results.append(path, [row("a", 0.25, n_train=10), row("b", float("nan"))]) == 2
+def test_rows_come_back_as_they_were_appended(tmp_path):
+    path = tmp_path / "new_folder" / "results.csv"
+    rows = [
+        row(value=0.123456789, topk=8, task='a "quoted", thing'),
+        row(seed=1, value=float("nan"), n_train=10),
+        row(seed=2, value=1, element="true", n_latents=256),
+    ]
+    assert results.append(path, rows) == 3
     table = results.read(path)
     assert tuple(table.columns) == results.COLUMNS
-    assert table["task"].tolist() == ["a", "b"]
-    assert table["value"].iloc[0] == 0.25 and pd.isna(table["value"].iloc[1])
-    assert table["n_train"].iloc[0] == 10 and pd.isna(table["n_train"].iloc[1])
-    assert table["method"].tolist() == ["", ""]
-    assert table["n_latents"].dtype == "Int64"
-    assert table["git_commit"].iloc[0] == runs.git_state()[0]
-    assert table["created_utc"].iloc[0] <= runs.now_utc()
+    assert table["value"].tolist()[::2] == [0.123457, 1.0]
+    assert pd.isna(table["value"][1])
+    assert table["seed"].tolist() == [0, 1, 2]
+    assert table["topk"][0] == 8 and table["topk"].isna().tolist() == [False, True, True]
+    assert table["n_train"].isna().tolist() == [True, False, True]
+    assert table["n_latents"][2] == 256
+    assert table["task"].tolist() == ['a "quoted", thing', "", ""]
+    assert table["element"].tolist() == ["", "", "true"]
+    assert (table["created_utc"] <= runs.now_utc()).all()
+    assert (table["git_commit"] == runs.git_state()[0]).all()
 
 
-def test_rows_that_are_there_already_stay_as_they_are(path):
-    results.append(path, [row("a", 0.1)])
+def test_a_name_that_pandas_takes_for_missing_stays_a_name(tmp_path):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(element="none", task="NA", probe="null")])
+    assert results.read(path)[["element", "task", "probe"]].iloc[0].tolist() == [
+        "none",
+        "NA",
+        "null",
+    ]
+    assert results.missing(path, [row(element="none", task="NA", probe="null")]) == [False]
+
+
+def test_commit_and_time_may_be_given(tmp_path):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(git_commit="abc", created_utc="2020-01-01T00:00:00Z")])
+    table = results.read(path)
+    assert table["git_commit"].tolist() == ["abc"]
+    assert table["created_utc"].tolist() == ["2020-01-01T00:00:00Z"]
+
+
+def test_rows_that_are_there_already_are_not_written_again(tmp_path):
+    path = tmp_path / "results.csv"
+    assert results.append(path, [row(), row(value=float("nan"), seed=1)]) == 2
     before = path.read_bytes()
-    assert results.append(path, [row("a", 0.9)]) == 0
+    assert results.append(path, [row(value=0.7), row(seed=1, value=0.1)]) == 0
     assert path.read_bytes() == before
-    assert results.append(path, [row("a", 0.9), row("b", 0.2), row("a", 0.3, seed=1)]) == 2
+    assert results.append(path, [row(), row(seed=2)]) == 1
     assert path.read_bytes().startswith(before)
-    assert results.read(path)["value"].tolist() == [0.1, 0.2, 0.3]
+    assert results.read(path)["seed"].tolist() == [0, 1, 2]
 
 
-def test_a_key_given_twice_is_written_once(path):
-    assert results.append(path, [row("a", 0.1), row("b", 0.2), row("a", 0.3)]) == 2
-    assert results.read(path)["value"].tolist() == [0.1, 0.2]
+def test_rows_that_repeat_within_one_call_are_written_once(tmp_path):
+    path = tmp_path / "results.csv"
+    assert results.append(path, [row(), row(value=0.7)]) == 1
+    assert results.read(path)["value"].tolist() == [0.5]
 
 
-def test_missing_says_what_is_left_to_measure(path):
-    assert results.missing(path, [row("a")]) == [True]
-    results.append(path, [row("a"), row("b", seed=0)])
-    assert results.missing(path, [row("a"), row("b"), row("b", seed=0)]) == [False, True, False]
+def test_nothing_to_append(tmp_path):
+    path = tmp_path / "results.csv"
+    assert results.append(path, []) == 0
+    assert results.read(path).empty
 
 
-def test_several_files_are_read_as_one(path):
-    other = path.with_name("other.csv")
-    results.append(path, [row("a")])
-    results.append(other, [row("b")])
-    table = results.read([path, other, path.with_name("none.csv")])
-    assert table["task"].tolist() == ["a", "b"]
-    assert len(results.read(path.with_name("none.csv"))) == 0
+@pytest.mark.parametrize("column", results.KEY)
+def test_missing_looks_at_every_column_of_the_key(tmp_path, column):
+    path = tmp_path / "results.csv"
+    value = 7 if column in results.NUMERIC else "seven"
+    assert results.missing(path, [row()]) == [True]
+    results.append(path, [row()])
+    rows = [row(), row(**{column: value}), row(value=0.9, n_train=3)]
+    assert results.missing(path, rows) == [False, True, False]
 
 
-def test_text_with_commas_and_quotes(path):
-    results.append(path, [row('l, "turn" 1'), row("b")])
-    assert results.read(path)["task"].tolist() == ['l, "turn" 1', "b"]
-    assert results.append(path, [row('l, "turn" 1')]) == 0
+def test_several_files_are_read_as_one_table(tmp_path):
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    results.append(first, [row()])
+    results.append(second, [row(seed=1), row(seed=2)])
+    table = results.read([first, tmp_path / "none.csv", str(second)])
+    assert table["seed"].tolist() == [0, 1, 2]
+    assert table.index.tolist() == [0, 1, 2]
 
 
-def test_unknown_column(path):
-    with pytest.raises(ValueError, match="no such results column: colour, shape"):
-        results.append(path, [row("a", shape="l", colour="red")])
-    assert not path.exists()
+def test_file_that_does_not_exist_has_no_rows(tmp_path):
+    table = results.read(tmp_path / "none.csv")
+    assert tuple(table.columns) == results.COLUMNS and table.empty
+
+
+def test_drop_stale_removes_rows_older_than_their_model(tmp_path):
+    path = tmp_path / "results.csv"
+    created = "2024-05-01T00:00:00Z"
+    assert results.drop_stale(path, {"a": created}) == 0
+    times = {"a": "2024-04-30T23:59:59Z", "b": "2024-04-30T23:59:59Z", "c": created}
+    results.append(path, [row(run_id=name, created_utc=time) for name, time in times.items()])
+    results.append(path, [row(run_id="a", seed=1, created_utc="2024-05-02T00:00:00Z")])
+    assert results.drop_stale(path, {"a": created, "c": created, "d": created}) == 1
+    table = results.read(path)
+    assert list(zip(table["run_id"], table["seed"], strict=True)) == [("b", 0), ("c", 0), ("a", 1)]
+    before = path.read_bytes()
+    assert results.drop_stale(path, {"a": created, "c": created}) == 0
+    assert path.read_bytes() == before
+
+
+def test_unknown_column(tmp_path):
+    with pytest.raises(ValueError, match="no such results column: colour, size"):
+        results.append(tmp_path / "results.csv", [row(), row(size=1, colour="red")])
+    assert not (tmp_path / "results.csv").exists()
 
 
 @pytest.mark.parametrize(
-    ("broken", "line"),
+    "change",
     [
-        (lambda lines: [*lines[:2], lines[2].replace("0.5", "half"), lines[3]], 3),
-        (lambda lines: [*lines[:3], "only,three,cells\n"], 4),
-        (lambda lines: [*lines[:3], lines[3][:-30]], 4),  # torn: the machine stopped while writing
-        (lambda lines: [*lines[:3], lines[3][:-1]], 4),
-        (lambda lines: ["other,columns\n", "1,2\n"], 1),
+        lambda line: line.replace(",0.5,", ",half,"),
+        lambda line: line.replace(",", "", 1),
+        lambda line: line.rsplit(",", 1)[0] + "\n",
+        lambda line: "x," + line,
     ],
+    ids=["a word for a number", "a field lost", "the last field lost", "a field too many"],
 )
-def test_broken_rows_are_named_by_file_and_line(broken, line, path):
-    results.append(path, [row("a"), row("b"), row("c")])
-    path.write_text("".join(broken(path.read_text().splitlines(keepends=True))))
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match=rf"table\.csv, line {line}: "):
+def test_broken_row_is_named_with_its_file_and_line(tmp_path, change):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(seed=seed) for seed in range(5)])
+    lines = path.read_text().splitlines(keepends=True)
+    lines[3] = change(lines[3])
+    path.write_text("".join(lines))
+    with pytest.raises(ValueError, match=r"results\.csv, line 4: "):
         results.read(path)
-    with pytest.raises(ValueError, match=rf"table\.csv, line {line}: "):
-        results.append(path, [row("d")])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"results\.csv, line 4: "):
+        results.append(path, [row(seed=9)])
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("there_before", [True, False])
-def test_a_full_disk_leaves_the_file_as_it_was(there_before, path, monkeypatch):
-    if there_before:
-        results.append(path, [row("a")])
-    before = path.read_bytes() if there_before else None
-    write = os.write
+def test_only_row_with_a_field_too_many(tmp_path):
+    path = tmp_path / "results.csv"
+    results.append(path, [row()])
+    header, line = path.read_text().splitlines()
+    path.write_text(f"{header}\nx,{line}\n")
+    with pytest.raises(ValueError, match=r"results\.csv, line 2: a row has more than 24 fields"):
+        results.read(path)
+
+
+@pytest.mark.parametrize("cut", [1, 20])
+def test_last_line_cut_short(tmp_path, cut):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(seed=seed) for seed in range(5)])
+    path.write_text(path.read_text()[:-cut])
+    with pytest.raises(ValueError, match=r"results\.csv, line 6: the last line is cut short"):
+        results.read(path)
+
+
+def test_file_with_other_columns(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("model,score\na,1\n")
+    with pytest.raises(ValueError, match=r"results\.csv, line 2: the columns are model, score"):
+        results.read(path)
+
+
+def test_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path, write = tmp_path / "results.csv", os.write
+    results.append(path, [row()])
+    before = path.read_bytes()
+    written = []
+
+    def half_then_full(descriptor, data):
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(write(descriptor, data[: len(data) // 2]))
+        return written[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half_then_full)
+        with pytest.raises(OSError, match=r"No space left on device.*nothing was changed") as error:
+            results.append(path, [row(seed=seed) for seed in range(1, 10)])
+    assert written[0] > 0
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert results.append(path, [row(seed=1)]) == 1
+
+
+def test_full_disk_at_the_first_row_leaves_no_file_in_the_way(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
 
     def full(descriptor, data):
-        if b"vanilla" not in bytes(data):
-            return write(descriptor, data)
-        write(descriptor, bytes(data)[:40])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        with pytest.raises(OSError, match="No space left.*nothing was changed") as error:
-            results.append(path, [row("b")])
-    assert error.value.errno == errno.ENOSPC
-    assert error.value.filename == str(path)
-    assert (path.read_bytes() if path.exists() else None) == before
-    assert results.append(path, [row("b")]) == 1
-    assert results.read(path)["task"].tolist() == (["a", "b"] if there_before else ["b"])
+        with pytest.raises(OSError, match="No space left on device"):
+            results.append(path, [row()])
+    assert results.read(path).empty
+    assert results.append(path, [row()]) == 1
+    assert results.read(path)["seed"].tolist() == [0]
 
 
-@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("ending", [".lock", ".csv"])
-def test_a_read_only_folder_leaves_the_file_as_it_was(ending, code, path, monkeypatch):
-    results.append(path, [row("a")])
+def test_a_write_in_pieces_is_whole_in_the_end(tmp_path, monkeypatch):
+    path, write = tmp_path / "results.csv", os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    results.append(path, [row(seed=seed) for seed in range(3)])
+    monkeypatch.undo()
+    assert results.read(path)["seed"].tolist() == [0, 1, 2]
+
+
+def test_read_only_folder(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    results.append(path, [row()])
     before, open_file = path.read_bytes(), os.open
 
-    def read_only(name, flags, *arguments, **options):
-        if str(name).endswith(ending) and flags & (os.O_WRONLY | os.O_RDWR):
-            raise OSError(code, os.strerror(code), str(name))
-        return open_file(name, flags, *arguments, **options)
+    def denied(name, flags, *arguments, **keywords):
+        if flags & (os.O_WRONLY | os.O_RDWR) and Path(name).parent == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(name))
+        return open_file(name, flags, *arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", read_only)
-        with pytest.raises(OSError, match=f"cannot be written.*{os.strerror(code)}.*SAVE_PATH"):
-            results.append(path, [row("b")])
+        patch.setattr(os, "open", denied)
+        with pytest.raises(PermissionError, match=r"cannot be written.*SAVE_PATH") as error:
+            results.append(path, [row(seed=1)])
+        with pytest.raises(PermissionError, match=r"cannot be written.*SAVE_PATH"):
+            results.drop_stale(path, {"vanilla-1": "9999"})
+    assert error.value.filename == str(path)
     assert path.read_bytes() == before
-    assert results.append(path, [row("b")]) == 1
 
 
-def test_appends_from_two_processes_lose_nothing(path):
-    program = (
-        "import sys\n"
-        "from saehelpers import results\n"
-        "path, name = sys.argv[1:]\n"
-        "for i in range(15):\n"
-        "    results.append(path, [{'task': f'{name}{i}', 'metric': 'f1', 'value': i}])\n"
-        "    results.append(path, [{'task': f'both{i}', 'metric': 'f1', 'value': i}])\n"
-    )
+def append_many(path: Path, together, own: str, n_rows: int) -> None:
+    together.wait()
+    for seed in range(n_rows):
+        results.append(path, [row(seed=seed), row(seed=seed, run_id=own)])
+
+
+def test_two_processes_lose_and_repeat_nothing(tmp_path):
+    path, context = tmp_path / "results.csv", multiprocessing.get_context("spawn")
+    together = context.Barrier(2, timeout=120)
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, str(path), name]) for name in ("x", "y")
+        context.Process(target=append_many, args=(path, together, own, 25)) for own in ("a", "b")
     ]
-    assert [process.wait(timeout=90) for process in processes] == [0, 0]
-    expected = [f"{name}{i}" for name in ("x", "y", "both") for i in range(15)]
-    assert sorted(results.read(path)["task"]) == sorted(expected)
-
-
-def test_stale_rows_are_dropped(path):
-    old, new = "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"
-    rows = [
-        row("a", created_utc=old, run_id="retrained"),
-        row("b", created_utc=new, run_id="retrained"),
-        row("c", created_utc=old, run_id="older"),
-        row("d", created_utc=old, run_id="unknown"),
-    ]
-    results.append(path, rows)
-    created = {"retrained": "2024-06-01T00:00:00Z", "older": "2023-06-01T00:00:00Z"}
-    assert results.drop_stale(path, created) == 1
-    assert results.read(path)["task"].tolist() == ["b", "c", "d"]
-    before = path.read_bytes()
-    assert results.drop_stale(path, created) == 0
-    assert path.read_bytes() == before
-    assert results.drop_stale(path.with_name("none.csv"), created) == 0
-    assert results.append(path, [rows[0]]) == 1
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    table = results.read(path)
+    for run_id in ("vanilla-1", "a", "b"):
+        assert sorted(table[table["run_id"] == run_id]["seed"]) == list(range(25))
+    assert len(table) == 75

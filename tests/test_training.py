@@ -256,9 +256,6 @@ def test_an_epoch_sees_every_sample_once_in_another_order():
     assert first.tolist() != second.tolist()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="(seed << 32) + epoch: torch's CPU generator reads the low 32 bits alone"
-)
 def test_draws_depend_on_the_seed():
     orders, uniforms = _draws([7, 8], 0, 10, "cpu")
     assert orders[0].tolist() != orders[1].tolist()

@@ -87,7 +87,8 @@ def orientations(group: Group) -> Int[Tensor, "shapes order"]:
 
 def quadrant_sources(group: Group) -> Int[Tensor, "order quadrants"]:
     """Which canonical quadrant is seen in each quadrant after each element has acted."""
-    return group.orbit(torch.arange(4).reshape(1, 2, 2)).reshape(group.order, 4)
+    canonical = torch.arange(4.0).reshape(1, 2, 2)
+    return group.orbit(canonical).reshape(group.order, 4).long()
 
 
 def list_tasks() -> pd.DataFrame:

@@ -52,7 +52,8 @@ def make_toy(
         raise ValueError(
             f"representatives must be one of {REPRESENTATIVES}, got {representatives!r}"
         )
-    generator = torch.Generator().manual_seed(seed)
+    # a stream of its own: weights and sample orders of the same seed must not repeat it
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + 0x70FF1E) % 2**32)
     features = make_features(n_features, d, generator)
     action = make_action(order, d, generator, action_kind)
     coefficients = torch.rand(n_samples, n_features, generator=generator) < 1 / n_features

@@ -1,0 +1,234 @@
+import itertools
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from saehelpers.datasets.shapes import (
+    SHAPES,
+    TASK_TYPES,
+    draw_templates,
+    list_tasks,
+    make_shapes,
+    orientations,
+    quadrant_sources,
+    task_labels,
+)
+from saehelpers.datasets.toy import make_action, make_features, make_toy
+from saehelpers.symmetry import Group
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- Shapes ---
+
+
+def test_every_quadrant_shows_the_template_of_its_shape():
+    data, templates = make_shapes(30, seed=0), draw_templates()
+    assert data.images.shape == (30, 1, 64, 64)
+    corners = [(0, 0), (0, 32), (32, 0), (32, 32)]
+    for image, shapes in zip(data.images[:, 0], data.shapes.tolist(), strict=True):
+        for (top, left), shape in zip(corners, shapes, strict=True):
+            assert torch.equal(image[top : top + 32, left : left + 32], templates[shape])
+
+
+def test_seeds_decide_the_images():
+    first, again, other = make_shapes(20, 0), make_shapes(20, 0), make_shapes(20, 1)
+    assert torch.equal(first.images, again.images) and torch.equal(first.shapes, again.shapes)
+    assert not torch.equal(first.shapes, other.shapes)
+
+
+def test_shapes_are_drawn_uniformly_in_every_quadrant():
+    counts = torch.stack([(make_shapes(4000, 0).shapes == s).float().mean(0) for s in range(8)])
+    assert_close(counts, torch.full((8, 4), 1 / 8), atol=0.02, rtol=0)
+
+
+def test_templates_differ_and_are_black_and_white():
+    templates = draw_templates()
+    assert len(templates) == len(SHAPES) == 8
+    assert set(templates.unique().tolist()) == {0, 1}
+    turned = Group.named("D4").orbit(templates)
+    for one, other in itertools.combinations(range(8), 2):
+        assert not any(torch.equal(templates[one], image) for image in turned[other])
+
+
+def test_exactly_rectangle_and_c_are_unchanged_by_the_vertical_flip():
+    templates = draw_templates()
+    unchanged = [
+        name
+        for name, image in zip(SHAPES, templates, strict=True)
+        if torch.equal(image, image.flip(0))
+    ]
+    assert unchanged == ["rectangle", "c"]
+
+
+def test_rectangle_and_diagonal_have_two_orientations_the_others_four():
+    for name, image in zip(SHAPES, draw_templates(), strict=True):
+        turned = {tuple(torch.rot90(image, q).flatten().tolist()) for q in range(4)}
+        assert len(turned) == (2 if name in ("rectangle", "diagonal") else 4)
+        mirrored = tuple(image.flip(0).flatten().tolist())
+        assert mirrored in turned  # so that D4 adds no orientations
+
+
+@pytest.mark.parametrize("name", ["C1", "C2", "C4", "D1", "D2", "D4"])
+def test_orientations_are_numbers_of_quarter_turns(name):
+    group, templates = Group.named(name), draw_templates()
+    numbers = orientations(group)
+    for shape in range(8):
+        for element in range(group.order):
+            made = group.act(templates[shape], element)
+            number = int(numbers[shape, element])
+            assert torch.equal(made, torch.rot90(templates[shape], number))
+            assert number < (2 if SHAPES[shape] in ("rectangle", "diagonal") else 4)
+
+
+def test_quadrants_move_as_the_image_does():
+    assert quadrant_sources(Group.named("D2")).tolist() == [
+        [0, 1, 2, 3],
+        [3, 2, 1, 0],
+        [2, 3, 0, 1],  # the vertical flip exchanges the rows
+        [1, 0, 3, 2],
+    ]
+    assert quadrant_sources(Group.named("C4"))[1].tolist() == [1, 3, 0, 2]
+
+
+def test_counts_of_the_tasks():
+    tasks = list_tasks()
+    counts = tasks["task_type"].value_counts()
+    assert counts.to_dict() == {"S": 8, "SO": 28, "SP": 32, "SPO": 112}
+    assert not tasks.duplicated(["task_type", "task"]).any()
+    assert tasks["task_type"].drop_duplicates().tolist() == list(TASK_TYPES)
+
+
+@pytest.mark.parametrize("name", ["C4", "D4"])
+def test_labels_agree_with_what_is_seen_in_the_images(name):
+    """Every quadrant of every transformed image is compared with every turned template."""
+    group, data = Group.named(name), make_shapes(24, seed=3)
+    elements = torch.arange(24) % group.order
+    images = group.act_each(data.images, elements)[:, 0]
+    turned = [[torch.rot90(template, q) for q in range(4)] for template in draw_templates()]
+    labels, tasks = task_labels(data.shapes, elements, group), list_tasks()
+    assert labels.shape == (24, 180)
+    corners = [(0, 0), (0, 32), (32, 0), (32, 32)]
+    for image, of_image in zip(images, labels, strict=True):
+        quadrants = [image[top : top + 32, left : left + 32] for top, left in corners]
+        seen = [
+            [[torch.equal(quadrant, one) for one in of_shape] for of_shape in turned]
+            for quadrant in quadrants
+        ]  # [quadrant][shape][quarter turns]
+        for label, task in zip(of_image.tolist(), tasks.itertuples(), strict=True):
+            places = range(4) if task.quadrant < 0 else [task.quadrant]
+            turns = range(4) if task.orientation < 0 else [task.orientation]
+            assert label == any(seen[p][task.shape][q] for p in places for q in turns)
+
+
+def test_share_of_negatives():
+    data = make_shapes(4000, seed=0)
+    elements = torch.randint(4, (4000,), generator=generator())
+    negatives = 1 - task_labels(data.shapes, elements, Group(4)).float().mean(0)
+    types = list_tasks()["task_type"].to_numpy()
+    shares = [negatives[torch.from_numpy(types == kind)].mean().item() for kind in TASK_TYPES]
+    present = 1 - (7 / 8) ** 4
+    oriented = (24 * present / 4 + 4 * present / 2) / 28  # two shapes have two orientations
+    expected = [1 - present, 1 - oriented, 7 / 8, 1 - (96 / 32 + 16 / 16) / 112]
+    assert expected == pytest.approx([0.58, 0.88, 0.87, 0.97], abs=0.01)  # the published shares
+    assert shares == pytest.approx(expected, abs=0.01)
+
+
+def test_bad_shapes_arguments():
+    with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
+        make_shapes(0, seed=0)
+    with pytest.raises(ValueError, match="orientations under C1, C2, C4, D1, D2 and D4"):
+        orientations(Group(8))
+
+
+# --- toy data ---
+
+
+def test_features_are_orthonormal_where_there_is_room():
+    for n_features in (8, 16):
+        features = make_features(n_features, 16, generator())
+        assert_close(features @ features.T, torch.eye(n_features), atol=1e-5, rtol=0)
+
+
+def test_more_features_than_dimensions_are_nearly_orthogonal():
+    features = make_features(32, 16, generator())
+    assert_close(features.norm(dim=1), torch.ones(32))
+    cosines = (features @ features.T - torch.eye(32)).abs()
+    rows = torch.randn(32, 16, generator=generator())
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    assert cosines.max() < 0.35 < 0.6 < (rows @ rows.T - torch.eye(32)).abs().max()
+
+
+@pytest.mark.parametrize("kind", ["rotation", "shift"])
+@pytest.mark.parametrize("order", [4, 8, 16])
+def test_actions_are_orthogonal_and_have_exactly_their_order(order, kind):
+    for seed in range(3):
+        action = make_action(order, 16, generator(seed), kind)
+        rotation = action.matrices[1]
+        assert action.group == Group(order)
+        assert_close(rotation @ rotation.T, torch.eye(16), atol=1e-5, rtol=0)
+        power = torch.eye(16)
+        for n in range(1, order + 1):
+            power = rotation @ power
+            is_identity = torch.allclose(power, torch.eye(16), atol=1e-3)
+            assert is_identity == (n == order)
+
+
+def test_orbits_are_those_of_the_sum_of_features():
+    toy = make_toy(50, 8, 4, seed=0)
+    assert toy.activations.shape == (50, 4, 16)
+    for i in range(50):
+        x = sum(toy.coefficients[i, j] * toy.features[j] for j in range(8))
+        for p in range(4):
+            expected = torch.linalg.matrix_power(toy.action.matrices[1], p) @ x
+            assert_close(toy.activations[i, p], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_random_representatives_stay_in_the_orbit_one_for_each_pattern():
+    fixed = make_toy(400, 4, 4, seed=0)
+    moved = make_toy(400, 4, 4, seed=0, representatives="random")
+    assert torch.equal(fixed.coefficients, moved.coefficients)
+    turns = {}
+    for i in range(400):
+        distances = (fixed.activations[i] - moved.activations[i, 0]).norm(dim=-1)
+        assert distances.min() < 1e-5
+        if fixed.coefficients[i].any():
+            pattern = tuple(fixed.coefficients[i].tolist())
+            turns.setdefault(pattern, set()).add(int(distances.argmin()))
+    assert all(len(of_pattern) == 1 for of_pattern in turns.values())
+    assert len(set.union(*turns.values())) > 1
+    # what follows the representative is still its orbit, in order
+    expected = moved.action.orbit(moved.activations[:, 0])
+    assert_close(moved.activations, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_features", [8, 16, 32])
+def test_each_feature_is_present_with_probability_one_in_n(n_features):
+    coefficients = make_toy(4000, n_features, 4, seed=0).coefficients
+    assert set(coefficients.unique().tolist()) == {0, 1}
+    assert_close(coefficients.mean(0), torch.full((n_features,), 1 / n_features), atol=0.02, rtol=0)
+    independent = torch.corrcoef(coefficients.T) - torch.eye(n_features)
+    assert independent.abs().max() < 0.1
+
+
+def test_toy_seeds():
+    first, again, other = (make_toy(20, 8, 4, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.activations, again.activations)
+    assert not torch.equal(first.features, other.features)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"representatives": "some"}, r"representatives must be one of .*, got 'some'"),
+        ({"action_kind": "dance"}, "unknown action kind 'dance'; known are rotation, shift"),
+        ({"d": 7}, "need an even d, got 7"),
+        ({"d": 10, "action_kind": "shift"}, "shifts of order 4 need it to divide d = 10"),
+    ],
+)
+def test_bad_toy_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_toy(10, 4, 4, seed=0, **options)
