@@ -99,6 +99,8 @@ def probe_inputs(
     """
     x = activations[torch.arange(len(activations)), elements]
     if isinstance(sae, GroupCrosscoder):
+        if action is None:
+            raise ValueError("a crosscoder infers elements by an action: pass one")
         latents = sae.encode(activations[:, 0])
         inferred_latents, inferred = sae.encode_inferred(x, action)
     elif action is not None:

@@ -101,12 +101,12 @@ class SAE(nn.Module):
             widths.insert(1, config.encoder_hidden)
         self._make_dictionary(generator)
         layers = list(itertools.pairwise(widths))
-        self.encoder_weights = nn.ParameterList(
-            _uniform(shape, 1 / math.sqrt(shape[0]), generator) for shape in layers
-        )
-        self.encoder_biases = nn.ParameterList(
-            nn.Parameter(torch.zeros(n_out)) for _, n_out in layers
-        )
+        self.encoder_weights, self.encoder_biases = nn.ParameterList(), nn.ParameterList()
+        for n_in, n_out in layers:
+            bound = 1 / math.sqrt(n_in)
+            weight = torch.empty(n_in, n_out).uniform_(-bound, bound, generator=generator)
+            self.encoder_weights.append(nn.Parameter(weight))
+            self.encoder_biases.append(nn.Parameter(torch.zeros(n_out)))
         if config.encoder == "linear":
             self.encoder_weights[0].data.copy_(self.dictionary.detach().T)
         self.activation = _make_activation(config)
@@ -346,10 +346,6 @@ def unstack(stacked: SAE) -> list[SAE]:
 def _replace(sae: SAE, state: dict[str, Tensor]) -> None:
     for name, tensor in [*sae.named_parameters(), *sae.named_buffers()]:
         tensor.data = state[name]
-
-
-def _uniform(shape: tuple[int, int], bound: float, generator: torch.Generator | None):
-    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
 def _make_activation(config: SAEConfig) -> nn.Module:

@@ -165,7 +165,8 @@ def _resume(path: Path | None, model, optimiser) -> tuple[int, list[dict]]:
     moments: dict[int, dict[str, Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
+            epoch, rows = int(metadata["epoch"]), json.loads(metadata["history"])
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 kind, rest = name.split(".", 1)
                 if kind == "model":
@@ -174,10 +175,10 @@ def _resume(path: Path | None, model, optimiser) -> tuple[int, list[dict]]:
                     index, key = rest.split(".")
                     moments.setdefault(int(index), {})[key] = file.get_tensor(name)
         model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"the checkpoint {path} is damaged: delete it ({error})") from error
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"the checkpoint {path} is damaged: delete it ({error!r})") from error
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
-    return int(metadata["epoch"]), json.loads(metadata["history"])
+    return epoch, rows
 
 
 def train_saes(
@@ -217,6 +218,8 @@ def train_saes(
             )
     if len(activations) not in (1, len(configs)) or len({len(a) for a in activations}) > 1:
         raise ValueError("activations must be one tensor, or one of equal length for each config")
+    if validation is not None and len(validation) != len(activations):
+        raise ValueError(f"{len(activations)} activations need as many validation tensors")
     statistics = [standardisation(source) for source in activations]
     batches = _Batches(activations, statistics)
 

@@ -15,6 +15,7 @@ from saehelpers.datasets.shapes import (
     task_labels,
 )
 from saehelpers.datasets.toy import make_action, make_features, make_toy
+from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group
 
 
@@ -232,3 +233,11 @@ def test_toy_seeds():
 def test_bad_toy_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         make_toy(10, 4, 4, seed=0, **options)
+
+
+def test_a_fresh_sae_of_the_same_seed_does_not_know_the_features():
+    for seed in range(5):
+        features = make_toy(4, 16, 4, seed).features
+        dictionary = make_sae(SAEConfig(16, 16, topk=3), seed).dictionary.detach()
+        assert (dictionary @ features.T).abs().max() < 0.95
+        assert (dictionary[0] @ features[0]).abs() < 0.8
