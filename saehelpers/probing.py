@@ -23,7 +23,7 @@ from saehelpers.sweeps import sweep
 from saehelpers.symmetry import LinearAction
 
 PROBES = ("xgboost", "logistic")
-CHUNK = 45  # tasks that one process takes at a time
+CHUNK = 180  # tasks that one process takes at a time
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,9 @@ def fit_predict(
         mean = x_train.mean(axis=0)
         total = x_train.var(axis=0).sum() / (width or x_train.shape[1])
         scale = np.sqrt(max(total, 1e-30))
-        model = LogisticRegression(max_iter=3000).fit((x_train - mean) / scale, y_train)
+        model = LogisticRegression(solver="newton-cholesky", max_iter=3000).fit(
+            (x_train - mean) / scale, y_train
+        )
         return model.predict((x_test - mean) / scale)
     raise ValueError(f"unknown probe {probe!r}; known are {', '.join(PROBES)}")
 
