@@ -178,7 +178,7 @@ def detection(
         train, test = y[:split, feature].copy(), y[split:, feature].copy()
         if train.all() or not train.any() or not test.any():
             continue
-        probe = LogisticRegression().fit(x[:split, keep], train)
+        probe = LogisticRegression(solver="newton-cholesky").fit(x[:split, keep], train)
         scores.append(f1_score(test, probe.predict(x[split:, keep]), zero_division=0))
     return float(np.mean(scores)) if scores else float("nan")
 
