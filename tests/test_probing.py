@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from torch.testing import assert_close
 
+from saehelpers import probing
 from saehelpers.metrics import largest_differences
 from saehelpers.probing import (
     ProbeInput,
@@ -323,8 +324,9 @@ def test_features_that_are_all_the_same():
     assert scores[0] in (0.0, pytest.approx(2 / 3))  # all negative, or all positive
 
 
-def test_probe_sweep_gives_what_probe_tasks_gives():
+def test_probe_sweep_gives_what_probe_tasks_gives(monkeypatch):
     """100 tasks, in several chunks, of one input, and one of another."""
+    monkeypatch.setattr(probing, "CHUNK", 45)
     probe_input, labels = random_input(), random(40, 110, seed=5) > 0
     tasks = list(range(3, 103))
     jobs = [
