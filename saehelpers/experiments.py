@@ -83,7 +83,9 @@ def load_or_train_base_model(
     )
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
-        return model, _train_base_model(model.to(device), config, images, validation, models)
+        # channels last: convolutions on a CPU are a fifth faster
+        model.to(device, memory_format=torch.channels_last)
+        return model, _train_base_model(model, config, images, validation, models)
 
     tensors, history = _load_or_train(config, train, models, force, half=True)
     return _fill(model.cpu(), tensors, config, models).eval().requires_grad_(False), history

@@ -42,7 +42,8 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     is in the file already is left as it is. Writers wait for each other's lock.
 
     Raises:
-        ValueError: a row has a column that the table does not have.
+        ValueError: a row has a column that the table does not have, or the file has other
+            columns or a last line that is cut short.
         OSError: the file cannot be written (names it); it is left as it was.
     """
     path = Path(path)
@@ -50,9 +51,9 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     unknown = {name for row in rows for name in row} - set(COLUMNS)
     if unknown:
         raise ValueError(f"no such results column: {', '.join(sorted(unknown))}")
+    table = _table([{**stamp, **row} for row in rows]).drop_duplicates(list(KEY))
     with _locked(path):
-        table = _table([{**stamp, **row} for row in rows]).drop_duplicates(list(KEY))
-        present = set(keys(read(path)))
+        present = _present(path)
         new = table[[key not in present for key in keys(table)]]
         text = new.to_csv(index=False, header=not path.exists(), lineterminator="\n")
         if len(new):
@@ -85,9 +86,18 @@ def drop_stale(path: Path | str, created: Mapping[str, str]) -> int:
     return int(stale.sum())
 
 
-def keys(table: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The key of every row, as strings."""
-    return list(zip(*(table[name].astype("string").fillna("") for name in KEY), strict=True))
+def keys(table: pd.DataFrame) -> list[str]:
+    """The key of every row, as it begins the row's line in the file."""
+    return table[list(KEY)].to_csv(index=False, header=False, lineterminator="\n").splitlines()
+
+
+def _present(path: Path) -> set[str]:
+    """The keys in a file, without parsing its values: appending must not cost a full read."""
+    text = path.read_text() if path.exists() else ""
+    if text and not (text.startswith(",".join(COLUMNS) + "\n") and text.endswith("\n")):
+        _parse(path)  # says what is wrong with it
+    after_key = len(COLUMNS) - len(KEY)
+    return {line.rsplit(",", after_key)[0] for line in text.splitlines()}
 
 
 def _table(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
