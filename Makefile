@@ -33,7 +33,7 @@ define execute
 	@cd notebooks; for number in $(1); do \
 	  for notebook in $${number}_*.ipynb; do \
 	    echo "== $$notebook"; \
-	    ../$(BIN)/papermill --no-progress-bar --log-output -k python3 $(2) "$$notebook" "../executed/$$notebook"; \
+	    PLAIN_PROGRESS=1 TQDM_MININTERVAL=15 ../$(BIN)/papermill --no-progress-bar --log-output -k python3 $(2) "$$notebook" "../executed/$$notebook"; \
 	  done; \
 	done
 endef

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from saehelpers import results, runs
 from saehelpers.activations import orbit_activations
 from saehelpers.base_models import VIT_B_16, load_pretrained_vit, make_autoencoder
+from saehelpers.datasets.synthetic import Stream
 from saehelpers.methods import SAERun, run_columns
 from saehelpers.saes import SAE, make_sae
 from saehelpers.sweeps import sweep
@@ -103,7 +104,7 @@ def _train_base_model(model, config, images, validation, models) -> pd.DataFrame
         return {"loss": nn.functional.mse_loss(model(batch), batch)}
 
     @torch.no_grad()
-    def evaluate() -> dict[str, Tensor]:
+    def evaluate(epoch: int) -> dict[str, Tensor]:
         held_out = (images if validation is None else validation.to(device))[:1024]
         elements = torch.arange(len(held_out), device=device) % group.order
         held_out = group.act_each(held_out, elements) if config.augment else held_out
@@ -202,7 +203,7 @@ def explain(
 
 def load_or_train_saes(
     configs: list[SAERun],
-    activations: Tensor | list[Tensor],
+    activations: Tensor | list[Tensor] | list[Stream],
     models: Path | str,
     validation: Tensor | None = None,
     device: str = "cpu",
@@ -215,7 +216,8 @@ def load_or_train_saes(
     parallel processes (see `saehelpers.sweeps.sweep`).
 
     Args:
-        activations: orbit activations (n, |G|, d) for all configs, or one tensor for each.
+        activations: orbit activations (n, |G|, d) for all configs, or one tensor for each, or
+            one stream for each.
         validation: held-out activations for the histories, where all share `activations`.
         device: where they are trained; what is returned is on the CPU.
     """

@@ -22,6 +22,11 @@ COLOURS = {
     "canonical": "#cc3311",
     "latent_inv": "#ee8866",
     "output_inv": "#228833",
+    "topk": "#4477aa",
+    "batch_topk": "#66ccee",
+    "relu": "#999933",
+    "jumprelu": "#ccbb44",
+    "matryoshka": "#aa3377",
 }
 LABELS = {
     "base_model": "activations",
@@ -34,6 +39,11 @@ LABELS = {
     "canonical": "canonical",
     "latent_inv": "latent_inv",
     "output_inv": "output_inv",
+    "topk": "TopK",
+    "batch_topk": "BatchTopK",
+    "relu": "ReLU + L1",
+    "jumprelu": "JumpReLU + L1",
+    "matryoshka": "Matryoshka",
 }
 
 
@@ -74,6 +84,13 @@ def image_grid(
             if j == 0 and i < len(row_titles):
                 ax.set_ylabel(row_titles[i], fontsize=9)
     return fig
+
+
+def similarities(ax: Axes, cosines: Tensor, rows: str = "latent", columns: str = "true feature"):
+    """Show cosines (rows, columns) on the scale from -1 to 1, and return the image."""
+    image = ax.imshow(np.asarray(cosines), vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
+    ax.set(xlabel=columns, ylabel=rows)
+    return image
 
 
 def summarise(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -56,6 +56,8 @@ class SAERun:
                 )
         if (self.objective == "crosscoder") != (self.sae.dictionary == "blocks"):
             raise ValueError("the objective 'crosscoder' and a dictionary of 'blocks' go together")
+        if (self.objective == "matryoshka") != (len(self.sae.prefixes) > 1):
+            raise ValueError("the objective 'matryoshka' and two or more prefixes go together")
         if self.objective == "crosscoder" and self.lambda_mse:
             raise ValueError("lambda_mse has no meaning for a crosscoder: it reads canonical input")
 

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from saehelpers.activations import splice
@@ -157,6 +156,12 @@ def largest_differences(
     return (with_label - without_label).abs().topk(m, dim=1).indices
 
 
+def f1(truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"]) -> float:
+    """F1 = 2 TP / (2 TP + FP + FN) of the positive class; 0 where there is nothing to find."""
+    positives = int(truth.sum()) + int(predicted.sum())
+    return 2 * int((truth & predicted).sum()) / positives if positives else 0.0
+
+
 def detection(
     latents: Float[Tensor, "n n_latents"],
     presence: Bool[Tensor, "n n_features"],
@@ -179,7 +184,7 @@ def detection(
         if train.all() or not train.any() or not test.any():
             continue
         probe = LogisticRegression(solver="newton-cholesky").fit(x[:split, keep], train)
-        scores.append(f1_score(test, probe.predict(x[split:, keep]), zero_division=0))
+        scores.append(f1(test, probe.predict(x[split:, keep])))
     return float(np.mean(scores)) if scores else float("nan")
 
 

@@ -98,12 +98,30 @@ def crosscoder(sae: GroupCrosscoder, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     return {"reconstruction": error}, latents
 
 
+def matryoshka(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """sum over prefixes m of || psi(gx) - D(E(psi(gx))[:m]) ||^2 (Bussmann et al., 2503.17547).
+
+    "reconstruction" is the error of all latents, "prefixes" the sum of those of the shorter
+    prefixes: the first latents have to explain as much as they can alone.
+    """
+    x = batch.transformed
+    latents = sae.encode(x)
+    offset = sae.decode(torch.zeros_like(latents[..., :1, :]))
+    recons, errors, start = offset, [], 0
+    for stop in sae.config.prefixes or (sae.config.n_latents,):
+        own = latents[..., start:stop] @ sae.dictionary[..., start:stop, :]
+        recons, start = recons + sae.scale[..., None, None] * own, stop
+        errors.append(squared_error(x, recons))
+    return {"reconstruction": errors[-1], "prefixes": sum(errors) - errors[-1]}, latents
+
+
 OBJECTIVES: Mapping[str, Callable] = {
     "reconstruction": reconstruction,
     "canonical": canonical,
     "latent_inv": latent_inv,
     "output_inv": output_inv,
     "crosscoder": crosscoder,
+    "matryoshka": matryoshka,
 }
 
 
@@ -141,11 +159,13 @@ def total_loss(
 ) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
-    loss = reconstruction + lambda_sym symmetry
+    loss = reconstruction + prefixes + lambda_sym symmetry
            + lambda_mse || psi(gx) - D(E(psi(gx))) ||^2 + lambda_sparsity sparsity
     """
     terms, latents = OBJECTIVES[objective](sae, batch)
     loss = terms["reconstruction"]
+    if "prefixes" in terms:
+        loss = loss + terms["prefixes"]
     if "symmetry" in terms:
         loss = loss + lambda_sym * terms["symmetry"]
     if lambda_mse:

@@ -14,10 +14,9 @@ import torch
 import xgboost
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from torch import Tensor
 
-from saehelpers.metrics import largest_differences
+from saehelpers.metrics import f1, largest_differences
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
 from saehelpers.sweeps import sweep
 from saehelpers.symmetry import LinearAction
@@ -197,7 +196,7 @@ def probe_tasks(
             continue
         x = probe_input.matrix(keep[task], reduced=probe == "logistic")
         predicted = fit_predict(probe, x[:n_train], train, x[n_train:], n_bins, probe_input.width)
-        scores.append(float(f1_score(test, predicted, zero_division=0)))
+        scores.append(f1(test, predicted))
     return scores
 
 

@@ -29,9 +29,31 @@ from safetensors.torch import save_file
 VERSION = 1  # raised when the meaning of training changes
 
 
+def later(default: Any) -> Any:
+    """A config field that was added when runs had been made already.
+
+    It is left out of the hash and of config.json while it has its default, so that those
+    runs keep their names.
+    """
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A config dataclass as nested dicts."""
+    values = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if not (field.metadata.get("later") and getattr(config, field.name) == field.default)
+    }
+    return {
+        name: settings(value) if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+    }
+
+
 def config_hash(config: Any) -> str:
     """SHA-256 of the sorted JSON of a config dataclass and the version of training."""
-    text = json.dumps({"version": VERSION, **dataclasses.asdict(config)}, sort_keys=True)
+    text = json.dumps({"version": VERSION, **settings(config)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -98,7 +120,7 @@ def save_run(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
     temporary.chmod(0o755)
     try:
-        record = {"version": VERSION, "config": dataclasses.asdict(config), **provenance()}
+        record = {"version": VERSION, "config": settings(config), **provenance()}
         (temporary / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(tensors, temporary / "weights.safetensors")
@@ -131,7 +153,7 @@ def load_run(
         with safe_open(folder / "weights.safetensors", framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         history = pd.read_csv(folder / "history.csv")
-        same = record["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
+        same = record["config"] == json.loads(json.dumps(settings(config)))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise damaged(folder, repr(error)) from error
     if not same:

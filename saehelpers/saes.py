@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from saehelpers import runs
 from saehelpers.sparse import BatchTopK, JumpReLU, TopK
 from saehelpers.symmetry import LinearAction, infer_element
 
@@ -44,6 +45,8 @@ class SAEConfig:
         dictionary: "free"; "archetypal" (convex combinations of `n_archetypes` k-means
             centres, relaxed by `delta`); or "blocks" (a group crosscoder: one decoder for
             each of the `group_order` elements).
+        prefixes: the sizes of the nested dictionaries of a Matryoshka SAE, rising, the last of
+            them n_latents; none for any other SAE.
         delta: largest norm of an archetypal row's relaxation, in units of the activations'
             standard deviation.
     """
@@ -61,6 +64,7 @@ class SAEConfig:
     n_archetypes: int = 2048
     delta: float = 1.0
     group_order: int = 1
+    prefixes: tuple[int, ...] = runs.later(())
 
     def __post_init__(self):
         for name, value, known in (
@@ -77,6 +81,13 @@ class SAEConfig:
             )
         if self.dictionary == "archetypal" and self.unit_decoder:
             raise ValueError("unit_decoder has no effect on an archetypal dictionary: leave it off")
+        rising = [0, *self.prefixes]
+        if self.prefixes and not (
+            all(a < b for a, b in itertools.pairwise(rising)) and rising[-1] == self.n_latents
+        ):
+            raise ValueError(
+                f"prefixes must rise to n_latents = {self.n_latents}, got {self.prefixes}"
+            )
 
 
 class SAE(nn.Module):
@@ -132,20 +143,21 @@ class SAE(nn.Module):
         """Latents of activations (batch, d), which are in their original units."""
         if x.shape[-1] != self.config.d:
             raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
-        x = (x - self.mean.unsqueeze(-2)) / self.scale[..., None, None]
+        inverse = 1 / self.scale[..., None, None]
+        x = torch.addcmul(-self.mean.unsqueeze(-2) * inverse, x, inverse)
         if self.config.pre_encoder_bias:
             x = x - self.canonical_bias.unsqueeze(-2)
         between = ENCODER_ACTIVATIONS[self.config.encoder_activation]
         for depth, (weight, bias) in enumerate(
             zip(self.encoder_weights, self.encoder_biases, strict=True)
         ):
-            x = (between(x) if depth else x) @ weight + bias.unsqueeze(-2)
+            x = _affine(between(x) if depth else x, weight, bias)
         return self.activation(x)
 
     def decode(self, latents: Float[Tensor, "*inst batch n_latents"]) -> Tensor:
         """Reconstructions (recons), in the activations' original units."""
-        recons = latents @ self.dictionary + self.canonical_bias.unsqueeze(-2)
-        return self.scale[..., None, None] * recons + self.mean.unsqueeze(-2)
+        recons = _affine(latents, self.dictionary, self.canonical_bias)
+        return torch.addcmul(self.mean.unsqueeze(-2), self.scale[..., None, None], recons)
 
     def forward(self, x: Float[Tensor, "*inst batch d"]) -> Tensor:
         return self.decode(self.encode(x))
@@ -316,6 +328,13 @@ class EquivariantSAE(nn.Module):
     def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
         """Recons of x in its own frame, with the inferred element."""
         return self.mapped(x, self.infer_element(x))
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x weight + bias, instance by instance where the weight has an axis of instances."""
+    if weight.ndim == 2:
+        return nn.functional.linear(x, weight.mT, bias)
+    return torch.baddbmm(bias.unsqueeze(-2), x, weight)
 
 
 def make_sae(config: SAEConfig, seed: int = 0) -> SAE:

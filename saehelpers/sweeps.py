@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from loky import get_reusable_executor
-from tqdm.auto import tqdm
+
+from saehelpers.progress import tqdm
 
 
 def sweep(

@@ -12,12 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from saehelpers import runs
 from saehelpers.activations import standardisation
 from saehelpers.methods import SAERun
 from saehelpers.objectives import OBJECTIVES, OrbitBatch, total_loss
+from saehelpers.progress import tqdm
 from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.symmetry.actions import check_orbits
 
@@ -45,7 +45,8 @@ def fit(
     settings: Settings,
     before_update: Callable[[], None] | None = None,
     after_update: Callable[[], None] | None = None,
-    evaluate: Callable[[], dict[str, Tensor]] | None = None,
+    begin_epoch: Callable[[int], None] | None = None,
+    evaluate: Callable[[int], dict[str, Tensor]] | None = None,
     checkpoint: Path | None = None,
     description: str = "",
     progress: bool = True,
@@ -59,7 +60,8 @@ def fit(
         seeds: one for each instance. All draws of an epoch come from (seed, epoch), so that
             training resumed at an epoch sees what it would have seen without the stop.
         before_update, after_update: called before and after the optimiser moves the weights.
-        evaluate: called after each epoch, for further columns of the history.
+        begin_epoch: called with the number of an epoch before it.
+        evaluate: called with it afterwards, for further columns of the history.
         checkpoint: a file that training is resumed from where it exists; written at the end
             of an epoch when 20 s have passed since the last one, removed at the end.
 
@@ -80,6 +82,8 @@ def fit(
         epochs, description, initial=first, total=settings.epochs, disable=not progress, leave=False
     )
     for epoch in bar:
+        if begin_epoch is not None:
+            begin_epoch(epoch)
         order, draws = _draws(seeds, epoch, n_samples, parameters[0].device)
         batches = zip(
             order.split(settings.batch_size, 1), draws.split(settings.batch_size, 1), strict=True
@@ -105,7 +109,7 @@ def fit(
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value.detach()
         row = {name: total / n_steps for name, total in totals.items()}
-        row |= evaluate() if evaluate is not None else {}
+        row |= evaluate(epoch) if evaluate is not None else {}
         rows += _history_rows(row, epoch, (epoch + 1) * n_steps)
         bar.set_postfix({name: f"{value.float().mean().item():.3g}" for name, value in row.items()})
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -183,19 +187,23 @@ def _resume(path: Path | None, model, optimiser) -> tuple[int, list[dict]]:
 
 def train_saes(
     configs: list[SAERun],
-    activations: list[Tensor],
+    activations: list[Tensor | Callable[[int], Tensor]],
     validation: list[Tensor] | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
+    after_epoch: Callable[[int, SAE], None] | None = None,
 ) -> tuple[list[SAE], list[pd.DataFrame]]:
     """Train SAEs side by side; their configs may differ in seed and activations only.
 
     Args:
         configs: one for each SAE.
         activations: orbit activations (n, |G|, d), one tensor for all or one for each; the
-            groups may differ, except for crosscoders.
+            groups may differ, except for crosscoders. Or functions of the epoch alone that
+            draw new ones for it (`saehelpers.datasets.synthetic.Stream`).
         validation: the same, held out; the history's metrics are measured on 1,024 samples
             of it (of the training activations where there is none).
+        after_epoch: called with the number of the epoch and the SAEs as they are after it,
+            stacked into one, whose parameters are (inst, ...): for snapshots.
 
     Returns:
         The SAEs, which read and return activations in their original units, and their
@@ -203,7 +211,8 @@ def train_saes(
         explained_variance of the reconstruction that the objective asks for (in units of
         the training activations' variance), l0 and dead_latents.
     """
-    config = configs[0]
+    config, sources = configs[0], activations
+    activations = [source if isinstance(source, Tensor) else source(0) for source in sources]
     for other in configs[1:]:
         if replace(other, seed=config.seed, activations=config.activations) != config:
             raise ValueError("SAEs trained side by side may differ in seed and activations only")
@@ -234,7 +243,9 @@ def train_saes(
     blocks = config.sae.group_order if config.objective == "crosscoder" else 1
 
     @torch.no_grad()
-    def evaluate() -> dict[str, Tensor]:
+    def evaluate(epoch: int) -> dict[str, Tensor]:
+        if after_epoch is not None:
+            after_epoch(epoch, model)
         model.eval()
         terms, latents = OBJECTIVES[config.objective](model, evaluation_batch)
         model.train()
@@ -259,6 +270,13 @@ def train_saes(
             config.p,
         )
 
+    def begin_epoch(epoch: int) -> None:
+        drawn = [source if isinstance(source, Tensor) else source(epoch) for source in sources]
+        for source in drawn:
+            check_orbits(source)
+        batches.fill(drawn)
+
+    streams = any(not isinstance(source, Tensor) for source in sources)
     unit = config.sae.unit_decoder
     history = fit(
         model,
@@ -275,6 +293,7 @@ def train_saes(
         before_update=model.project_gradient if unit else None,
         after_update=model.normalise_dictionary if unit else None,
         evaluate=evaluate,
+        begin_epoch=begin_epoch if streams else None,
         checkpoint=checkpoint,
         description=config.name,
         progress=progress,
@@ -290,12 +309,9 @@ class _Batches:
     """Standardised orbit activations of several instances, as one table of rows."""
 
     def __init__(self, activations: list[Tensor], statistics: list[tuple[Tensor, Tensor]]):
-        self.rows = torch.cat(
-            [
-                ((source - mean) / scale).flatten(0, 1)
-                for source, (mean, scale) in zip(activations, statistics, strict=True)
-            ]
-        )
+        self.statistics = statistics
+        self.shapes = [tuple(source.shape) for source in activations]
+        self.fill(activations)
         device = self.rows.device
         orders = [source.shape[1] for source in activations]
         sizes = [0] + [
@@ -304,6 +320,18 @@ class _Batches:
         self.orders = torch.tensor(orders, device=device)[:, None]  # (1 or inst, 1)
         self.offsets = torch.tensor(sizes, device=device).cumsum(0)[:-1, None]
         self.n_samples, self.order = len(activations[0]), orders[0]
+
+    def fill(self, activations: list[Tensor]) -> None:
+        """Take new activations, of the same shapes."""
+        shapes = [tuple(source.shape) for source in activations]
+        if shapes != self.shapes:
+            raise ValueError(f"activations of shapes {self.shapes} became {shapes}")
+        self.rows = torch.cat(
+            [
+                ((source - mean) / scale).flatten(0, 1)
+                for source, (mean, scale) in zip(activations, self.statistics, strict=True)
+            ]
+        )
 
     def __call__(self, index: Tensor, uniform: Tensor) -> OrbitBatch:
         """The samples `index` (inst, batch), each under the element of its draw in [0, 1)."""

@@ -14,7 +14,8 @@ from saehelpers.datasets.shapes import (
     quadrant_sources,
     task_labels,
 )
-from saehelpers.datasets.toy import make_action, make_features, make_toy
+from saehelpers.datasets.synthetic import make_features
+from saehelpers.datasets.toy import make_action, make_toy
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group
 

@@ -6,6 +6,7 @@ from saehelpers.objectives import OBJECTIVES, SPARSITY_TERMS, OrbitBatch, total_
 from saehelpers.saes import SAEConfig, make_sae, stack
 
 N, ORDER, D = 6, 4, 5
+OF_ANY_SAE = [name for name in OBJECTIVES if name != "matryoshka"]  # which needs prefixes
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_orbit_batch_gathers_by_instance(orbits):
 
 
 @pytest.mark.parametrize("activation", ["relu", "topk"])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", OF_ANY_SAE)
 def test_objectives_agree_with_a_plain_loop(objective, activation, batch, orbits, elements):
     sae = make(activation, "blocks" if objective == "crosscoder" else "free")
     terms, latents = OBJECTIVES[objective](sae, batch)
@@ -145,7 +146,7 @@ def test_total_loss_by_default_is_the_reconstruction_plus_the_symmetry_term(batc
     assert set(total_loss(make(), batch, "canonical")) == {"loss", "reconstruction"}
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", OF_ANY_SAE)
 def test_a_stack_of_saes_has_one_loss_each(objective, batch, orbits, elements):
     dictionary = "blocks" if objective == "crosscoder" else "free"
     saes = [make("topk", dictionary, seed) for seed in (0, 1)]
@@ -155,3 +156,102 @@ def test_a_stack_of_saes_has_one_loss_each(objective, batch, orbits, elements):
     alone = [total_loss(sae, batch, objective)["loss"] for sae in saes]
     assert_close(losses, torch.stack(alone))
     assert losses[0] != losses[1]
+
+
+# --- Matryoshka ---
+
+PREFIXES = (1, 3, 7)
+
+
+def make_matryoshka(seed: int = 0, prefixes: tuple[int, ...] = PREFIXES, dictionary: str = "free"):
+    """An SAE that reads and returns activations in units of their own."""
+    config = SAEConfig(
+        d=D,
+        n_latents=7,
+        activation="relu",
+        encoder_hidden=9,
+        dictionary=dictionary,
+        n_archetypes=4,
+        prefixes=prefixes,
+    )
+    sae = make_sae(config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    sae.decoder_bias.data.normal_(generator=generator)
+    sae.encoder_biases[-1].data.fill_(2.0)  # so that every latent is active somewhere
+    if dictionary == "archetypal":
+        sae.centres.normal_(generator=generator)
+    sae.set_standardisation(torch.randn(D, generator=generator), torch.tensor(2.0 + seed))
+    return sae
+
+
+@pytest.mark.parametrize("dictionary", ["free", "archetypal"])
+@pytest.mark.parametrize("prefixes", [(1, 3, 7), (4, 7), (1, 2, 3, 4, 5, 6, 7)])
+def test_matryoshka_agrees_with_a_plain_loop(prefixes, dictionary, batch, orbits, elements):
+    sae = make_matryoshka(0, prefixes, dictionary)
+    terms, latents = OBJECTIVES["matryoshka"](sae, batch)
+    errors = dict.fromkeys(prefixes, 0.0)
+    for i in range(N):
+        gx = orbits[i, elements[i]]
+        z = sae.encode(gx[None])[0]
+        assert_close(latents[i], z)
+        for prefix in prefixes:
+            recons = sae.decoder_bias.clone()
+            for j in range(prefix):
+                recons = recons + z[j] * sae.dictionary[j]
+            errors[prefix] += squared(gx - (sae.scale * recons + sae.mean)) / N
+    assert len(set(errors.values())) == len(prefixes)
+    assert set(terms) == {"reconstruction", "prefixes"}
+    assert terms["reconstruction"].item() == pytest.approx(errors.pop(7), rel=1e-5)
+    assert terms["prefixes"].item() == pytest.approx(sum(errors.values()), rel=1e-5)
+
+
+def test_matryoshka_reconstructs_as_a_vanilla_sae_does(batch):
+    sae = make_matryoshka()
+    terms, _ = OBJECTIVES["matryoshka"](sae, batch)
+    assert_close(
+        terms["reconstruction"], OBJECTIVES["reconstruction"](sae, batch)[0]["reconstruction"]
+    )
+
+
+def test_a_stack_of_matryoshka_saes_has_the_terms_of_each(batch, elements):
+    saes = [make_matryoshka(seed) for seed in (0, 1, 2)]
+    starts = torch.stack([batch.starts, batch.starts.flip(0), batch.starts])
+    chosen = torch.stack([elements, elements, (elements + 1) % ORDER])
+    together = OrbitBatch(batch.rows, starts, chosen, ORDER)
+    losses = total_loss(stack(saes), together, "matryoshka", sparsity="l1", lambda_sparsity=0.3)
+    for i, sae in enumerate(saes):
+        own = OrbitBatch(batch.rows, starts[i], chosen[i], ORDER)
+        alone = total_loss(sae, own, "matryoshka", sparsity="l1", lambda_sparsity=0.3)
+        assert losses.keys() == alone.keys()
+        for name, value in alone.items():
+            assert losses[name].shape == (3,)
+            assert_close(losses[name][i], value)
+    assert len(set(losses["prefixes"].tolist())) == 3
+
+
+def test_total_loss_adds_the_prefixes(batch):
+    sae = make_matryoshka()
+    terms = total_loss(sae, batch, "matryoshka")
+    assert set(terms) == {"loss", "reconstruction", "prefixes"}
+    assert_close(terms["loss"], terms["reconstruction"] + terms["prefixes"])
+    more = total_loss(sae, batch, "matryoshka", 0.7, 0.3, "l1", 0.2)
+    assert_close(
+        more["loss"], terms["loss"] + 0.3 * terms["reconstruction"] + 0.2 * more["sparsity"]
+    )
+
+
+def test_latents_after_a_prefix_get_no_gradient_from_it(batch):
+    """Those of the last block are moved by the reconstruction alone."""
+    gradients = []
+    for term in ("prefixes", "reconstruction"):
+        sae = make_matryoshka()
+        OBJECTIVES["matryoshka"](sae, batch)[0][term].backward()
+        gradients.append(sae.decoder_weight.grad)
+    assert not gradients[0][3:].any()
+    assert gradients[0][:3].any() and gradients[1][3:].any()
+
+
+@pytest.mark.parametrize("prefixes", [(3, 1, 7), (3, 3, 7), (0, 7), (-1, 7), (1, 3), (1, 8), (8,)])
+def test_prefixes_that_do_not_rise_to_the_number_of_latents(prefixes):
+    with pytest.raises(ValueError, match=r"prefixes must rise to n_latents = 7, got \("):
+        SAEConfig(d=D, n_latents=7, topk=2, prefixes=prefixes)

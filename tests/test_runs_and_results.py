@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -47,12 +48,13 @@ def test_hash_of_an_sae_run_is_sensitive_to_its_architecture():
         "encoder": "linear",
         "encoder_activation": "gelu",
         "dictionary": "archetypal",
+        "prefixes": (3, 12),
     }
-    hashes = {runs.config_hash(SAERun("vanilla", "toy", sae))}
+    hashes = {runs.config_hash(sae)}
     for field in dataclasses.fields(sae):
         value = others.get(field.name) or other_value(getattr(sae, field.name))
         changed = dataclasses.replace(sae, **{field.name: value})
-        hashes.add(runs.config_hash(SAERun("vanilla", "toy", changed)))
+        hashes.add(runs.config_hash(changed))
     assert len(hashes) == 1 + len(dataclasses.fields(sae))
 
 
@@ -442,3 +444,112 @@ def test_two_processes_lose_and_repeat_nothing(tmp_path):
     for run_id in ("vanilla-1", "a", "b"):
         assert sorted(table[table["run_id"] == run_id]["seed"]) == list(range(25))
     assert len(table) == 75
+
+
+# --- config fields that were added later ---
+
+
+def make_configs():
+    """The same config before and after fields were added, on its own and nested."""
+
+    def inner_before(width: int = 3):
+        return dataclasses.make_dataclass("Inner", [("width", int)], frozen=True)(width)
+
+    @dataclass(frozen=True)
+    class Inner:
+        width: int = 3
+        sizes: tuple[int, ...] = runs.later(())
+
+    @dataclass(frozen=True)
+    class Before:
+        inner: object
+        name: str = "run"
+        epochs: int = 5
+
+    @dataclass(frozen=True)
+    class After:
+        inner: object
+        name: str = "run"
+        epochs: int = 5
+        momentum: float = runs.later(0.9)
+        note: str | None = runs.later(None)
+
+    return Before(inner_before()), After(Inner())
+
+
+BEFORE, AFTER = make_configs()
+
+
+def test_a_field_added_later_changes_nothing_at_its_default(tmp_path):
+    assert runs.settings(AFTER) == runs.settings(BEFORE)
+    assert runs.settings(BEFORE) == {"inner": {"width": 3}, "name": "run", "epochs": 5}
+    assert runs.config_hash(AFTER) == runs.config_hash(BEFORE)
+    assert runs.run_id(AFTER) == runs.run_id(BEFORE)
+    records = []
+    for root, config in (("before", BEFORE), ("after", AFTER)):
+        folder = runs.save_run(tmp_path / root, config, TENSORS, HISTORY)
+        records.append(json.loads((folder / "config.json").read_text())["config"])
+    assert records[0] == records[1] == runs.settings(BEFORE)
+
+
+LATER_CHANGES = {
+    "momentum": {"momentum": 0.5},
+    "note": {"note": "x"},
+    "nested": {"inner": dataclasses.replace(AFTER.inner, sizes=(1, 2))},
+    "nested, an ordinary field": {"inner": dataclasses.replace(AFTER.inner, width=4)},
+    "an ordinary field": {"epochs": 6},
+}
+
+
+def test_other_values_of_fields_added_later_give_other_hashes():
+    changed = [dataclasses.replace(AFTER, **change) for change in LATER_CHANGES.values()]
+    assert len({runs.config_hash(config) for config in [AFTER, *changed]}) == 1 + len(changed)
+    assert runs.settings(changed[0])["momentum"] == 0.5
+    assert "note" not in runs.settings(changed[0])
+    assert runs.settings(changed[2])["inner"] == {"width": 3, "sizes": (1, 2)}
+
+
+@pytest.mark.parametrize("change", LATER_CHANGES)
+def test_runs_with_fields_added_later_come_back(tmp_path, change):
+    config = dataclasses.replace(AFTER, **LATER_CHANGES[change])
+    runs.save_run(tmp_path, config, TENSORS, HISTORY)
+    assert runs.load_run(tmp_path, AFTER) is None
+    tensors, history, record = runs.load_run(tmp_path, config)
+    assert torch.equal(tensors["weight"], TENSORS["weight"])
+    assert history.equals(HISTORY)
+    assert record["config"] == json.loads(json.dumps(runs.settings(config)))
+
+
+def test_a_run_from_before_a_field_was_added_is_found(tmp_path):
+    runs.save_run(tmp_path, BEFORE, TENSORS, HISTORY)
+    tensors, _, _ = runs.load_run(tmp_path, AFTER)
+    assert torch.equal(tensors["weight"], TENSORS["weight"])
+
+
+def test_a_later_field_that_was_changed_in_the_folder_is_noticed(tmp_path):
+    config = dataclasses.replace(AFTER, momentum=0.5)
+    path = runs.save_run(tmp_path, config, TENSORS, HISTORY) / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["momentum"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="describes another run"):
+        runs.load_run(tmp_path, config)
+
+
+def test_sae_runs_without_prefixes_keep_their_names():
+    config = SAERun("vanilla", "toy", SAEConfig(d=8, n_latents=12))
+    fields = dataclasses.asdict(config)
+    del fields["sae"]["prefixes"]
+    text = json.dumps({"version": runs.VERSION, **fields}, sort_keys=True)
+    assert runs.config_hash(config) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_matryoshka_run_comes_back(tmp_path):
+    nested = SAEConfig(d=8, n_latents=12, prefixes=(3, 12))
+    config = SAERun("matryoshka", "toy", nested, "matryoshka")
+    sae = make_sae(config.sae)
+    runs.save_run(tmp_path, config, sae.state_dict(), HISTORY)
+    other = dataclasses.replace(config, sae=dataclasses.replace(nested, prefixes=(4, 12)))
+    assert runs.load_run(tmp_path, other) is None
+    assert runs.load_run(tmp_path, config)[2]["config"]["sae"]["prefixes"] == [3, 12]
+    assert torch.equal(load_sae(config, tmp_path).dictionary, sae.dictionary)

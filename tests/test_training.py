@@ -1,14 +1,17 @@
 """Training: reproducible, resumable, the same side by side, and clear about what it refuses."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from saehelpers import training
+from saehelpers.activations import standardisation
+from saehelpers.datasets.synthetic import Stream, SyntheticFeatures, make_features
 from saehelpers.methods import METHODS, SAERun, method_run, method_runs
-from saehelpers.saes import SAEConfig, make_sae
+from saehelpers.saes import SAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group
 from saehelpers.training import Settings, _draws, _learning_rate, fit, train_saes
 
@@ -427,3 +430,209 @@ def test_method_runs_nest_methods_topks_and_seeds():
         for topk in (1, 2)
         for seed in (7, 8)
     ]
+
+
+# --- Matryoshka ---
+
+
+def test_objective_and_prefixes_go_together():
+    message = "'matryoshka' and two or more prefixes go together"
+    nested = dataclasses.replace(SAE_CONFIG, prefixes=(4, 12))
+    for changes in (
+        {"objective": "matryoshka"},
+        {"objective": "matryoshka", "sae": dataclasses.replace(SAE_CONFIG, prefixes=(12,))},
+        {"sae": nested},
+        {"sae": nested, "objective": "canonical"},
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(RUN, **changes)
+    assert dataclasses.replace(RUN, sae=nested, objective="matryoshka").sae.prefixes == (4, 12)
+
+
+def test_matryoshka_saes_learn_side_by_side(toy):
+    sae = dataclasses.replace(SAE_CONFIG, prefixes=(2, 5, 12))
+    config = dataclasses.replace(RUN, sae=sae, objective="matryoshka", epochs=30)
+    configs = [dataclasses.replace(config, seed=seed) for seed in (0, 3)]
+    together, histories = train(configs, [toy.activations])
+    for config, sae, history in zip(configs, together, histories, strict=True):
+        (alone,), _ = train([config], [toy.activations])
+        for name, tensor in alone.state_dict().items():
+            assert_close(sae.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+        parts = history["reconstruction"] + history["prefixes"]
+        assert history["loss"].tolist() == pytest.approx(parts.tolist())
+        assert history["fvu"].iloc[-1] < 0.6 * history["fvu"].iloc[0]
+        assert history["prefixes"].iloc[-1] < 0.9 * history["prefixes"].iloc[0]
+
+
+# --- streams: new samples for every epoch ---
+
+
+def make_stream(seed: int = 0, action=None, n_samples: int = 256) -> Stream:
+    features = make_features(6, 8, torch.Generator().manual_seed(9))
+    bias = torch.linspace(-1, 1, 8)
+    data = SyntheticFeatures(features, 0.3, magnitude_std=0.2, bias=bias)
+    return Stream(data, n_samples, seed, action)
+
+
+@dataclasses.dataclass
+class Recorded:
+    """A stream that notes what epochs it was asked for."""
+
+    stream: Stream
+    epochs: list[int] = dataclasses.field(default_factory=list)
+
+    def __call__(self, epoch: int) -> torch.Tensor:
+        self.epochs.append(epoch)
+        return self.stream(epoch)
+
+
+def stream_by_hand(config: SAERun, stream: Stream) -> tuple[SAE, list[float]]:
+    """One SAE, trained by a plain loop; and its mean loss of every epoch."""
+    mean, scale = standardisation(stream(0))
+    sae, losses = make_sae(config.sae, config.seed), []
+    optimiser = torch.optim.Adam(sae.parameters(), config.learning_rate)
+    for epoch in range(config.epochs):
+        orbits = (stream(epoch) - mean) / scale
+        order, uniform = _draws([config.seed], epoch, len(orbits), "cpu")
+        elements = (uniform * orbits.shape[1]).long()
+        losses.append(0.0)
+        for step in range(STEPS_PER_EPOCH):
+            batch = slice(step * config.batch_size, (step + 1) * config.batch_size)
+            read = orbits[order[0, batch], elements[0, batch]]
+            target = orbits[order[0, batch], 0] if config.objective == "canonical" else read
+            loss = (target - sae(read)).pow(2).sum(-1).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses[-1] += loss.item() / STEPS_PER_EPOCH
+    sae.set_standardisation(mean, scale)
+    return sae, losses
+
+
+def assert_same_weights(left: SAE, right: SAE) -> None:
+    for name, tensor in right.state_dict().items():
+        assert_close(left.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["reconstruction", "canonical"])
+@pytest.mark.parametrize("orbits", [False, True])
+def test_training_from_a_stream_agrees_with_a_plain_loop(c4_action, objective, orbits):
+    stream = make_stream(action=c4_action if orbits else None)
+    config = dataclasses.replace(RUN, objective=objective)
+    (sae,), (history,) = train([config], [stream])
+    expected, losses = stream_by_hand(config, stream)
+    assert_same_weights(sae, expected)
+    assert history["loss"].tolist() == pytest.approx(losses, rel=1e-4)
+
+
+def test_orbits_matter_to_the_canonical_objective(c4_action):
+    config = dataclasses.replace(RUN, objective="canonical")
+    (turned,), _ = train([config], [make_stream(action=c4_action)])
+    (still,), _ = train([config], [make_stream()])
+    assert not same_weights(turned, still)
+    stream = make_stream(action=c4_action, n_samples=10)
+    assert stream(3).shape == (10, 4, 8)
+    assert_close(stream(3)[:, 0], make_stream(n_samples=10)(3)[:, 0])
+
+
+def test_a_stream_is_asked_for_every_epoch_in_order():
+    stream = Recorded(make_stream())
+    _, (history,) = train([RUN], [stream])
+    assert [epoch for epoch, _ in itertools.groupby(stream.epochs)] == list(range(RUN.epochs))
+    assert history["epoch"].tolist() == list(range(RUN.epochs))
+
+
+def test_a_stream_that_repeats_itself_is_a_tensor():
+    stream = make_stream()
+    (from_function,), (history,) = train([RUN], [lambda epoch: stream(0)])
+    (from_tensor,), (expected,) = train([RUN], [stream(0)])
+    assert same_weights(from_function, from_tensor)
+    assert history.equals(expected)
+    (fresh,), _ = train([RUN], [stream])
+    assert not same_weights(fresh, from_tensor)
+
+
+def test_training_from_a_stream_twice_gives_the_same_weights():
+    (first,), (history,) = train([RUN], [make_stream()])
+    (second,), (again,) = train([RUN], [make_stream()])
+    (other,), _ = train([RUN], [make_stream(seed=1)])
+    assert same_weights(first, second)
+    assert history.equals(again)
+    assert not same_weights(first, other)
+
+
+@pytest.mark.parametrize("kind", ["topk", "archetypal", "crosscoder"])
+def test_an_interrupt_changes_nothing_for_a_stream(c4_action, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    config, checkpoint = run_of(**KINDS[kind]), tmp_path / "checkpoint.safetensors"
+    stream = make_stream(action=c4_action)
+    (expected,), (expected_history,) = train([config], [stream])
+    with monkeypatch.context() as patch:
+        fail_after(patch, 3 * STEPS_PER_EPOCH + 2, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train([config], [stream], checkpoint=checkpoint)
+    resuming = Recorded(stream)
+    (resumed,), (history,) = train([config], [resuming], checkpoint=checkpoint)
+    assert resuming.epochs == [0, 3, 4, 5]  # epoch 0 for its mean and scale
+    assert same_weights(resumed, expected)
+    assert history.equals(expected_history)
+
+
+def test_streams_side_by_side_equal_each_alone(c4_action, d4_action):
+    """Of different groups, and one tensor among them."""
+    sources = [
+        make_stream(seed=1, action=c4_action),
+        make_stream(seed=2, action=d4_action),
+        make_stream(seed=3),
+        make_stream(seed=4)(0),
+    ]
+    config = dataclasses.replace(RUN, objective="canonical")
+    configs = [dataclasses.replace(config, seed=seed) for seed in (3, 4, 5, 6)]
+    together, histories = train(configs, sources)
+    for config, source, sae, history in zip(configs, sources, together, histories, strict=True):
+        (alone,), (alone_history,) = train([config], [source])
+        assert_same_weights(sae, alone)
+        assert history["fvu"].tolist() == pytest.approx(alone_history["fvu"].tolist(), rel=1e-4)
+
+
+def test_one_stream_for_several_saes():
+    configs = [dataclasses.replace(RUN, seed=seed) for seed in (0, 5)]
+    together, _ = train(configs, [make_stream()])
+    for config, sae in zip(configs, together, strict=True):
+        (alone,), _ = train([config], [make_stream()])
+        assert_same_weights(sae, alone)
+
+
+def test_history_of_a_stream_is_measured_on_held_out_samples():
+    stream = make_stream()
+    held_out = stream(1000)[:40]
+    (sae,), (history,) = train([RUN], [stream], validation=[held_out])
+    x = held_out[:, 0]
+    fvu = (x - sae(x)).pow(2).mean() / sae.scale**2
+    assert fvu.item() == pytest.approx(history["fvu"].iloc[-1], rel=1e-3)
+
+
+def test_a_stream_of_a_wrong_width():
+    with pytest.raises(ValueError, match=r"sae\.d is 8, the activations are \(256, 1, 7\)"):
+        train([RUN], [lambda epoch: make_stream()(epoch)[..., :7]])
+
+
+def test_streams_of_different_lengths():
+    configs = [dataclasses.replace(RUN, seed=seed) for seed in (0, 1)]
+    with pytest.raises(ValueError, match="one tensor, or one of equal length for each config"):
+        train(configs, [make_stream(), make_stream(n_samples=100)])
+
+
+def test_after_epoch_sees_the_stacked_saes_after_every_epoch(toy):
+    seen = []
+
+    def keep(epoch, model):
+        seen.append((epoch, model.dictionary.detach().clone()))
+
+    configs = [dataclasses.replace(RUN, seed=seed) for seed in (0, 1)]
+    trained, _ = train(configs, [toy.activations], after_epoch=keep)
+    assert [epoch for epoch, _ in seen] == list(range(RUN.epochs))
+    assert torch.equal(seen[-1][1], torch.stack([sae.dictionary for sae in trained]))
+    short = [dataclasses.replace(config, epochs=2) for config in configs]
+    early, _ = train(short, [toy.activations])
+    assert torch.equal(seen[1][1], torch.stack([sae.dictionary for sae in early]))

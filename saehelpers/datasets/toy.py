@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saehelpers.datasets.synthetic import make_features
 from saehelpers.symmetry import Group, LinearAction
 
 ACTION_KINDS = ("rotation", "shift")
@@ -64,29 +65,6 @@ def make_toy(
         turned = (start[:, None] + torch.arange(order)) % order
         orbits = orbits.gather(1, turned[..., None].expand_as(orbits))
     return ToyData(orbits, coefficients.float(), features, action)
-
-
-def make_features(
-    n_features: int, d: int, generator: torch.Generator, steps: int = 500
-) -> Float[Tensor, "n_features d"]:
-    """Unit vectors: orthonormal where there is room, else nearly so.
-
-    More than d of them are spread by gradient descent on the sum of the fourth powers of
-    their cosines, which is ruled by the largest.
-    """
-    rows = torch.randn(n_features, d, generator=generator)
-    if n_features <= d:
-        return torch.linalg.qr(rows.T).Q.T.contiguous()
-    rows = (rows / rows.norm(dim=1, keepdim=True)).requires_grad_()
-    optimiser = torch.optim.Adam([rows], 1e-2)
-    others = ~torch.eye(n_features, dtype=torch.bool)
-    for _ in range(steps):
-        unit = rows / rows.norm(dim=1, keepdim=True)
-        loss = (unit @ unit.T)[others].pow(4).sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return (rows / rows.norm(dim=1, keepdim=True)).detach()
 
 
 def make_action(

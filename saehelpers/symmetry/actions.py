@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
-from tqdm.auto import trange
 
+from saehelpers.progress import tqdm
 from saehelpers.symmetry.groups import Group
 
 FIT_METHODS = ("adam", "orthogonal", "least_squares", "per_element")
@@ -191,7 +191,7 @@ def _fit_by_adam(
     maps.to(centred.device)
     optimiser = torch.optim.Adam(maps.parameters(), learning_rate, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    bar = trange(epochs, desc=f"action {group.name}", disable=not progress)
+    bar = tqdm(range(epochs), f"action {group.name}", disable=not progress)
     for _ in bar:
         total = torch.zeros((), device=centred.device)
         for index in torch.randperm(n, generator=generator).split(batch_size):

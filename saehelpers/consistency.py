@@ -1,0 +1,293 @@
+"""Are two dictionaries the same? Always beside a null.
+
+Sources: Song et al., arXiv 2505.20254 (PW-MCC); Paulo and Belrose, arXiv 2501.16615 (shared
+latents); Kornblith et al., arXiv 1905.00414 (CKA); Raghu et al., arXiv 1706.05806 (SVCCA).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.linalg import orthogonal_procrustes
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from saehelpers.symmetry import LinearAction
+
+HUNGARIAN_LIMIT = 16_384  # latents: above it, mutual nearest neighbours
+CHUNK = 4096  # rows of a cosine matrix that are held at a time
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Latents of two dictionaries, matched: `a[i]` with `b[i]`, by `cosines[i]`."""
+
+    a: Int[Tensor, " pairs"]
+    b: Int[Tensor, " pairs"]
+    cosines: Float[Tensor, " pairs"]
+
+
+def match(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "m d"],
+    absolute: bool = True,
+    action: LinearAction | None = None,
+) -> Pairs:
+    """Pair the rows of two dictionaries by their cosines.
+
+    One to one (Hungarian) up to 16,384 rows, min(n, m) pairs with the largest sum. With more
+    rows, those that are each other's nearest neighbours, which are fewer. With an `action`,
+    a cosine is the largest over the group: that of a and rho(g) b.
+
+    Raises:
+        ValueError: dictionaries of different width, or one without rows.
+    """
+    _check_widths(a, b, action)
+    if max(len(a), len(b)) > HUNGARIAN_LIMIT:
+        return _mutual_neighbours(a, b, absolute, action)
+    scores = torch.cat([block for _, block in _scores(a, b, absolute, action)])
+    rows, columns = linear_sum_assignment(scores.numpy(), maximize=True)
+    rows, columns = torch.from_numpy(rows), torch.from_numpy(columns)
+    return Pairs(rows, columns, scores[rows, columns])
+
+
+def pw_mcc(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "m d"],
+    absolute: bool = True,
+    action: LinearAction | None = None,
+) -> float:
+    """Pairwise mean correlation coefficient [S]: the mean cosine of the matched rows.
+
+    (1 / n) max over permutations of sum_i |cos(a_i, b_sigma(i))|
+    """
+    return float(match(a, b, absolute, action).cosines.mean())
+
+
+def mean_max_similarity(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "m d"],
+    absolute: bool = True,
+    action: LinearAction | None = None,
+) -> tuple[float, float]:
+    """MCS both ways: the mean over a's rows of the best cosine in b, and over b's rows in a."""
+    _check_widths(a, b, action)
+    best_a, best_b = [], torch.full((len(b),), -torch.inf)
+    for _, block in _scores(a, b, absolute, action):
+        best_a.append(block.amax(1))
+        best_b = torch.maximum(best_b, block.amax(0))
+    return float(torch.cat(best_a).mean()), float(best_b.mean())
+
+
+def shared_strength(
+    encoders: tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]],
+    dictionaries: tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]],
+) -> Float[Tensor, " n"]:
+    """How surely each latent of the first SAE is found in the second [P].
+
+    Encoder rows and dictionary rows are matched separately. A latent for which both pick the
+    same partner gets the smaller of its two cosines, any other 0.
+    """
+    by_encoder, by_dictionary = match(*encoders, False), match(*dictionaries, False)
+    partner = torch.full((len(dictionaries[0]),), -1)
+    partner[by_encoder.a] = by_encoder.b
+    cosine = torch.zeros(len(partner))
+    cosine[by_encoder.a] = by_encoder.cosines
+    same = partner[by_dictionary.a] == by_dictionary.b
+    strength = torch.zeros(len(partner))
+    rows = by_dictionary.a[same]
+    strength[rows] = torch.minimum(by_dictionary.cosines[same], cosine[rows])
+    return strength
+
+
+def shared_fraction(strength: Float[Tensor, " n"], threshold: float = 0.7) -> float:
+    """Share of the latents whose `shared_strength` reaches a threshold."""
+    return float((strength >= threshold).float().mean())
+
+
+def activation_correlation(
+    a: Float[Tensor, "samples n"], b: Float[Tensor, "samples m"]
+) -> Float[Tensor, "n m"]:
+    """Pearson correlation of every pair of latents over the same inputs; 0 for constant ones.
+
+    Raises:
+        ValueError: fewer than three samples, or not equally many.
+    """
+    if len(a) != len(b) or len(a) < 3:
+        raise ValueError(
+            f"a correlation needs three samples or more, the same for both: got {len(a)} and "
+            f"{len(b)}"
+        )
+    return normalize(a - a.mean(0), dim=0).T @ normalize(b - b.mean(0), dim=0)
+
+
+def svcca(
+    x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"], share: float = 0.99
+) -> float:
+    """Mean canonical correlation of the directions that hold `share` of each variance."""
+
+    def leading(z: Tensor) -> Tensor:
+        u, s, _ = torch.linalg.svd((z - z.mean(0)).double(), full_matrices=False)
+        explained = s.square().cumsum(0) / s.square().sum()
+        return u[:, : int((explained < share).sum()) + 1]
+
+    return float(torch.linalg.svdvals(leading(x).T @ leading(y)).clamp(max=1).mean())
+
+
+def rsa(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
+    """Representational similarity: Spearman's rho of all pairwise cosine distances."""
+    distances = [pdist(z.double().numpy(), "cosine") for z in (x, y)]
+    return float(spearmanr(*distances).statistic)
+
+
+def linear_cka(x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"]) -> float:
+    """||Y^T X||^2 / (||X^T X|| ||Y^T Y||) of centred activations, in Frobenius norms."""
+    x, y = ((z - z.mean(0)).double() for z in (x, y))
+    return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
+
+
+def procrustes_r2(x: Float[Tensor, "samples d"], y: Float[Tensor, "samples d"]) -> float:
+    """Share of y's variance that the best rotation and scaling of x explains."""
+    x, y = ((z - z.mean(0)).double().numpy() for z in (x, y))
+    rotation, scale = orthogonal_procrustes(x, y)
+    recons = x @ rotation * (scale / np.square(x).sum())
+    return float(1 - np.square(y - recons).sum() / np.square(y).sum())
+
+
+# --- nulls, filters, intervals ---
+
+
+def random_rows(like: Float[Tensor, "n d"], generator: torch.Generator) -> Float[Tensor, "n d"]:
+    """Random unit vectors in the shape of a dictionary: the null of what directions share."""
+    return normalize(torch.randn(like.shape, generator=generator), dim=-1)
+
+
+def above_null(observed: float, null: float) -> float:
+    """(observed - null) / (1 - null): 0 at the null, 1 where all is found again."""
+    return (observed - null) / (1 - null)
+
+
+def permutation_p_value(observed: float, draws: Iterable[float]) -> float:
+    """(1 + number of draws that reach the observed value) / (1 + number of draws)."""
+    draws = list(draws)
+    return (1 + sum(draw >= observed for draw in draws)) / (1 + len(draws))
+
+
+def permuted_pairings(
+    score: Callable[[Tensor, Tensor], float],
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "n e"],
+    n_draws: int,
+    generator: torch.Generator,
+) -> list[float]:
+    """The score of pairs whose partners are shuffled: the null of SVCCA and RSA."""
+    return [score(x, y[torch.randperm(len(y), generator=generator)]) for _ in range(n_draws)]
+
+
+def frequent(
+    frequency: Float[Tensor, " n_latents"], smallest: float = 0.0
+) -> Bool[Tensor, " n_latents"]:
+    """Latents that fire more often than `smallest`; 0 leaves out the dead ones alone.
+
+    Raises:
+        ValueError: none does.
+    """
+    chosen = frequency > smallest
+    if not chosen.any():
+        raise ValueError(f"no latent fires more often than {smallest}: nothing to compare")
+    return chosen
+
+
+def frequency_bins(
+    values: Float[Tensor, " n"], frequency: Float[Tensor, " n"], edges: list[float]
+) -> list[tuple[float, float, float, int]]:
+    """(low, high, mean value, number) of the latents in each bin of frequencies [low, high)."""
+    found = []
+    for low, high in pairwise(edges):
+        inside = (frequency >= low) & (frequency < high)
+        mean = float(values[inside].mean()) if inside.any() else float("nan")
+        found.append((low, high, mean, int(inside.sum())))
+    return found
+
+
+def over_pairs(score: Callable[[int, int], float], n_runs: int) -> dict[tuple[int, int], float]:
+    """The score of every pair of runs.
+
+    Raises:
+        ValueError: fewer than two runs.
+    """
+    if n_runs < 2:
+        raise ValueError(f"consistency needs two runs or more, got {n_runs}")
+    return {(i, j): score(i, j) for i, j in combinations(range(n_runs), 2)}
+
+
+def bootstrap_interval(
+    pairs: dict[tuple[int, int], float],
+    generator: np.random.Generator,
+    n_draws: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of the mean over pairs of seeds.
+
+    Seeds are drawn with replacement, and the pairs among those drawn are averaged: the ten
+    pairs of five seeds are not ten independent measurements. A seed is not paired with itself.
+    """
+    seeds = sorted({seed for pair in pairs for seed in pair})
+    means = []
+    for draw in generator.choice(seeds, (n_draws, len(seeds))):
+        values = [pairs[min(i, j), max(i, j)] for i, j in combinations(draw, 2) if i != j]
+        if values:
+            means.append(np.mean(values))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _check_widths(a: Tensor, b: Tensor, action: LinearAction | None) -> None:
+    if a.shape[1] != b.shape[1] or 0 in (len(a), len(b)):
+        raise ValueError(
+            f"dictionaries must have rows of one width, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    if action is not None and action.matrices.shape[-1] != a.shape[1]:
+        raise ValueError(
+            f"the action is one of R^{action.matrices.shape[-1]}, the dictionaries have width "
+            f"{a.shape[1]}"
+        )
+
+
+@torch.no_grad()
+def _scores(a: Tensor, b: Tensor, absolute: bool, action: LinearAction | None):
+    """(first row, cosines of a block of a's rows with all of b's)."""
+    a, b = normalize(a.detach().cpu(), dim=-1), b.detach().cpu()
+    matrices = torch.eye(b.shape[1])[None] if action is None else action.matrices.cpu()
+    turned = torch.einsum("nd, ged -> gne", b, matrices)
+    turned = normalize(turned, dim=-1)
+    for start in range(0, len(a), CHUNK):
+        best = None
+        for rows in turned:
+            block = a[start : start + CHUNK] @ rows.T
+            block = block.abs_() if absolute else block
+            best = block if best is None else torch.maximum(best, block)
+        yield start, best
+
+
+def _mutual_neighbours(a: Tensor, b: Tensor, absolute: bool, action) -> Pairs:
+    to_b, cosines = [], []
+    best = torch.full((len(b),), -torch.inf)
+    to_a = torch.zeros(len(b), dtype=torch.long)
+    for start, block in _scores(a, b, absolute, action):
+        values, indices = block.max(1)
+        to_b.append(indices)
+        cosines.append(values)
+        values, indices = block.max(0)
+        better = values > best
+        best[better], to_a[better] = values[better], indices[better] + start
+    to_b, cosines = torch.cat(to_b), torch.cat(cosines)
+    rows = torch.arange(len(a))
+    mutual = to_a[to_b] == rows
+    return Pairs(rows[mutual], to_b[mutual], cosines[mutual])

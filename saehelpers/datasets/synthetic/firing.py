@@ -1,0 +1,303 @@
+"""When features fire: probabilities, and correlations between them."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+PROBABILITY_KINDS = ("constant", "linear", "zipfian", "random")
+SKIPPED_BELOW = 0.15  # probabilities for which jumping from firing to firing is faster
+
+
+def firing_probabilities(
+    kind: str,
+    n_features: int,
+    largest: float,
+    smallest: float = 0.0,
+    exponent: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " n_features"]:
+    """A firing probability for each feature.
+
+    Args:
+        kind: "constant": `largest` for all. "linear": in equal steps from `largest` down to
+            `smallest`. "zipfian": rank^-exponent, moved and scaled to the same two ends.
+            "random": uniform between them.
+    """
+    if not 0 <= smallest <= largest <= 1:
+        raise ValueError(
+            f"probabilities need 0 <= smallest <= largest <= 1, got {smallest} and {largest}"
+        )
+    if kind == "constant":
+        return torch.full((n_features,), largest)
+    if kind == "linear":
+        return torch.linspace(largest, smallest, n_features)
+    if kind == "zipfian":
+        if exponent <= 0:
+            raise ValueError(f"a Zipfian exponent is positive, got {exponent}")
+        ranks = torch.arange(1, n_features + 1).double().pow(-exponent)
+        span = ranks[0] - ranks[-1]
+        share = (ranks - ranks[-1]) / span if span > 0 else torch.ones_like(ranks)
+        return (smallest + (largest - smallest) * share).float().clamp(smallest, largest)
+    if kind == "random":
+        return smallest + (largest - smallest) * torch.rand(n_features, generator=generator)
+    raise ValueError(f"unknown kind {kind!r}; known are {', '.join(PROBABILITY_KINDS)}")
+
+
+class Correlation:
+    """Correlated firing through a Gaussian copula.
+
+        feature i fires where g_i < Phi^-1(p_i),    g = factor z + sqrt(diagonal) e
+
+    z and e are standard normal, so that g has the covariance factor factor^T + diag(diagonal)
+    of unit diagonal, and every feature fires with exactly its own probability. (The
+    correlation of the firings themselves is weaker than that of g.)
+
+    Args:
+        factor: (n_features, rank); of a low rank it costs rank products a feature, and
+            nothing of size n_features^2 is made.
+
+    Raises:
+        ValueError: a row of the factor has a norm above 1.
+    """
+
+    def __init__(self, factor: Float[Tensor, "n_features rank"]):
+        squared = factor.double().square().sum(1)
+        if squared.max() > 1 + 1e-4:
+            raise ValueError(
+                "rows of a correlation factor have norms up to 1, row "
+                f"{int(squared.argmax())} has {squared.max().sqrt():.4f}"
+            )
+        whole = squared > 1 - 1e-5  # up to rounding: no noise of their own
+        self.factor = torch.where(whole, squared.rsqrt(), 1.0)[:, None].mul(factor).float()
+        self.own_noise = torch.where(whole, 0.0, 1 - squared).sqrt().float()
+
+    @classmethod
+    def dense(cls, matrix: Float[Tensor, "n_features n_features"]) -> "Correlation":
+        """The copula of a correlation matrix, whose Cholesky factor is computed once.
+
+        Raises:
+            ValueError: the matrix is not square, symmetric, of unit diagonal and positive
+                semi-definite. `nearest_correlation` mends the last.
+        """
+        matrix = matrix.double()
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"a correlation matrix is square, got {tuple(matrix.shape)}")
+        if not torch.allclose(matrix, matrix.T, atol=1e-6):
+            raise ValueError("a correlation matrix is symmetric, this one is not")
+        if not torch.allclose(matrix.diagonal(), torch.ones_like(matrix.diagonal()), atol=1e-5):
+            raise ValueError("a correlation matrix has a diagonal of ones, this one has not")
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if failed:
+            values, vectors = torch.linalg.eigh(matrix)
+            if values[0] < -1e-6:
+                raise ValueError(
+                    f"the correlation matrix has an eigenvalue of {values[0]:.3g}: no features "
+                    "can be correlated so. nearest_correlation gives the closest that can"
+                )
+            factor = vectors * values.clamp(min=0).sqrt()
+        return cls(factor.float())
+
+    @property
+    def n_features(self) -> int:
+        return len(self.factor)
+
+    @property
+    def matrix(self) -> Float[Tensor, "n_features n_features"]:
+        """The correlations of g."""
+        return self.factor @ self.factor.T + torch.diag(self.own_noise.square())
+
+    def normals(self, n_samples: int, generator: torch.Generator) -> Float[Tensor, "n n_features"]:
+        """Samples of g."""
+        shared = torch.randn(n_samples, self.factor.shape[1], generator=generator)
+        g = shared @ self.factor.T
+        if self._has_own_noise:
+            own = torch.randn(n_samples, self.n_features, generator=generator)
+            g.addcmul_(own, self.own_noise)
+        return g
+
+    @cached_property
+    def _has_own_noise(self) -> bool:
+        return bool(self.own_noise.any())
+
+
+@dataclass(frozen=True)
+class CorrelationReport:
+    """What was asked of a correlation matrix, and what could be made.
+
+    asked_strength, made_strength: mean |r| over the pairs that were to be correlated.
+    asked_density, made_density: share of the pairs with |r| > 0.01.
+    largest_change, mean_change: of the absolute differences between the two matrices.
+    smallest_eigenvalue: of the matrix that was asked for; below 0 it is not a correlation.
+    """
+
+    asked_strength: float
+    made_strength: float
+    asked_density: float
+    made_density: float
+    largest_change: float
+    mean_change: float
+    smallest_eigenvalue: float
+
+
+def nearest_correlation(
+    matrix: Float[Tensor, "n n"], smallest_eigenvalue: float = 1e-4, max_iterations: int = 50
+) -> tuple[Float[Tensor, "n n"], CorrelationReport]:
+    """The closest positive definite correlation matrix, and how much had to be changed.
+
+    Alternating projections with Dykstra's correction (Higham, IMA J. Numer. Anal. 22, 2002,
+    329-343), ended by a rescaling, so that what is returned is a valid correlation matrix
+    also where the iterations have not converged.
+    """
+    asked = matrix.double()
+    eigenvalue = float(torch.linalg.eigvalsh(asked)[0])
+    made = asked
+    if eigenvalue < smallest_eigenvalue or (asked.diagonal() != 1).any():
+        correction = torch.zeros_like(asked)
+        for _ in range(max_iterations):
+            corrected = made - correction
+            positive = _clip_eigenvalues(corrected, smallest_eigenvalue)
+            correction = positive - corrected
+            made = positive.clone().fill_diagonal_(1.0)
+            if (made - positive).abs().max() < 1e-4:
+                break
+        scale = _clip_eigenvalues(made, smallest_eigenvalue)
+        root = scale.diagonal().rsqrt()
+        made = (root[:, None] * scale * root).fill_diagonal_(1.0)
+    return made.float(), _report(asked, made, eigenvalue)
+
+
+def random_correlation(
+    n_features: int,
+    density: float,
+    strength: tuple[float, float],
+    generator: torch.Generator,
+    negative: float = 0.0,
+) -> tuple[Float[Tensor, "n_features n_features"], CorrelationReport]:
+    """A random valid correlation matrix, and what had to be given up to make it valid.
+
+    Args:
+        density: share of the pairs that are correlated.
+        strength: the absolute correlations are uniform between these two.
+        negative: share of the correlated pairs that get a negative sign.
+    """
+    shape = (n_features, n_features)
+    chosen = torch.rand(shape, generator=generator) < density
+    size = strength[0] + (strength[1] - strength[0]) * torch.rand(shape, generator=generator)
+    sign = 1 - 2 * (torch.rand(shape, generator=generator) < negative).float()
+    upper = (chosen * size * sign).triu(1)
+    return nearest_correlation(upper + upper.T + torch.eye(n_features))
+
+
+def _clip_eigenvalues(matrix: Tensor, smallest: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=smallest)) @ vectors.T
+
+
+def _report(asked: Tensor, made: Tensor, eigenvalue: float) -> CorrelationReport:
+    pairs = ~torch.eye(len(asked), dtype=torch.bool)
+    wanted = pairs & (asked != 0)
+    change = (made - asked).abs()[pairs]
+
+    def mean(values: Tensor) -> float:
+        return float(values.double().mean()) if len(values) else 0.0
+
+    return CorrelationReport(
+        asked_strength=mean(asked[wanted].abs()),
+        made_strength=mean(made[wanted].abs()),
+        asked_density=mean(asked[pairs].abs() > 0.01),
+        made_density=mean(made[pairs].abs() > 0.01),
+        largest_change=float(change.max()) if len(change) else 0.0,
+        mean_change=mean(change),
+        smallest_eigenvalue=eigenvalue,
+    )
+
+
+def correlated_firing(
+    probabilities: Float[Tensor, " n_features"],
+    correlation: Correlation,
+    n_samples: int,
+    generator: torch.Generator,
+) -> Bool[Tensor, "n n_features"]:
+    """Which features fire in each sample, correlated."""
+    thresholds = torch.special.ndtri(probabilities.double()).float()
+    return correlation.normals(n_samples, generator) < thresholds
+
+
+def independent_firing(
+    probabilities: Float[Tensor, " n_features"], n_samples: int, generator: torch.Generator
+) -> Bool[Tensor, "n n_features"]:
+    """Which features fire in each sample, independently of each other.
+
+    Sixteen random bits decide a draw, and the few draws that they leave open (one in 65,536)
+    take further bits: the probabilities are exact, at a quarter of the random numbers.
+    """
+    n_features = len(probabilities)
+    n_draws = n_samples * n_features
+    words = torch.empty((n_draws + 3) // 4, dtype=torch.int64)
+    words.random_(-(2**63), None, generator=generator)
+    bits = words.view(torch.int16)[:n_draws].view(n_samples, n_features)
+    scaled = probabilities.double() * 2**16
+    whole = scaled.floor()
+    # a probability of 1 would need the threshold 2^15, which int16 does not have
+    threshold = (whole - 2**15).clamp(max=2**15 - 1).to(torch.int16)
+    fires = bits < threshold
+    open_rows, open_features = (bits == threshold).nonzero(as_tuple=True)
+    rest = (scaled - (threshold.double() + 2**15))[open_features]
+    draws = torch.rand(len(rest), generator=generator, dtype=torch.float64)
+    fires[open_rows, open_features] = draws < rest
+    return fires
+
+
+def sparse_firing(
+    probabilities: Float[Tensor, " n_features"], n_samples: int, generator: torch.Generator
+) -> Tensor:
+    """Where features fire, as sorted positions `sample * n_features + feature`.
+
+    Jumps from one firing to the next: the gaps between the successes of equal coins are
+    geometric. Features are taken in classes of like probability; a class jumps with its
+    largest and keeps a firing with the share of its own, which leaves every probability
+    exact.
+    """
+    n_features = len(probabilities)
+    found = []
+    for members in _classes(probabilities):
+        own = probabilities[members]
+        largest = float(own.max())
+        cells = _successes(largest, n_samples * len(members), generator)
+        sample, feature = cells // len(members), cells % len(members)
+        if float(own.min()) < largest:
+            draws = torch.rand(len(cells), generator=generator)
+            kept = draws * largest < own[feature]
+            sample, feature = sample[kept], feature[kept]
+        if len(members) == n_features:
+            return cells if float(own.min()) == largest else sample * n_features + feature
+        found.append(sample * n_features + members[feature])
+    return torch.cat(found).sort().values if found else torch.zeros(0, dtype=torch.int64)
+
+
+def _classes(probabilities: Tensor) -> list[Tensor]:
+    """Features whose probabilities lie within a factor of 2 of each other, those of 0 left out."""
+    exponents = probabilities.double().log2().floor()
+    return [
+        (exponents == exponent).nonzero()[:, 0]
+        for exponent in exponents[probabilities > 0].unique()
+    ]
+
+
+def _successes(probability: float, n_cells: int, generator: torch.Generator) -> Tensor:
+    """Sorted positions of the successes of n_cells coins of the same probability."""
+    expected = probability * n_cells
+    n_jumps = int(expected + 6 * math.sqrt(expected) + 16)
+    parts, last = [], -1
+    while last < n_cells:
+        draws = torch.rand(n_jumps, generator=generator, dtype=torch.float64)
+        gaps = (torch.log1p(-draws) / math.log1p(-min(probability, 1 - 1e-16))).floor_() + 1
+        positions = gaps.cumsum_(0).add_(last)
+        parts.append(positions)
+        last = float(positions[-1])
+    positions = torch.cat(parts)
+    return positions[: int(torch.searchsorted(positions, float(n_cells)))].long()
