@@ -43,7 +43,7 @@ def _hook(edit: Callable[[Tensor], Tensor]) -> Callable:
 
 @torch.no_grad()
 def read_activations(
-    model: nn.Module, inputs: Tensor, module: str, batch_size: int = 1024
+    model: nn.Module, inputs: Tensor, module: str, batch_size: int = 256
 ) -> Tensor:
     """Outputs of the named module for every input, on the CPU: (n, ...) -> (n, *output).
 

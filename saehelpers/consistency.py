@@ -124,7 +124,12 @@ def activation_correlation(
             f"a correlation needs three samples or more, the same for both: got {len(a)} and "
             f"{len(b)}"
         )
-    return normalize(a - a.mean(0), dim=0).T @ normalize(b - b.mean(0), dim=0)
+
+    def standardised(z: Tensor) -> Tensor:
+        varies = z.amin(0) < z.amax(0)  # rounding would give constants a direction
+        return normalize((z - z.mean(0)) * varies, dim=0)
+
+    return standardised(a).T @ standardised(b)
 
 
 def svcca(
@@ -263,7 +268,7 @@ def _check_widths(a: Tensor, b: Tensor, action: LinearAction | None) -> None:
 @torch.no_grad()
 def _scores(a: Tensor, b: Tensor, absolute: bool, action: LinearAction | None):
     """(first row, cosines of a block of a's rows with all of b's)."""
-    a, b = normalize(a.detach().cpu(), dim=-1), b.detach().cpu()
+    a, b = normalize(a.detach().cpu().float(), dim=-1), b.detach().cpu().float()
     matrices = torch.eye(b.shape[1])[None] if action is None else action.matrices.cpu()
     turned = torch.einsum("nd, ged -> gne", b, matrices)
     turned = normalize(turned, dim=-1)

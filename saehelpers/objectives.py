@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from saehelpers.saes import SAE, GroupCrosscoder
 
@@ -55,7 +56,7 @@ class OrbitBatch:
 
 def squared_error(target: Float[Tensor, "*inst batch d"], recons: Tensor) -> Tensor:
     """|| target - recons ||^2, summed over d and averaged over the batch: (*inst)."""
-    return (target - recons).pow(2).sum(-1).mean(-1)
+    return mse_loss(recons, target, reduction="none").sum(-1).mean(-1)
 
 
 def reconstruction(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
@@ -94,8 +95,8 @@ def output_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
 def crosscoder(sae: GroupCrosscoder, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     """sum over g of || psi(gx) - W_g E(psi(x)) - b_g ||^2 (Gorton, arXiv 2410.24184)."""
     latents = sae.encode(batch.canonical)
-    error = (batch.orbit - sae.decode_orbit(latents)).pow(2).sum((-2, -1)).mean(-1)
-    return {"reconstruction": error}, latents
+    errors = mse_loss(sae.decode_orbit(latents), batch.orbit, reduction="none")
+    return {"reconstruction": errors.sum((-2, -1)).mean(-1)}, latents
 
 
 def matryoshka(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:

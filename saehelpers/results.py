@@ -67,6 +67,16 @@ def missing(path: Path | str, rows: list[Mapping[str, Any]]) -> list[bool]:
     return [key not in present for key in keys(_table(rows))]
 
 
+def latest(table: pd.DataFrame) -> pd.DataFrame:
+    """Of rows that differ in their run alone, the one measured last.
+
+    Runs of the same method and seed with other training settings (more epochs, say) are told
+    apart by their run_id; a figure should show one of them.
+    """
+    told_by = [name for name in KEY if name != "run_id"]
+    return table.sort_values("created_utc", kind="stable").drop_duplicates(told_by, keep="last")
+
+
 def drop_stale(path: Path | str, created: Mapping[str, str]) -> int:
     """Remove the rows of runs that were trained after the rows were measured.
 

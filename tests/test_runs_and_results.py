@@ -348,6 +348,16 @@ def test_last_line_cut_short(tmp_path, cut):
     assert path.read_bytes() == before
 
 
+def test_latest_keeps_one_run_of_those_that_differ_in_nothing_else(tmp_path):
+    path = tmp_path / "results.csv"
+    times = {"old": "2024-05-01T00:00:00Z", "new": "2024-05-03T00:00:00Z"}
+    rows = [row(run_id=name, created_utc=time) for name, time in times.items()]
+    rows.insert(0, row(run_id="old", seed=1, created_utc=times["old"]))
+    results.append(path, rows)
+    kept = results.latest(results.read(path))
+    assert dict(zip(kept["seed"], kept["run_id"], strict=True)) == {1: "old", 0: "new"}
+
+
 def test_file_with_other_columns(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text("model,score\na,1\n")

@@ -1,4 +1,4 @@
-"""The family of sparse autoencoders (SAEs).
+"""What all sparse autoencoders (SAEs) share, and the one with a free dictionary.
 
     latents = activation(encoder((x - mean) / scale))
     recons  = scale (latents dictionary + decoder_bias) + mean
@@ -9,19 +9,16 @@ Small SAEs are nearly all overhead, so that training several side by side is sev
 faster than one after another.
 """
 
-import copy
 import itertools
 import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from saehelpers import runs
 from saehelpers.sparse import BatchTopK, JumpReLU, TopK
-from saehelpers.symmetry import LinearAction, infer_element
 
 ENCODERS = ("linear", "two_layer")
 ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu}
@@ -184,187 +181,11 @@ class SAE(nn.Module):
         self.decoder_weight.div_(self.decoder_weight.norm(dim=-1, keepdim=True))
 
 
-class ArchetypalSAE(SAE):
-    """Dictionary rows near convex combinations of data (Fel et al., arXiv 2502.12892).
-
-        dictionary = (W C + Lambda) exp(mu)
-
-    C: `n_archetypes` k-means centres of the standardised training activations. W: weights,
-    rectified, each row divided by its sum. Lambda: rows clipped to norm <= delta. mu: a
-    trained scalar, 0 at first. Every row starts close to one centre of its own.
-    """
-
-    centres: Tensor
-
-    def _make_dictionary(self, generator: torch.Generator | None) -> None:
-        config = self.config
-        mixing = torch.full((config.n_latents, config.n_archetypes), 0.1 / config.n_archetypes)
-        own = torch.randperm(config.n_archetypes, generator=generator)
-        own = own.repeat(math.ceil(config.n_latents / config.n_archetypes))[: config.n_latents]
-        mixing[torch.arange(config.n_latents), own] = 1.0
-        self.mixing = nn.Parameter(mixing)
-        self.relaxation = nn.Parameter(torch.zeros(config.n_latents, config.d))
-        self.log_scale = nn.Parameter(torch.zeros(()))
-        self.decoder_bias = nn.Parameter(torch.zeros(config.d))
-        self.register_buffer("centres", torch.zeros(config.n_archetypes, config.d))
-
-    def set_centres(self, activations: Float[Tensor, "n d"], seed: int) -> None:
-        """Put k-means centres of the (standardised) training activations into C."""
-        n_clusters = self.config.n_archetypes
-        if len(activations) < n_clusters:
-            raise ValueError(f"n_archetypes = {n_clusters} is more than {len(activations)} samples")
-        kmeans = KMeans(n_clusters, init="random", n_init=1, max_iter=10, random_state=seed)
-        kmeans.fit(activations.cpu().numpy())
-        self.centres.copy_(torch.from_numpy(kmeans.cluster_centers_))
-        if self.config.encoder == "linear":
-            self.encoder_weights[0].data.copy_(self.dictionary.detach().T)
-
-    @property
-    def convex_weights(self) -> Float[Tensor, "*inst n_latents n_archetypes"]:
-        weights = self.mixing.relu()
-        return weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
-
-    @property
-    def bounded_relaxation(self) -> Float[Tensor, "*inst n_latents d"]:
-        norm = self.relaxation.norm(dim=-1, keepdim=True)
-        return self.relaxation * (self.config.delta / norm.clamp(min=1e-12)).clamp(max=1)
-
-    @property
-    def dictionary(self) -> Float[Tensor, "*inst n_latents d"]:
-        rows = self.convex_weights @ self.centres + self.bounded_relaxation
-        return rows * self.log_scale.exp()[..., None, None]
-
-
-class GroupCrosscoder(SAE):
-    """One latent vector from the canonical input, one decoder block per group element.
-
-        psi(g x) ~ W_g E(psi(x)) + b_g          (Gorton, arXiv 2410.24184)
-
-    `dictionary` and `decode` are those of the canonical frame, block 0.
-    """
-
-    def _make_dictionary(self, generator: torch.Generator | None) -> None:
-        order, n_latents, d = self.config.group_order, self.config.n_latents, self.config.d
-        rows = torch.randn(order, n_latents, d, generator=generator)
-        self.decoder_weight = nn.Parameter(rows / rows.norm(dim=-1, keepdim=True))
-        self.decoder_bias = nn.Parameter(torch.zeros(order, d))
-
-    @property
-    def dictionary(self) -> Float[Tensor, "*inst n_latents d"]:
-        return self.decoder_weight[..., 0, :, :]
-
-    @property
-    def canonical_bias(self) -> Float[Tensor, "*inst d"]:
-        return self.decoder_bias[..., 0, :]
-
-    def decode_orbit(self, latents: Float[Tensor, "*inst batch n_latents"]) -> Tensor:
-        """Recons of the whole orbit, (batch, |G|, d)."""
-        recons = torch.einsum("...bn, ...gnd -> ...bgd", latents, self.decoder_weight)
-        recons = recons + self.decoder_bias.unsqueeze(-3)
-        return self.scale[..., None, None, None] * recons + self.mean[..., None, None, :]
-
-    @torch.no_grad()
-    def encode_inferred(
-        self, x: Float[Tensor, "batch d"], action: LinearAction
-    ) -> tuple[Float[Tensor, "batch n_latents"], Int[Tensor, " batch"]]:
-        """Latents and elements of activations psi(gx) of which neither x nor g is known.
-
-        For every element g, rho(g)^-1 takes the activation back to where its canonical form
-        would be and the SAE reads that; the g whose block reconstructs best is chosen.
-        """
-        blocks, biases = self.decoder_blocks()
-        candidates = [
-            self.encode(action.act(x, action.group.inverse(g))) for g in range(len(blocks))
-        ]
-        errors = [
-            (x - z @ block - bias).pow(2).sum(-1)
-            for z, block, bias in zip(candidates, blocks, biases, strict=True)
-        ]
-        elements = torch.stack(errors, dim=-1).argmin(dim=-1)
-        return torch.stack(candidates)[elements, torch.arange(len(x))], elements
-
-    def decoder_blocks(self) -> tuple[Tensor, Tensor]:
-        """The decoder in original units: blocks (|G|, n_latents, d), biases (|G|, d)."""
-        return self.scale * self.decoder_weight, self.scale * self.decoder_bias + self.mean
-
-
-class EquivariantSAE(nn.Module):
-    """An SAE with invariant latents, and the action that turns its dictionary.
-
-        psi(g x) ~ rho(g) D(E(psi(g x)))        (Erdogan and Lucic, arXiv 2511.09432)
-
-    The SAE reconstructs in the canonical frame; the action takes that to the frame of an
-    element, given or inferred.
-    """
-
-    def __init__(self, sae: SAE, action: LinearAction):
-        super().__init__()
-        self.sae, self.action = sae, action
-
-    @property
-    def dictionary(self) -> Float[Tensor, "n_latents d"]:
-        return self.sae.dictionary
-
-    def encode(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch n_latents"]:
-        return self.sae.encode(x)
-
-    def decode(self, latents: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d"]:
-        """Recons in the canonical frame."""
-        return self.sae.decode(latents)
-
-    def decoder_blocks(self) -> tuple[Tensor, Tensor]:
-        """The decoder in every element's frame: blocks (|G|, n_latents, d), biases (|G|, d)."""
-        blocks, biases = self.sae.decoder_blocks()
-        return self.action.decoder_blocks(blocks[0], biases[0])
-
-    def mapped(self, x: Float[Tensor, "batch d"], element: int | Int[Tensor, " batch"]) -> Tensor:
-        """Recons in the frame of the given elements: rho(g) D(E(x))."""
-        return self.action.act(self.sae(x), element)
-
-    def infer_element(self, x: Float[Tensor, "batch d"]) -> Int[Tensor, " batch"]:
-        """The element under which each activation is reconstructed best."""
-        return infer_element(self.action, x, self.sae(x))
-
-    def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        """Recons of x in its own frame, with the inferred element."""
-        return self.mapped(x, self.infer_element(x))
-
-
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x weight + bias, instance by instance where the weight has an axis of instances."""
     if weight.ndim == 2:
         return nn.functional.linear(x, weight.mT, bias)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight)
-
-
-def make_sae(config: SAEConfig, seed: int = 0) -> SAE:
-    """A fresh SAE of the class that `config.dictionary` asks for."""
-    kinds = {"free": SAE, "archetypal": ArchetypalSAE, "blocks": GroupCrosscoder}
-    # not the stream of a data set of the same seed: a toy dictionary must not be its own start
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + 0x5AE) % 2**32)
-    return kinds[config.dictionary](config, generator)
-
-
-def stack(saes: list[SAE]) -> SAE:
-    """One SAE with a leading axis of instances, out of several of the same config."""
-    stacked = copy.deepcopy(saes[0])
-    states = [sae.state_dict() for sae in saes]
-    _replace(stacked, {name: torch.stack([s[name] for s in states]) for name in states[0]})
-    return stacked
-
-
-def unstack(stacked: SAE) -> list[SAE]:
-    """The instances of a stacked SAE, one SAE each."""
-    state = stacked.state_dict()
-    saes = [copy.deepcopy(stacked) for _ in range(len(stacked.scale))]
-    for instance, sae in enumerate(saes):
-        _replace(sae, {name: tensor[instance].clone() for name, tensor in state.items()})
-    return saes
-
-
-def _replace(sae: SAE, state: dict[str, Tensor]) -> None:
-    for name, tensor in [*sae.named_parameters(), *sae.named_buffers()]:
-        tensor.data = state[name]
 
 
 def _make_activation(config: SAEConfig) -> nn.Module:

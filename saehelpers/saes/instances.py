@@ -1,0 +1,40 @@
+"""Making SAEs, and putting several into one to train them side by side."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from saehelpers.saes.archetypal import ArchetypalSAE
+from saehelpers.saes.base import SAE, SAEConfig
+from saehelpers.saes.symmetric import GroupCrosscoder
+
+
+def make_sae(config: SAEConfig, seed: int = 0) -> SAE:
+    """A fresh SAE of the class that `config.dictionary` asks for."""
+    kinds = {"free": SAE, "archetypal": ArchetypalSAE, "blocks": GroupCrosscoder}
+    # not the stream of a data set of the same seed: a toy dictionary must not be its own start
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + 0x5AE) % 2**32)
+    return kinds[config.dictionary](config, generator)
+
+
+def stack(saes: list[SAE]) -> SAE:
+    """One SAE with a leading axis of instances, out of several of the same config."""
+    stacked = copy.deepcopy(saes[0])
+    states = [sae.state_dict() for sae in saes]
+    _replace(stacked, {name: torch.stack([s[name] for s in states]) for name in states[0]})
+    return stacked
+
+
+def unstack(stacked: SAE) -> list[SAE]:
+    """The instances of a stacked SAE, one SAE each."""
+    state = stacked.state_dict()
+    saes = [copy.deepcopy(stacked) for _ in range(len(stacked.scale))]
+    for instance, sae in enumerate(saes):
+        _replace(sae, {name: tensor[instance].clone() for name, tensor in state.items()})
+    return saes
+
+
+def _replace(sae: SAE, state: dict[str, Tensor]) -> None:
+    for name, tensor in [*sae.named_parameters(), *sae.named_buffers()]:
+        tensor.data = state[name]

@@ -1,0 +1,103 @@
+"""SAEs of activations that a group acts on."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from saehelpers.saes.base import SAE
+from saehelpers.symmetry import LinearAction, infer_element
+
+
+class GroupCrosscoder(SAE):
+    """One latent vector from the canonical input, one decoder block per group element.
+
+        psi(g x) ~ W_g E(psi(x)) + b_g          (Gorton, arXiv 2410.24184)
+
+    `dictionary` and `decode` are those of the canonical frame, block 0.
+    """
+
+    def _make_dictionary(self, generator: torch.Generator | None) -> None:
+        order, n_latents, d = self.config.group_order, self.config.n_latents, self.config.d
+        rows = torch.randn(order, n_latents, d, generator=generator)
+        self.decoder_weight = nn.Parameter(rows / rows.norm(dim=-1, keepdim=True))
+        self.decoder_bias = nn.Parameter(torch.zeros(order, d))
+
+    @property
+    def dictionary(self) -> Float[Tensor, "*inst n_latents d"]:
+        return self.decoder_weight[..., 0, :, :]
+
+    @property
+    def canonical_bias(self) -> Float[Tensor, "*inst d"]:
+        return self.decoder_bias[..., 0, :]
+
+    def decode_orbit(self, latents: Float[Tensor, "*inst batch n_latents"]) -> Tensor:
+        """Recons of the whole orbit, (batch, |G|, d)."""
+        recons = torch.einsum("...bn, ...gnd -> ...bgd", latents, self.decoder_weight)
+        recons = recons + self.decoder_bias.unsqueeze(-3)
+        return self.scale[..., None, None, None] * recons + self.mean[..., None, None, :]
+
+    @torch.no_grad()
+    def encode_inferred(
+        self, x: Float[Tensor, "batch d"], action: LinearAction
+    ) -> tuple[Float[Tensor, "batch n_latents"], Int[Tensor, " batch"]]:
+        """Latents and elements of activations psi(gx) of which neither x nor g is known.
+
+        For every element g, rho(g)^-1 takes the activation back to where its canonical form
+        would be and the SAE reads that; the g whose block reconstructs best is chosen.
+        """
+        blocks, biases = self.decoder_blocks()
+        candidates = [
+            self.encode(action.act(x, action.group.inverse(g))) for g in range(len(blocks))
+        ]
+        errors = [
+            (x - z @ block - bias).pow(2).sum(-1)
+            for z, block, bias in zip(candidates, blocks, biases, strict=True)
+        ]
+        elements = torch.stack(errors, dim=-1).argmin(dim=-1)
+        return torch.stack(candidates)[elements, torch.arange(len(x))], elements
+
+    def decoder_blocks(self) -> tuple[Tensor, Tensor]:
+        """The decoder in original units: blocks (|G|, n_latents, d), biases (|G|, d)."""
+        return self.scale * self.decoder_weight, self.scale * self.decoder_bias + self.mean
+
+
+class EquivariantSAE(nn.Module):
+    """An SAE with invariant latents, and the action that turns its dictionary.
+
+        psi(g x) ~ rho(g) D(E(psi(g x)))        (Erdogan and Lucic, arXiv 2511.09432)
+
+    The SAE reconstructs in the canonical frame; the action takes that to the frame of an
+    element, given or inferred.
+    """
+
+    def __init__(self, sae: SAE, action: LinearAction):
+        super().__init__()
+        self.sae, self.action = sae, action
+
+    @property
+    def dictionary(self) -> Float[Tensor, "n_latents d"]:
+        return self.sae.dictionary
+
+    def encode(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch n_latents"]:
+        return self.sae.encode(x)
+
+    def decode(self, latents: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d"]:
+        """Recons in the canonical frame."""
+        return self.sae.decode(latents)
+
+    def decoder_blocks(self) -> tuple[Tensor, Tensor]:
+        """The decoder in every element's frame: blocks (|G|, n_latents, d), biases (|G|, d)."""
+        blocks, biases = self.sae.decoder_blocks()
+        return self.action.decoder_blocks(blocks[0], biases[0])
+
+    def mapped(self, x: Float[Tensor, "batch d"], element: int | Int[Tensor, " batch"]) -> Tensor:
+        """Recons in the frame of the given elements: rho(g) D(E(x))."""
+        return self.action.act(self.sae(x), element)
+
+    def infer_element(self, x: Float[Tensor, "batch d"]) -> Int[Tensor, " batch"]:
+        """The element under which each activation is reconstructed best."""
+        return infer_element(self.action, x, self.sae(x))
+
+    def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        """Recons of x in its own frame, with the inferred element."""
+        return self.mapped(x, self.infer_element(x))
