@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
+from saehelpers.consistency import match, pw_mcc
 from saehelpers.datasets.synthetic import SyntheticFeatures
 from saehelpers.metrics import cosine_matrix
 from saehelpers.saes import SAE
@@ -36,11 +38,9 @@ def match_features(
     absolute: bool = True,
 ) -> Matching:
     """Match dictionary rows and true features by their cosine, or its absolute value."""
-    cosines = cosine_matrix(features, dictionary).detach().cpu()
-    scores = cosines.abs() if absolute else cosines
-    rows, columns = linear_sum_assignment(scores.numpy(), maximize=True)
-    rows, columns = torch.from_numpy(rows), torch.from_numpy(columns)
-    return Matching(rows, columns, cosines[rows, columns])
+    pairs = match(features, dictionary, absolute)
+    rows = dictionary.detach().cpu()[pairs.b]
+    return Matching(pairs.a, pairs.b, cosine_similarity(features[pairs.a], rows))
 
 
 def latent_order(
@@ -68,8 +68,7 @@ def mean_correlation_coefficient(
     Pairs alone count, min(n_latents, n_features) of them: five latents copied from ten
     features score 1. `saehelpers.metrics.recovery` divides by the number of features.
     """
-    cosines = match_features(dictionary, features, absolute).cosines
-    return float((cosines.abs() if absolute else cosines).mean())
+    return pw_mcc(features, dictionary, absolute)
 
 
 def null_mcc(
