@@ -15,11 +15,12 @@ from saehelpers import results, runs
 from saehelpers.activations import orbit_activations
 from saehelpers.base_models import VIT_B_16, load_pretrained_vit, make_autoencoder
 from saehelpers.datasets.synthetic import Stream
+from saehelpers.fitting import Settings, fit
 from saehelpers.methods import SAERun, run_columns
 from saehelpers.saes import SAE, make_sae
 from saehelpers.sweeps import sweep
 from saehelpers.symmetry import Group, LinearAction, fit_action, report_action
-from saehelpers.training import Settings, fit, train_saes
+from saehelpers.training import train_saes
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from saehelpers import experiments, results, runs, training
+from saehelpers import experiments, fitting, results, runs, training
 from saehelpers.activations import orbit_activations
 from saehelpers.datasets.shapes import make_shapes
 from saehelpers.experiments import (
@@ -177,7 +177,7 @@ def test_interrupted_training_goes_on_from_its_checkpoint(
 ):
     config = dataclasses.replace(run, epochs=4)  # of 2 steps
     (expected,), _ = train_saes([config], [toy.activations], progress=False)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     total_loss, calls = training.total_loss, []
 
     def nan_once(*arguments):

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saehelpers import training
+from saehelpers import fitting, training
 from saehelpers.activations import standardisation
 from saehelpers.datasets.synthetic import Stream, SyntheticFeatures, make_features
+from saehelpers.fitting import Settings, _draws, _learning_rate, fit
 from saehelpers.methods import METHODS, SAERun, method_run, method_runs
 from saehelpers.saes import SAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group
-from saehelpers.training import Settings, _draws, _learning_rate, fit, train_saes
+from saehelpers.training import train_saes
 
 SAE_CONFIG = SAEConfig(d=8, n_latents=12, topk=3, encoder_hidden=16)
 RUN = SAERun("vanilla", "toy", SAE_CONFIG, epochs=6, batch_size=64, learning_rate=1e-2)
@@ -86,7 +87,7 @@ def test_training_changes_every_parameter(toy):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupt_changes_nothing_in_the_end(toy, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     config, checkpoint = run_of(**KINDS[kind]), tmp_path / "new_folder" / "checkpoint.safetensors"
     (expected,), (expected_history,) = train([config], [toy.activations])
 
@@ -113,7 +114,7 @@ def test_no_checkpoint_before_its_time(toy, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["truncated", "not a checkpoint", "another architecture"])
 def test_damaged_checkpoint(toy, tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     checkpoint, config = tmp_path / "checkpoint.safetensors", RUN
     with monkeypatch.context() as patch:
         fail_after(patch, STEPS_PER_EPOCH, interrupt)
@@ -133,7 +134,7 @@ def test_damaged_checkpoint(toy, tmp_path, monkeypatch, damage):
 
 
 def test_nan_loss_stops_at_its_step_and_leaves_the_checkpoint(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     checkpoint = tmp_path / "checkpoint.safetensors"
     (expected,), _ = train([RUN], [toy.activations])
     with monkeypatch.context() as patch:
@@ -563,7 +564,7 @@ def test_training_from_a_stream_twice_gives_the_same_weights():
 
 @pytest.mark.parametrize("kind", ["topk", "archetypal", "crosscoder"])
 def test_an_interrupt_changes_nothing_for_a_stream(c4_action, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     config, checkpoint = run_of(**KINDS[kind]), tmp_path / "checkpoint.safetensors"
     stream = make_stream(action=c4_action)
     (expected,), (expected_history,) = train([config], [stream])
