@@ -175,19 +175,30 @@ class Explained:
 
 
 def explain(
-    base_run: BaseModelRun,
+    base_runs: dict[str, BaseModelRun],
     group: Group,
     train_images: Float[Tensor, "n c h w"],
     test_images: Float[Tensor, "m c h w"],
     models: Path | str,
     device: str = "cpu",
+    executor=None,
     force: bool = False,
     **action_settings,
-) -> Explained:
-    """Base model, orbit activations and fitted action: what is there before any SAE.
+) -> dict[str, Explained]:
+    """Base models, orbit activations and fitted actions: what is there before any SAE.
 
-    `action_settings` are fields of `ActionRun`.
+    The base models are trained, read and fitted to in parallel processes (see
+    `saehelpers.sweeps.sweep`). `action_settings` are fields of `ActionRun`.
     """
+    shared = (group, train_images, test_images, models, device, force, action_settings)
+    jobs = [(name, base_run, *shared) for name, base_run in base_runs.items()]
+    explained = dict(sweep(_explain, jobs, "base models", executor))
+    return {name: explained[name] for name in base_runs}
+
+
+def _explain(
+    key, base_run, group, train_images, test_images, models, device, force, action_settings
+) -> tuple[str, Explained]:
     base_model, history = load_or_train_base_model(
         base_run, train_images, models, test_images, device, force
     )
@@ -199,7 +210,7 @@ def explain(
     name = f"{runs.run_id(base_run)}/{weights}/{group.name}"
     action_run = ActionRun("action", name, group.name, **action_settings)
     action = load_or_fit_action(action_run, train, models, device, force)
-    return Explained(base_model.cpu(), history, train, test, action, action_run, name)
+    return key, Explained(base_model.cpu(), history, train, test, action, action_run, name)
 
 
 def load_or_train_saes(

@@ -44,7 +44,9 @@ def sweep(
         for future in futures:
             future.cancel()
     if failures:
-        raise RuntimeError(f"{len(failures)} of {len(jobs)} jobs failed") from failures[0]
+        raise RuntimeError(
+            f"{len(failures)} of {len(jobs)} jobs failed, the first with {failures[0]!r}"
+        ) from failures[0]
 
 
 def _processes() -> Executor:

@@ -308,8 +308,15 @@ def test_tensors_that_are_no_action_are_named(toy, tmp_path):
         load_or_fit_action(config, toy.activations, tmp_path)
 
 
-def test_explain_reads_orbits_and_fits_the_action(images, tmp_path):
-    explained = explain(BASE, GROUP, images[:30], images[30:], tmp_path, method="least_squares")
+def test_explain_reads_orbits_and_fits_the_action(images, tmp_path, executor):
+    other = dataclasses.replace(BASE, seed=1)
+    both = explain(
+        {"b": BASE, "a": other}, GROUP, images[:30], images[30:], tmp_path,
+        executor=executor, method="least_squares",
+    )  # fmt: skip
+    assert list(both) == ["b", "a"]
+    assert both["a"].name.startswith(runs.run_id(other))
+    explained = both["b"]
     assert torch.equal(explained.train, orbit_activations(explained.base_model, images[:30], GROUP))
     assert torch.equal(explained.test, orbit_activations(explained.base_model, images[30:], GROUP))
     expected = fit_action(explained.train, GROUP, "least_squares")
