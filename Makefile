@@ -28,12 +28,13 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
+# papermill logs what a notebook prints; standard output repeats what its worker processes do
 define execute
 	@mkdir -p executed
 	@cd notebooks; for number in $(1); do \
 	  for notebook in $${number}_*.ipynb; do \
 	    echo "== $$notebook"; \
-	    PLAIN_PROGRESS=1 TQDM_MININTERVAL=15 ../$(BIN)/papermill --no-progress-bar --log-output -k python3 $(2) "$$notebook" "../executed/$$notebook"; \
+	    PLAIN_PROGRESS=1 TQDM_MININTERVAL=15 ../$(BIN)/papermill --no-progress-bar --log-output -k python3 $(2) "$$notebook" "../executed/$$notebook" > /dev/null; \
 	  done; \
 	done
 endef

@@ -1,8 +1,8 @@
-"""The networks to be explained: image autoencoders, and a pretrained vision transformer.
+"""The networks to be explained: image autoencoders, a pretrained vision transformer, a GPT-2.
 
-An SAE sits on the encoder's output before its activation: `encoder(images)` is psi, (n, d),
-and `decoder` rectifies before it decodes. The architectures are those of Erdogan and Lucic,
-arXiv 2511.09432, section 5.2.
+In an autoencoder, an SAE sits on the encoder's output before its activation:
+`encoder(images)` is psi, (n, d), and `decoder` rectifies before it decodes. The architectures
+are those of Erdogan and Lucic, arXiv 2511.09432, section 5.2.
 """
 
 from pathlib import Path
@@ -135,6 +135,22 @@ class _Tokens(nn.Module):
         if self.class_token is None:
             return tokens
         return torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)
+
+
+def make_gpt2(
+    vocab_size: int, context: int, width: int = 128, n_layers: int = 4, n_heads: int = 4, seed=0
+) -> nn.Module:
+    """A fresh GPT-2 (Hugging Face `GPT2LMHeadModel`) without dropout, embeddings untied."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocab_size, n_positions=context, n_embd=width, n_layer=n_layers,
+        n_head=n_heads, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, bos_token_id=0,
+        eos_token_id=0, tie_word_embeddings=False, use_cache=False,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(config)
 
 
 class _Transpose(nn.Module):

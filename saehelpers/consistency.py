@@ -51,10 +51,13 @@ def match(
     _check_widths(a, b, action)
     if max(len(a), len(b)) > HUNGARIAN_LIMIT:
         return _mutual_neighbours(a, b, absolute, action)
-    scores = torch.cat([block for _, block in _scores(a, b, absolute, action)])
-    rows, columns = linear_sum_assignment(scores.numpy(), maximize=True)
-    rows, columns = torch.from_numpy(rows), torch.from_numpy(columns)
-    return Pairs(rows, columns, scores[rows, columns])
+    # as scipy works on it: any other type, and maximising, would be copied once more
+    costs = np.empty((len(a), len(b)))
+    for start, block in _scores(a, b, absolute, action):
+        np.negative(block.numpy(), out=costs[start : start + len(block)])
+    rows, columns = linear_sum_assignment(costs)
+    cosines = torch.from_numpy(-costs[rows, columns]).float()
+    return Pairs(torch.from_numpy(rows), torch.from_numpy(columns), cosines)
 
 
 def pw_mcc(

@@ -25,7 +25,8 @@ class SAERun:
             under one group element.
         schedule: of the learning rate after `warmup_steps`: "constant", or "linear" or
             "cosine" down to zero.
-        seed: of the initial weights, the order of the samples and the group elements.
+        seed: of the initial weights, and of the order of the samples and their group elements.
+        order_seed: of the order and the elements alone, where it is another.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SAERun:
     schedule: str = "constant"
     warmup_steps: int = 0
     seed: int = 0
+    order_seed: int | None = runs.later(None)
 
     def __post_init__(self):
         for name, value, known in (
@@ -60,6 +62,11 @@ class SAERun:
             raise ValueError("the objective 'matryoshka' and two or more prefixes go together")
         if self.objective == "crosscoder" and self.lambda_mse:
             raise ValueError("lambda_mse has no meaning for a crosscoder: it reads canonical input")
+
+    @property
+    def draws(self) -> int:
+        """The seed that the order of the samples and the group elements come from."""
+        return self.seed if self.order_seed is None else self.order_seed
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -108,11 +110,12 @@ def save_run(
     tensors: dict[str, torch.Tensor],
     history: pd.DataFrame,
     overwrite: bool = False,
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Write a run's folder below `root`, whole or not at all, and return it.
 
     A folder that is there already is kept (another process finished the same config first)
-    unless `overwrite`.
+    unless `overwrite`. `files`: further text files, by name (a tokeniser, say).
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -124,6 +127,8 @@ def save_run(
         (temporary / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(tensors, temporary / "weights.safetensors")
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
         history.to_csv(temporary / "history.csv", index=False, float_format="%.6g")
         if overwrite:
             shutil.rmtree(folder, ignore_errors=True)

@@ -19,6 +19,11 @@ EVALUATION_SAMPLES = 1024
 KMEANS_SAMPLES = 10_000
 
 
+def ensemble(config: SAERun) -> SAERun:
+    """What the configs of SAEs that can be trained side by side have in common."""
+    return replace(config, seed=0, order_seed=None, activations="")
+
+
 def train_saes(
     configs: list[SAERun],
     activations: list[Tensor | Callable[[int], Tensor]],
@@ -27,7 +32,7 @@ def train_saes(
     progress: bool = True,
     after_epoch: Callable[[int, SAE], None] | None = None,
 ) -> tuple[list[SAE], list[pd.DataFrame]]:
-    """Train SAEs side by side; their configs may differ in seed and activations only.
+    """Train SAEs side by side; their configs may differ in seeds and activations only.
 
     Args:
         configs: one for each SAE.
@@ -47,9 +52,8 @@ def train_saes(
     """
     config, sources = configs[0], activations
     activations = [source if isinstance(source, Tensor) else source(0) for source in sources]
-    for other in configs[1:]:
-        if replace(other, seed=config.seed, activations=config.activations) != config:
-            raise ValueError("SAEs trained side by side may differ in seed and activations only")
+    if len({ensemble(run) for run in configs}) > 1:
+        raise ValueError("SAEs trained side by side may differ in seeds and activations only")
     for source in activations:
         check_orbits(source)
         if source.shape[-1] != config.sae.d:
@@ -116,7 +120,7 @@ def train_saes(
         model,
         step,
         len(activations[0]),
-        [run.seed for run in configs],
+        [run.draws for run in configs],
         Settings(
             config.epochs,
             config.batch_size,

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from saehelpers import experiments, fitting, results, runs, training
+from saehelpers import fitting, results, runs, training
 from saehelpers.activations import orbit_activations
 from saehelpers.datasets.shapes import make_shapes
 from saehelpers.experiments import (
@@ -47,8 +47,12 @@ def no_training(monkeypatch):
         def fail(*arguments, **options):
             raise AssertionError("trained again")
 
-        for name in ("train_saes", "fit", "fit_action"):
-            monkeypatch.setattr(experiments, name, fail)
+        for module, name in (
+            ("saes", "train_saes"),
+            ("base_models", "fit"),
+            ("explained", "fit_action"),
+        ):
+            monkeypatch.setattr(f"saehelpers.experiments.{module}.{name}", fail)
 
     return forbid
 

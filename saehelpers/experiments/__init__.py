@@ -1,0 +1,30 @@
+"""What several notebooks do alike: base models, actions and SAEs, trained once, then loaded."""
+
+from saehelpers.experiments.base_models import (
+    BaseModelRun,
+    LanguageModelRun,
+    load_or_train_base_model,
+    load_or_train_language_model,
+)
+from saehelpers.experiments.explained import ActionRun, Explained, explain, load_or_fit_action
+from saehelpers.experiments.saes import (
+    drop_stale_rows,
+    load_or_train_saes,
+    load_sae,
+    measure_runs,
+)
+
+__all__ = [
+    "ActionRun",
+    "BaseModelRun",
+    "Explained",
+    "LanguageModelRun",
+    "drop_stale_rows",
+    "explain",
+    "load_or_fit_action",
+    "load_or_train_base_model",
+    "load_or_train_language_model",
+    "load_or_train_saes",
+    "load_sae",
+    "measure_runs",
+]

@@ -1,0 +1,188 @@
+"""Base models, trained once, then loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from saehelpers import runs
+from saehelpers.base_models import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
+from saehelpers.datasets.text import held_out, token_blocks, train_tokeniser
+from saehelpers.experiments.loading import checkpoint_path, fill, load_or_train
+from saehelpers.fitting import Settings, fit
+from saehelpers.symmetry import Group
+
+
+@dataclass(frozen=True)
+class BaseModelRun:
+    """Everything that decides what an image autoencoder learns.
+
+    `augment`: train on images under a random element of `group`, else on canonical ones.
+    `architecture` "vit_b_16", or a folder with its weights, is the pretrained transformer, of
+    which nothing is trained.
+    """
+
+    name: str
+    data: str
+    architecture: str
+    latent_dim: int = 256
+    hidden_dim: int = 256
+    augment: bool = True
+    group: str = "C4"
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LanguageModelRun:
+    """Everything that decides what a small GPT-2 learns; `text` names what it reads."""
+
+    name: str
+    text: str
+    vocab_size: int = 4096
+    context: int = 128
+    width: int = 128
+    n_layers: int = 4
+    n_heads: int = 4
+    epochs: int = 2
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    seed: int = 0
+
+
+def load_or_train_base_model(
+    config: BaseModelRun,
+    images: Float[Tensor, "n 1 size size"],
+    models: Path | str,
+    validation: Float[Tensor, "m 1 size size"] | None = None,
+    device: str = "cpu",
+    force: bool = False,
+) -> tuple[nn.Module, pd.DataFrame]:
+    """The base model of this config and its history (loss is the mean squared error).
+
+    Weights are kept in half precision. What is returned always comes from disk, so that
+    results do not depend on whether the model was trained just now.
+    """
+    if config.architecture == "vit_b_16" or Path(config.architecture).is_dir():
+        source = VIT_B_16 if config.architecture == "vit_b_16" else config.architecture
+        return load_pretrained_vit(source), pd.DataFrame()
+    model = make_autoencoder(
+        config.architecture, config.latent_dim, config.hidden_dim, images.shape[-1], config.seed
+    )
+
+    def train() -> tuple[nn.Module, pd.DataFrame]:
+        # channels last: convolutions on a CPU are a fifth faster
+        model.to(device, memory_format=torch.channels_last)
+        return model, _train_base_model(model, config, images, validation, models)
+
+    tensors, history = load_or_train(config, train, models, force, half=True)
+    return fill(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
+
+
+def _train_base_model(model, config, images, validation, models) -> pd.DataFrame:
+    group = Group.named(config.group)
+    device = next(model.parameters()).device
+    images = images.to(device)
+
+    def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        batch = images[index[0]]
+        if config.augment:
+            batch = group.act_each(batch, (uniform[0] * group.order).long())
+        return {"loss": nn.functional.mse_loss(model(batch), batch)}
+
+    @torch.no_grad()
+    def evaluate(epoch: int) -> dict[str, Tensor]:
+        held_out = (images if validation is None else validation.to(device))[:1024]
+        elements = torch.arange(len(held_out), device=device) % group.order
+        held_out = group.act_each(held_out, elements) if config.augment else held_out
+        return {"validation_loss": nn.functional.mse_loss(model(held_out), held_out)}
+
+    settings = Settings(config.epochs, config.batch_size, config.learning_rate, config.schedule)
+    return fit(
+        model.train(),
+        step,
+        len(images),
+        [config.seed],
+        settings,
+        evaluate=evaluate,
+        checkpoint=checkpoint_path(models, [config]),
+        description=config.name,
+    ).drop(columns="instance")
+
+
+def load_or_train_language_model(
+    config: LanguageModelRun,
+    documents: list[str],
+    models: Path | str,
+    device: str = "cpu",
+    force: bool = False,
+) -> tuple[nn.Module, Tokenizer, pd.DataFrame]:
+    """A small GPT-2 trained on these documents, its tokeniser, and its history.
+
+    The history's losses are mean cross-entropies per token in nats, `validation_loss` over
+    the held-out documents (see `saehelpers.datasets.text.held_out`). Weights are kept in half
+    precision and always come from disk, as does the tokeniser.
+    """
+    files: dict[str, str] = {}
+    model = make_gpt2(
+        config.vocab_size,
+        config.context,
+        config.width,
+        config.n_layers,
+        config.n_heads,
+        config.seed,
+    )
+
+    def train() -> tuple[nn.Module, pd.DataFrame]:
+        seen, unseen = held_out(documents)
+        tokeniser = train_tokeniser(seen, config.vocab_size)
+        files["tokenizer.json"] = tokeniser.to_str()
+        blocks, validation = (
+            token_blocks(part, tokeniser, config.context).to(device) for part in (seen, unseen)
+        )
+        model.to(device)
+        return model, _train_language_model(model, config, blocks, validation, models)
+
+    tensors, history = load_or_train(config, train, models, force, half=True, files=files)
+    path = Path(models) / runs.run_id(config) / "tokenizer.json"
+    try:
+        tokeniser = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises this class itself
+        raise runs.damaged(path.parent, f"{path.name}: {error}") from error
+    model = fill(model.cpu(), tensors, config, models)
+    return model.eval().requires_grad_(False), tokeniser, history
+
+
+def _train_language_model(model, config, blocks, validation, models) -> pd.DataFrame:
+    def loss(tokens: Tensor) -> Tensor:
+        return model(tokens, labels=tokens).loss
+
+    def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        return {"loss": loss(blocks[index[0]])}
+
+    @torch.no_grad()
+    def evaluate(epoch: int) -> dict[str, Tensor]:
+        parts = validation[:512].split(config.batch_size)
+        return {"validation_loss": torch.stack([loss(part) for part in parts]).mean()}
+
+    settings = Settings(
+        config.epochs, config.batch_size, config.learning_rate, config.schedule, warmup_steps=100
+    )
+    return fit(
+        model.train(),
+        step,
+        len(blocks),
+        [config.seed],
+        settings,
+        evaluate=evaluate,
+        checkpoint=checkpoint_path(models, [config]),
+        description=config.name,
+    ).drop(columns="instance")

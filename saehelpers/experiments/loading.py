@@ -1,0 +1,55 @@
+"""Trained once, then loaded: what the runs of every kind of model share."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+from torch import Tensor, nn
+
+from saehelpers import runs
+
+
+def load_or_train(
+    config,
+    train: Callable,
+    models: Path | str,
+    force: bool,
+    half: bool = False,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """Tensors and history of a run, from disk; trained and saved first if it is not there.
+
+    `files`: further text files of the run, which `train` may fill.
+    """
+    run = None if force else runs.load_run(models, config)
+    if run is None:
+        print(f"training {runs.run_id(config)}")
+        model, history = train()
+        tensors = {k: v.half() if half else v for k, v in model.state_dict().items()}
+        runs.save_run(models, config, tensors, history, force, files)
+        run = runs.load_run(models, config)
+    else:
+        print(f"loaded   {runs.run_id(config)}")
+    return run[0], run[1]
+
+
+def load_existing(config, models: Path | str) -> tuple:
+    """A run that must be there."""
+    run = runs.load_run(models, config)
+    if run is None:
+        raise FileNotFoundError(f"no run {runs.run_id(config)} in {models}: train it first")
+    return run
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], config, models) -> nn.Module:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise runs.damaged(Path(models) / runs.run_id(config), str(error)) from error
+    return model
+
+
+def checkpoint_path(models: Path | str, configs: list) -> Path:
+    ids = "-".join(sorted(runs.config_hash(config)[:8] for config in configs))
+    return Path(models) / ".unfinished" / f"{configs[0].name}-{ids}.safetensors"

@@ -1,0 +1,128 @@
+"""SAEs, trained once, then loaded, and measured once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from saehelpers import results, runs
+from saehelpers.datasets.synthetic import Stream
+from saehelpers.experiments.loading import checkpoint_path, fill, load_existing
+from saehelpers.methods import SAERun, run_columns
+from saehelpers.saes import SAE, make_sae
+from saehelpers.sweeps import sweep
+from saehelpers.training import ensemble, train_saes
+
+
+def load_or_train_saes(
+    configs: list[SAERun],
+    activations: Tensor | list[Tensor] | list[Stream],
+    models: Path | str,
+    validation: Tensor | None = None,
+    device: str = "cpu",
+    executor=None,
+    force: bool = False,
+) -> list[SAE]:
+    """The SAEs of these configs, in their order, loaded from disk or trained.
+
+    Configs that differ in their seeds alone are trained side by side, the others in
+    parallel processes (see `saehelpers.sweeps.sweep`).
+
+    Args:
+        activations: orbit activations (n, |G|, d) for all configs, or one tensor for each, or
+            one stream for each.
+        validation: held-out activations for the histories, where all share `activations`.
+        device: where they are trained; what is returned is on the CPU.
+    """
+    sources = activations if isinstance(activations, list) else [activations] * len(configs)
+    missing = [
+        i for i, config in enumerate(configs) if force or runs.load_run(models, config) is None
+    ]
+    ensembles: dict[SAERun, list[int]] = {}
+    for i in missing:
+        ensembles.setdefault(ensemble(configs[i]), []).append(i)
+    if ensembles:
+        print(f"training {len(missing)} of {len(configs)} SAEs, the others are on disk")
+    jobs = [
+        (
+            [configs[i] for i in group],
+            [sources[i] for i in group] if isinstance(activations, list) else [activations],
+            None if validation is None else [validation],
+            models,
+            device,
+            force,
+        )
+        for group in ensembles.values()
+    ]
+    for _ in sweep(_train_and_save, jobs, "SAEs", executor):
+        pass
+    return [load_sae(config, models) for config in configs]
+
+
+def load_sae(config: SAERun, models: Path | str) -> SAE:
+    """The trained SAE of this config.
+
+    Raises:
+        FileNotFoundError: it was not trained yet.
+    """
+    tensors, _, _ = load_existing(config, models)
+    return fill(make_sae(config.sae), tensors, config, models).eval().requires_grad_(False)
+
+
+def drop_stale_rows(path: Path | str, configs: list, models: Path | str) -> None:
+    """Remove from a results file what was measured on earlier models of the same configs."""
+    created = {
+        runs.run_id(config): load_existing(config, models)[2]["created_utc"] for config in configs
+    }
+    dropped = results.drop_stale(path, created)
+    if dropped:
+        print(f"{dropped} rows of earlier models removed from {Path(path).name}")
+
+
+def measure_runs(
+    measure: Callable[..., dict[str, float]],
+    jobs: list[tuple[SAERun, dict[str, Any], tuple]],
+    path: Path | str,
+    models: Path | str,
+    executor=None,
+) -> pd.DataFrame:
+    """Measure every SAE that the results file has no rows of yet, and return the file's rows.
+
+    Args:
+        measure: gives the values of a model's metrics by name.
+        jobs: (config, further columns of its rows, arguments of `measure`).
+    """
+    drop_stale_rows(path, [config for config, _, _ in jobs], models)
+    done = set(results.read(path)["run_id"])
+    todo = [
+        (measure, run_columns(config) | columns, arguments)
+        for config, columns, arguments in jobs
+        if runs.run_id(config) not in done
+    ]
+    print(f"measuring {len(todo)} of {len(jobs)} SAEs, the others are in {Path(path).name}")
+    for rows in sweep(_measure, todo, "measuring", executor):
+        results.append(path, rows)
+    wanted = {runs.run_id(config) for config, _, _ in jobs}
+    table = results.read(path)
+    return table[table["run_id"].isin(wanted)]
+
+
+def _measure(measure, columns, arguments) -> list[dict[str, Any]]:
+    return [
+        columns | {"metric": metric, "value": value}
+        for metric, value in measure(*arguments).items()
+    ]
+
+
+def _train_and_save(configs, activations, validation, models, device, force) -> None:
+    saes, histories = train_saes(
+        configs,
+        [source.to(device) for source in activations],
+        None if validation is None else [source.to(device) for source in validation],
+        checkpoint_path(models, configs),
+        progress=False,
+    )
+    for config, sae, history in zip(configs, saes, histories, strict=True):
+        runs.save_run(models, config, sae.state_dict(), history, overwrite=force)

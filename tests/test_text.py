@@ -1,0 +1,126 @@
+"""Text: documents, their split, tokens; and the language model that is trained on them."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from saehelpers import runs
+from saehelpers.activations import read_activations
+from saehelpers.base_models import make_gpt2
+from saehelpers.datasets import text
+from saehelpers.experiments import LanguageModelRun, load_or_train_language_model
+
+DOCUMENTS = [f"The number {i} is followed by {i + 1}. " * 8 for i in range(60)]
+RUN = LanguageModelRun(
+    "gpt2", "numbers", vocab_size=300, context=16, width=16, n_layers=2, n_heads=2, epochs=2
+)
+
+
+def test_documentation_is_collected_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "PACKAGES", ("tokenizers",))
+    monkeypatch.setattr(text.sysconfig, "get_path", lambda name: str(tmp_path / "library"))
+    (tmp_path / "library" / "tests").mkdir(parents=True)
+    wanted = "What a function does, in so many words that it is worth reading. " * 3
+    (tmp_path / "library" / "a.py").write_text(f'def f():\n    """{wanted}"""\n')
+    (tmp_path / "library" / "tests" / "b.py").write_text(f'"""Not {wanted}"""\n')
+    (tmp_path / "library" / "broken.py").write_text("def (:\n")
+    documents = text.documentation(tmp_path / "data")
+    assert wanted.strip() in documents
+    assert not any(document.startswith("Not ") for document in documents)
+    assert len(documents) == len(set(documents))
+    assert sum(map(len, documents)) > 400_000  # the topics of help() alone
+    (tmp_path / "library" / "a.py").unlink()
+    assert text.documentation(tmp_path / "data") == documents
+
+
+def test_local_text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("one\nfile\n<|endoftext|>\nand another", encoding="utf-8")
+    assert text.read_documents(path) == ["one\nfile", "and another"]
+    with pytest.raises(FileNotFoundError, match="no text file at .*nowhere"):
+        text.read_documents(tmp_path / "nowhere")
+
+
+def test_held_out_depends_on_each_document_alone():
+    seen, unseen = text.held_out(DOCUMENTS, 0.3)
+    assert sorted(seen + unseen) == sorted(DOCUMENTS)
+    assert 5 < len(unseen) < 35
+    fewer_seen, fewer_unseen = text.held_out(DOCUMENTS[::2], 0.3)
+    assert set(fewer_seen) <= set(seen)
+    assert set(fewer_unseen) <= set(unseen)
+
+
+def test_tokens_are_the_text():
+    tokeniser = text.train_tokeniser(DOCUMENTS, 300)
+    blocks = text.token_blocks(DOCUMENTS, tokeniser, 16)
+    assert blocks.shape[1] == 16
+    assert blocks.max() < 300
+    decoded = tokeniser.decode(blocks.flatten().tolist(), skip_special_tokens=False)
+    assert text.END.join(DOCUMENTS).startswith(decoded[:-20])
+
+
+def test_any_character_has_tokens():
+    tokeniser = text.train_tokeniser(DOCUMENTS, 300)
+    assert tokeniser.decode(tokeniser.encode("naïve → 東京").ids) == "naïve → 東京"
+
+
+def test_text_shorter_than_one_context():
+    tokeniser = text.train_tokeniser(DOCUMENTS, 300)
+    with pytest.raises(ValueError, match="fewer than one context of 1024"):
+        text.token_blocks(["short"], tokeniser, 1024)
+
+
+def test_language_model_is_trained_once_then_loaded(tmp_path, capsys):
+    model, tokeniser, history = load_or_train_language_model(RUN, DOCUMENTS, tmp_path)
+    assert list(history["epoch"]) == [0, 1]
+    assert history["validation_loss"].iloc[-1] < 5.7  # ln 300: nothing learnt
+    again, same_tokeniser, _ = load_or_train_language_model(RUN, [], tmp_path)
+    assert "loaded" in capsys.readouterr().out
+    assert same_tokeniser.to_str() == tokeniser.to_str()
+    tokens = text.token_blocks(DOCUMENTS, tokeniser, 16)[:3]
+    assert torch.equal(model(tokens).logits, again(tokens).logits)
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_its_loss_is_that_of_the_next_token(tmp_path):
+    model, tokeniser, _ = load_or_train_language_model(RUN, DOCUMENTS, tmp_path)
+    tokens = text.token_blocks(DOCUMENTS, tokeniser, 16)[:4]
+    logits = model(tokens).logits[:, :-1]
+    expected = -logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).mean()
+    assert_close(model(tokens, labels=tokens).loss, expected)
+
+
+def test_damaged_tokeniser_is_named(tmp_path):
+    load_or_train_language_model(RUN, DOCUMENTS, tmp_path)
+    (tmp_path / runs.run_id(RUN) / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot be used: tokenizer\.json"):
+        load_or_train_language_model(RUN, DOCUMENTS, tmp_path)
+
+
+def test_seeds_decide_the_weights():
+    one, same, other = (make_gpt2(50, 8, 16, 1, 2, seed) for seed in (0, 0, 1))
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, same.state_dict()[name])
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+
+
+def test_mlp_outputs_are_what_the_block_adds():
+    model = make_gpt2(50, 8, 16, 2, 2).eval()
+    tokens = torch.arange(16).view(2, 8)
+    outputs = read_activations(model.transformer, tokens, "h.1.mlp")
+    block = model.transformer.h[1]
+    inputs = read_activations(model.transformer, tokens, "h.1.ln_2")
+    assert outputs.shape == (2, 8, 16)
+    assert_close(outputs, block.mlp(inputs))
+
+
+def test_order_of_the_data_has_a_seed_of_its_own(small_config):
+    from saehelpers.methods import SAERun
+
+    run = SAERun("test", "toy", small_config, seed=3)
+    assert run.draws == 3
+    assert dataclasses.replace(run, order_seed=5).draws == 5
+    assert runs.run_id(dataclasses.replace(run, order_seed=None)) == runs.run_id(run)
+    assert runs.run_id(dataclasses.replace(run, order_seed=3)) != runs.run_id(run)
