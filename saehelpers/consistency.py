@@ -138,7 +138,17 @@ def activation_correlation(
 def svcca(
     x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"], share: float = 0.99
 ) -> float:
-    """Mean canonical correlation of the directions that hold `share` of each variance."""
+    """Mean canonical correlation of the directions that hold `share` of each variance.
+
+    Raises:
+        ValueError: as many columns as samples, or more: any two sets would agree; or samples
+            that are all the same.
+    """
+    _check_samples(x, y)
+    if len(x) <= max(x.shape[1], y.shape[1]):
+        raise ValueError(
+            f"SVCCA of {x.shape[1]} and {y.shape[1]} columns needs more samples than {len(x)}"
+        )
 
     def leading(z: Tensor) -> Tensor:
         u, s, _ = torch.linalg.svd((z - z.mean(0)).double(), full_matrices=False)
@@ -155,13 +165,23 @@ def rsa(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
 
 
 def linear_cka(x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"]) -> float:
-    """||Y^T X||^2 / (||X^T X|| ||Y^T Y||) of centred activations, in Frobenius norms."""
+    """||Y^T X||^2 / (||X^T X|| ||Y^T Y||) of centred activations, in Frobenius norms.
+
+    Raises:
+        ValueError: not equally many samples, or all of them the same.
+    """
+    _check_samples(x, y)
     x, y = ((z - z.mean(0)).double() for z in (x, y))
     return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 
 def procrustes_r2(x: Float[Tensor, "samples d"], y: Float[Tensor, "samples d"]) -> float:
-    """Share of y's variance that the best rotation and scaling of x explains."""
+    """Share of y's variance that the best rotation and scaling of x explains.
+
+    Raises:
+        ValueError: not equally many samples, or all of them the same.
+    """
+    _check_samples(x, y)
     x, y = ((z - z.mean(0)).double().numpy() for z in (x, y))
     rotation, scale = orthogonal_procrustes(x, y)
     recons = x @ rotation * (scale / np.square(x).sum())
@@ -215,10 +235,14 @@ def frequent(
 def frequency_bins(
     values: Float[Tensor, " n"], frequency: Float[Tensor, " n"], edges: list[float]
 ) -> list[tuple[float, float, float, int]]:
-    """(low, high, mean value, number) of the latents in each bin of frequencies [low, high)."""
+    """(low, high, mean value, number) of the latents in each bin of frequencies.
+
+    Bins are [low, high), the last one [low, high].
+    """
     found = []
     for low, high in pairwise(edges):
-        inside = (frequency >= low) & (frequency < high)
+        below = frequency <= high if high == edges[-1] else frequency < high
+        inside = (frequency >= low) & below
         mean = float(values[inside].mean()) if inside.any() else float("nan")
         found.append((low, high, mean, int(inside.sum())))
     return found
@@ -245,8 +269,11 @@ def bootstrap_interval(
 
     Seeds are drawn with replacement, and the pairs among those drawn are averaged: the ten
     pairs of five seeds are not ten independent measurements. A seed is not paired with itself.
+    Two seeds have one pair, and no interval: (NaN, NaN).
     """
     seeds = sorted({seed for pair in pairs for seed in pair})
+    if len(seeds) < 3:
+        return float("nan"), float("nan")
     means = []
     for draw in generator.choice(seeds, (n_draws, len(seeds))):
         values = [pairs[min(i, j), max(i, j)] for i, j in combinations(draw, 2) if i != j]
@@ -254,6 +281,14 @@ def bootstrap_interval(
             means.append(np.mean(values))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _check_samples(x: Tensor, y: Tensor) -> None:
+    if len(x) != len(y):
+        raise ValueError(f"samples must be the same for both: got {len(x)} and {len(y)}")
+    for z in (x, y):
+        if not (z != z[:1]).any():
+            raise ValueError(f"activations of shape {tuple(z.shape)} are all the same")
 
 
 def _check_widths(a: Tensor, b: Tensor, action: LinearAction | None) -> None:

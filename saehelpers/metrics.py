@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -96,6 +96,13 @@ def spliced_loss(
 
 
 # --- recovery of known features ---
+
+
+def next_token_loss(
+    logits: Float[Tensor, "n context vocabulary"], tokens: Int[Tensor, "n context"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats of each token given those before it; the first is given."""
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def cosine_matrix(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:

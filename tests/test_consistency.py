@@ -268,6 +268,8 @@ def test_frequency_bins_agree_with_pandas():
     assert (list(low), list(high)) == (edges[:-1], edges[1:])
     assert mean == pytest.approx(tuple(bins.mean()), rel=1e-4, nan_ok=True)
     assert list(number) == bins.count().tolist()
+    always = consistency.frequency_bins(values[:3], torch.tensor([0.5, 1.0, 1.0]), [0.0, 0.5, 1.0])
+    assert [number for *_, number in always] == [0, 3]
 
 
 def of_seeds(n: int) -> dict[tuple[int, int], float]:
@@ -296,6 +298,10 @@ def test_bootstrap_intervals():
     assert width[20, 0.95] == pytest.approx(2 * 1.96 * 2 / math.sqrt(20), rel=0.25)
 
 
+def test_two_runs_have_no_interval():
+    assert np.isnan(consistency.bootstrap_interval({(0, 1): 0.5}, np.random.default_rng(0))).all()
+
+
 # --- bad input ---
 
 
@@ -318,3 +324,17 @@ def test_dictionaries_that_do_not_fit(unchecked, c4_action, function, a, b, mess
 def test_too_few_samples_for_a_correlation(unchecked, n, m):
     with pytest.raises(ValueError, match=f"three samples or more, .*got {n} and {m}"):
         consistency.activation_correlation(random(n, 3), random(m, 3))
+
+
+@pytest.mark.parametrize("name", ["svcca", "linear_cka", "procrustes_r2"])
+def test_samples_that_are_missing_or_all_the_same(unchecked, name):
+    score = getattr(consistency, name)
+    with pytest.raises(ValueError, match="samples must be the same for both: got 5 and 4"):
+        score(random(5, 3), random(4, 3))
+    with pytest.raises(ValueError, match=r"shape \(5, 3\) are all the same"):
+        score(random(5, 3), torch.ones(5, 3))
+
+
+def test_svcca_of_too_few_samples():
+    with pytest.raises(ValueError, match="4 and 6 columns needs more samples than 6"):
+        consistency.svcca(random(6, 4), random(6, 6))

@@ -11,10 +11,19 @@ from saehelpers.activations import read_activations
 from saehelpers.base_models import make_gpt2
 from saehelpers.datasets import text
 from saehelpers.experiments import LanguageModelRun, load_or_train_language_model
+from saehelpers.metrics import next_token_loss
 
 DOCUMENTS = [f"The number {i} is followed by {i + 1}. " * 8 for i in range(60)]
 RUN = LanguageModelRun(
-    "gpt2", "numbers", vocab_size=300, context=16, width=16, n_layers=2, n_heads=2, epochs=2
+    "gpt2",
+    "numbers",
+    vocab_size=300,
+    context=16,
+    width=16,
+    n_layers=2,
+    n_heads=2,
+    epochs=2,
+    blocks_per_epoch=40,
 )
 
 
@@ -39,7 +48,7 @@ def test_local_text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("one\nfile\n<|endoftext|>\nand another", encoding="utf-8")
     assert text.read_documents(path) == ["one\nfile", "and another"]
-    with pytest.raises(FileNotFoundError, match="no text file at .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no text file at .*nowhere"):
         text.read_documents(tmp_path / "nowhere")
 
 
@@ -87,9 +96,13 @@ def test_language_model_is_trained_once_then_loaded(tmp_path, capsys):
 def test_its_loss_is_that_of_the_next_token(tmp_path):
     model, tokeniser, _ = load_or_train_language_model(RUN, DOCUMENTS, tmp_path)
     tokens = text.token_blocks(DOCUMENTS, tokeniser, 16)[:4]
-    logits = model(tokens).logits[:, :-1]
-    expected = -logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).mean()
-    assert_close(model(tokens, labels=tokens).loss, expected)
+    logits = model(tokens).logits
+    losses = [
+        -logits[i, place].log_softmax(-1)[tokens[i, place + 1]]
+        for i in range(4)
+        for place in range(15)
+    ]
+    assert_close(next_token_loss(logits, tokens), torch.stack(losses).mean())
 
 
 def test_damaged_tokeniser_is_named(tmp_path):

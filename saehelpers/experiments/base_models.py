@@ -14,6 +14,7 @@ from saehelpers.base_models import VIT_B_16, load_pretrained_vit, make_autoencod
 from saehelpers.datasets.text import held_out, token_blocks, train_tokeniser
 from saehelpers.experiments.loading import checkpoint_path, fill, load_or_train
 from saehelpers.fitting import Settings, fit
+from saehelpers.metrics import next_token_loss
 from saehelpers.symmetry import Group
 
 
@@ -42,7 +43,10 @@ class BaseModelRun:
 
 @dataclass(frozen=True)
 class LanguageModelRun:
-    """Everything that decides what a small GPT-2 learns; `text` names what it reads."""
+    """Everything that decides what a small GPT-2 learns.
+
+    text: names what it reads; an epoch reads the next `blocks_per_epoch` contexts of it.
+    """
 
     name: str
     text: str
@@ -51,7 +55,8 @@ class LanguageModelRun:
     width: int = 128
     n_layers: int = 4
     n_heads: int = 4
-    epochs: int = 2
+    epochs: int = 12
+    blocks_per_epoch: int = 2000
     batch_size: int = 32
     learning_rate: float = 2e-3
     schedule: str = "cosine"
@@ -162,11 +167,19 @@ def load_or_train_language_model(
 
 
 def _train_language_model(model, config, blocks, validation, models) -> pd.DataFrame:
+    n_blocks = min(config.blocks_per_epoch, len(blocks))
+    first = 0
+
+    def begin_epoch(epoch: int) -> None:
+        nonlocal first
+        first = epoch * n_blocks
+
     def loss(tokens: Tensor) -> Tensor:
-        return model(tokens, labels=tokens).loss
+        return next_token_loss(model(tokens).logits, tokens)
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        return {"loss": loss(blocks[index[0]])}
+        with torch.autocast(blocks.device.type, torch.bfloat16):  # a fifth faster on a CPU
+            return {"loss": loss(blocks[(first + index[0]) % len(blocks)])}
 
     @torch.no_grad()
     def evaluate(epoch: int) -> dict[str, Tensor]:
@@ -179,9 +192,10 @@ def _train_language_model(model, config, blocks, validation, models) -> pd.DataF
     return fit(
         model.train(),
         step,
-        len(blocks),
+        n_blocks,
         [config.seed],
         settings,
+        begin_epoch=begin_epoch,
         evaluate=evaluate,
         checkpoint=checkpoint_path(models, [config]),
         description=config.name,
