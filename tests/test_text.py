@@ -48,6 +48,8 @@ def test_local_text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("one\nfile\n<|endoftext|>\nand another", encoding="utf-8")
     assert text.read_documents(path) == ["one\nfile", "and another"]
+    path.write_text("one\nparagraph\n\nand another", encoding="utf-8")
+    assert text.read_documents(path) == ["one\nparagraph", "and another"]
     with pytest.raises(FileNotFoundError, match=r"no text file at .*nowhere"):
         text.read_documents(tmp_path / "nowhere")
 

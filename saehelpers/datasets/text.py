@@ -45,7 +45,9 @@ def documentation(folder: Path | str) -> list[str]:
 
 
 def read_documents(path: Path | str) -> list[str]:
-    """The documents of a local text file, which lines `<|endoftext|>` keep apart.
+    """The documents of a local text file, kept apart by lines `<|endoftext|>`.
+
+    A file without such a line is taken apart at blank lines.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,7 +55,8 @@ def read_documents(path: Path | str) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no text file at {path}")
-    return path.read_text(encoding="utf-8").split(f"\n{END}\n")
+    text = path.read_text(encoding="utf-8")
+    return text.split(f"\n{END}\n") if END in text else text.split("\n\n")
 
 
 def held_out(documents: list[str], share: float = 0.05) -> tuple[list[str], list[str]]:
