@@ -7,11 +7,11 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / ".peers"
 
 
-def python_with(*requirements: str) -> Path:
-    """The interpreter of an environment that has these requirements, and this torch."""
+def python_with(peer: str, *further: str) -> Path:
+    """The interpreter of an environment with a peer, what else it needs, and this torch."""
     import torch
 
-    name = "-".join(requirement.replace("==", "-") for requirement in requirements)
+    name = peer.replace("==", "-")
     python = FOLDER / name / "bin" / "python"
     if not python.exists():
         print(f"setting up {python.parent.parent} (once; a few minutes)", file=sys.stderr)
@@ -20,7 +20,7 @@ def python_with(*requirements: str) -> Path:
         pinned = f"torch=={torch.__version__.split('+')[0]}"
         try:
             subprocess.run([*install, pinned], check=True)
-            subprocess.run([*install, pinned, *requirements], check=True)
+            subprocess.run([*install, pinned, peer, *further], check=True)
         except subprocess.CalledProcessError:
             python.unlink()
             raise

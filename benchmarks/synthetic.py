@@ -8,6 +8,7 @@ fresh process. Also compares what both compute of the same SAE on the same sampl
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from pathlib import Path
 
 import torch
 
-PEERS = ("sae-lens==6.28.1", "sae-lens==6.54.12")
+PEERS = {  # and what else their environments need
+    "sae-lens==6.28.1": ("pyarrow<20",),  # it asks for numpy 1, newer ones for numpy 2
+    "sae-lens==6.54.12": (),
+}
 BATCHES = (1024, 4096, 16_384)
 REPEATS, BUDGET = 5, 1.5  # medians of 5; a batch size is left out where one draw takes longer
 N_PARENTS, N_CHILDREN = 16, 4
@@ -135,7 +139,8 @@ def peer_evaluation(folder: Path) -> None:
     features = synthetic.FeatureDictionary(64, 48)
     generator = synthetic.ActivationGenerator(64, 0.3, 0.1)
     coefficients = generator.sample(20_000)
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=48, d_sae=64, k=8))
+    config = TopKTrainingSAEConfig(d_in=48, d_sae=64, k=8, rescale_acts_by_decoder_norm=False)
+    sae = TopKTrainingSAE(config)
     synthetic.train_toy_sae(sae, features, generator, training_samples=200_000)
 
     class Fixed:
@@ -179,6 +184,24 @@ def our_evaluation(folder: Path) -> None:
                       (("mcc", "mcc"), ("sae_l0", "l0"), ("shrinkage", "shrinkage"))}))  # fmt: skip
 
 
+def evaluation_memory(n_latents: int = 4096, d: int = 512, n_samples: int = 100_000) -> None:
+    """Evaluate an untrained SAE; seconds, and GiB beyond the interpreter, torch and the SAE."""
+    from saehelpers import SAE, SAEConfig
+    from saehelpers.datasets.synthetic import SyntheticFeatures
+    from saehelpers.ground_truth import evaluate
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(n_latents, d, generator=generator), dim=1)
+    sae = SAE(SAEConfig(d, n_latents, topk=20, encoder="linear"), generator)
+    before, start = peak(), time.perf_counter()
+    evaluate(sae, SyntheticFeatures(rows, 20 / n_latents, 1.0, 0.1), generator, n_samples)
+    found = {"seconds": time.perf_counter() - start, "GiB": peak() - before}
+    print(json.dumps({name: round(value, 2) for name, value in found.items()}))
+
+
 def run(python: Path | str, *arguments: str) -> dict:
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -192,7 +215,7 @@ def run(python: Path | str, *arguments: str) -> dict:
 def main() -> None:
     from peers import python_with
 
-    pythons = {peer: python_with(peer) for peer in PEERS}
+    pythons = {peer: python_with(peer, *further) for peer, further in PEERS.items()}
     found = {"ours": run(sys.executable, "ours")}
     found |= {peer: run(python, "peer") for peer, python in pythons.items()}
     print(f"microseconds a sample, batches of {', '.join(map(str, BATCHES))}; {THREADS} threads\n")
@@ -210,10 +233,15 @@ def main() -> None:
         print(f"| {case} | " + " | ".join(cells) + f" | {', '.join(ratios)} |")
     print()
     for peer, python in pythons.items():
-        with tempfile.TemporaryDirectory() as folder:
-            theirs, ours = run(python, "peer-sae", folder), run(sys.executable, "our-sae", folder)
-        differences = {name: f"{abs(theirs[name] - ours[name]):.1e}" for name in theirs}
-        print(f"same SAE, same samples, {peer}: {theirs}; absolute differences {differences}")
+        print(agreement(peer, python))
+    print(f"evaluation of 4,096 latents, 100,000 samples: {run(sys.executable, 'memory')}")
+
+
+def agreement(peer: str, python: Path) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        theirs, ours = run(python, "peer-sae", folder), run(sys.executable, "our-sae", folder)
+    differences = {name: f"{abs(theirs[name] - ours[name]):.0e}" for name in theirs}
+    return f"same SAE, same samples, {peer}: {theirs}; absolute differences {differences}"
 
 
 if __name__ == "__main__":
@@ -226,5 +254,7 @@ if __name__ == "__main__":
             peer_evaluation(Path(folder))
         case ["our-sae", folder]:
             our_evaluation(Path(folder))
+        case ["memory"]:
+            evaluation_memory()
         case _:
             main()
