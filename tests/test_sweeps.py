@@ -2,11 +2,18 @@
 
 import math
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import joblib
 import pytest
+import submitit
 
+from saehelpers import results
 from saehelpers.sweeps import sweep
 
 
@@ -56,3 +63,92 @@ def test_failure_in_another_process():
     with pytest.raises(RuntimeError, match="1 of 2 jobs failed") as raised:
         list(sweep(math.sqrt, [(4,), (-1,)]))
     assert isinstance(raised.value.__cause__, ValueError)
+
+
+# --- other executors ---
+
+
+def test_pool_of_joblib():
+    with joblib.externals.loky.get_reusable_executor(max_workers=1) as executor:
+        assert sorted(sweep(pow, [(i, 2) for i in range(3)], executor=executor)) == [0, 1, 4]
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's and tornado's own, at the end of a cluster
+def test_cluster_of_dask(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            dashboard_address=None,
+            local_directory=str(tmp_path),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        found = sweep(pow, [(i, 2) for i in range(3)], executor=client.get_executor())
+        assert sorted(found) == [0, 1, 4]
+        with pytest.raises(RuntimeError, match="1 of 2 jobs failed"):
+            list(sweep(math.sqrt, [(4,), (-1,)], executor=client.get_executor()))
+
+
+def test_executor_of_submitit(tmp_path):
+    executor = submitit.LocalExecutor(tmp_path)
+    executor.update_parameters(timeout_min=1)
+    with pytest.raises(RuntimeError, match=r"(?s)1 of 2 jobs failed.*math domain error"):
+        for found in sweep(math.sqrt, [(4,), (-1,)], executor=executor):
+            assert found == 2
+
+
+# --- killed ---
+
+
+def square_unless_killed(number: int, victim: int) -> int:
+    if number == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+def test_process_that_is_killed_fails_its_own_job_alone():
+    found = []
+    with pytest.raises(RuntimeError, match=r"1 of 12 jobs failed, the first with .*Terminated"):
+        for result in sweep(square_unless_killed, [(i, 3) for i in range(12)]):
+            found.append(result)
+    assert sorted(found) == [i**2 for i in range(12) if i != 3]
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from saehelpers import results
+from saehelpers.sweeps import sweep
+
+def measure(number):
+    time.sleep(0.2)
+    return {"run_id": f"run-{number}", "metric": "square", "value": number**2}
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    done = set(results.read(path)["run_id"])
+    jobs = [(n,) for n in range(16) if f"run-{n}" not in done]
+    print(len(jobs), flush=True)
+    for row in sweep(measure, jobs):
+        results.append(path, [row])
+"""
+
+
+def test_run_that_is_killed_goes_on_where_it_was(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    path = tmp_path / "results.csv"
+    command = [sys.executable, str(tmp_path / "script.py"), str(path)]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not len(results.read(path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    rows = len(results.read(path))
+    assert 0 < rows < 16
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(again.stdout) == 16 - rows
+    table = results.read(path)
+    assert sorted(table["value"]) == [n**2 for n in range(16)]
