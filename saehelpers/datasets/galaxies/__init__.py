@@ -1,0 +1,41 @@
+"""Galaxies, from three sources behind one interface."""
+
+from pathlib import Path
+
+from saehelpers.datasets.galaxies.base import CLASSES, Galaxies
+from saehelpers.datasets.galaxies.galaxy_mnist import load_galaxy_mnist
+from saehelpers.datasets.galaxies.hubble import load_hubble
+from saehelpers.datasets.galaxies.simulated import draw_galaxy, simulate_galaxies
+
+__all__ = [
+    "CLASSES",
+    "Galaxies",
+    "draw_galaxy",
+    "load_galaxies",
+    "load_galaxy_mnist",
+    "load_hubble",
+    "simulate_galaxies",
+]
+
+SOURCES = ("simulated", "hubble", "galaxy_mnist")
+
+
+def load_galaxies(
+    source: str, folder: Path | str, n_images: int = 10_000, size: int = 64, seed: int = 0
+) -> Galaxies:
+    """Galaxies of a source: "simulated", "hubble" or "galaxy_mnist".
+
+    Args:
+        folder: where files are kept, and local copies looked for.
+        n_images, seed: of simulated galaxies; the other sources give all that they have.
+
+    Raises:
+        ValueError: there is no such source.
+    """
+    if source == "simulated":
+        return simulate_galaxies(n_images, folder, size, seed)
+    if source == "hubble":
+        return load_hubble(size)
+    if source == "galaxy_mnist":
+        return load_galaxy_mnist(folder, size)
+    raise ValueError(f"unknown source of galaxies {source!r}; known are {', '.join(SOURCES)}")

@@ -1,0 +1,205 @@
+"""Galaxies: what is drawn, what is cut out, what is read."""
+
+import gzip
+import hashlib
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pooch
+import pytest
+import torch
+
+from saehelpers.datasets.galaxies import (
+    CLASSES,
+    draw_galaxy,
+    galaxy_mnist,
+    load_galaxies,
+    load_galaxy_mnist,
+    load_hubble,
+    simulate_galaxies,
+)
+from saehelpers.datasets.galaxies.base import read_hdf5
+
+SIZE = 64
+
+
+def moments(image: np.ndarray) -> tuple[float, float]:
+    """Axis ratio and angle of what is brighter than the sky, by second moments."""
+    light = image.astype(float).sum(-1)
+    light = np.clip(light - np.median(light) - 3 * light[:8].std(), 0, None)
+    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    near = np.hypot(x, y) < SIZE * 0.35
+    weight = light * near
+    xx, yy, xy = ((weight * m).sum() / weight.sum() for m in (x * x, y * y, x * y))
+    spread = math.hypot((xx - yy) / 2, xy)
+    mean = (xx + yy) / 2
+    return math.sqrt((mean - spread) / (mean + spread)), 0.5 * math.atan2(2 * xy, xx - yy) % math.pi
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, list]:
+    return {kind: [draw_galaxy(kind, SIZE, (7, i)) for i in range(12)] for kind in CLASSES}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_drawn_galaxies_are_images_with_one_in_the_middle(drawn, kind):
+    for image, row in drawn[kind]:
+        assert (image.shape, image.dtype) == ((SIZE, SIZE, 3), np.uint8)
+        assert image[28:36, 28:36].mean() > 2 * image[:6].mean()
+        assert 0 < row["axis_ratio"] <= 1
+        assert 0 <= row["angle"] < math.pi
+
+
+def test_shapes_of_the_classes_are_what_their_names_say(drawn):
+    ratio = {kind: np.median([moments(image)[0] for image, _ in drawn[kind]]) for kind in CLASSES}
+    assert ratio["smooth_round"] > 0.75
+    assert ratio["unbarred_spiral"] > 0.6
+    assert ratio["smooth_cigar"] < 0.6
+    assert ratio["edge_on_disk"] < 0.45
+
+
+@pytest.mark.parametrize("kind", ["smooth_cigar", "edge_on_disk"])
+def test_angle_is_that_of_the_long_axis(drawn, kind):
+    off = [abs(moments(image)[1] - row["angle"]) for image, row in drawn[kind]]
+    assert np.median([min(angle, math.pi - angle) for angle in off]) < 0.1
+
+
+def test_spirals_are_bluer_outside_and_ellipticals_red(drawn):
+    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    ring = (np.hypot(x, y) > 7) & (np.hypot(x, y) < 14)
+
+    def red_over_blue(kind):
+        red, blue = (np.mean([image[ring, c].mean() for image, _ in drawn[kind]]) for c in (0, 2))
+        return red / blue
+
+    assert red_over_blue("unbarred_spiral") < 1.1 < red_over_blue("smooth_round")
+
+
+def test_same_seed_same_galaxy():
+    one, same, other = (draw_galaxy("unbarred_spiral", SIZE, (0, i))[0] for i in (3, 3, 4))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_simulated_galaxies_are_drawn_once(tmp_path):
+    with ThreadPoolExecutor(1) as executor:
+        first = simulate_galaxies(10, tmp_path, 32, seed=1, executor=executor)
+    assert first.images.shape == (10, 3, 32, 32)
+    assert first.labels.tolist() == [0, 1, 2, 3] * 2 + [0, 1]
+    assert list(first.properties) == ["angle", "axis_ratio", "radius"]
+    expected, _ = draw_galaxy(CLASSES[1], 32, (1, 5))
+    assert np.array_equal(first.images[5].permute(1, 2, 0).numpy(), expected)
+    again = simulate_galaxies(10, tmp_path, 32, seed=1, executor="not asked")
+    assert torch.equal(first.images, again.images)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_hubble_cutouts():
+    found = load_hubble(48)
+    assert found.source == "hubble"
+    assert found.labels is None
+    assert len(found.images) >= 100
+    assert found.images.shape[1:] == (3, 48, 48)
+    assert len(found.properties) == len(found.images)
+    assert found.properties["ellipticity"].between(0, 1).all()
+    assert found.properties["angle"].between(0, math.pi).all()
+    middle = found.images[:, :, 18:30, 18:30].float().mean((1, 2, 3))
+    edge = found.images[:, :, :6].float().mean((1, 2, 3))
+    assert (middle > edge).float().mean() > 0.98
+
+
+def write_file(path, **content):
+    if not content:
+        content = {"images": np.zeros((8, 64, 64, 3), np.uint8), "labels": np.arange(8) % 4}
+    with h5py.File(path, "w") as file:
+        for name, value in content.items():
+            file[name] = value
+
+
+def test_local_copy_of_galaxy_mnist(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    write_file(tmp_path / "train_dataset.hdf5", images=images, labels=np.arange(8) % 4)
+    write_file(tmp_path / "test_dataset.hdf5", images=images[:2], labels=np.array([3, 0]))
+    found = load_galaxies("galaxy_mnist", tmp_path)
+    assert found.images.shape == (10, 3, 64, 64)
+    assert np.array_equal(found.images[2].permute(1, 2, 0).numpy(), images[2])
+    assert found.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 3, 0]
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A small archive instead of the published one, and a download that copies it."""
+    write_file(tmp_path / "published.hdf5")
+    archive = gzip.compress((tmp_path / "published.hdf5").read_bytes())
+
+    def copy(url, output_file, downloader, check_only=False):
+        Path(output_file).write_bytes(archive)
+
+    monkeypatch.setattr(pooch.core, "choose_downloader", lambda url, progressbar=False: copy)
+    right = hashlib.md5(archive).hexdigest()
+    wrong = {part: (f"{part}.gz", "0" * 32) for part in ("train", "test")}
+    files = {64: {part: (f"{part}.gz", right) for part in ("train", "test")}, 224: wrong}
+    monkeypatch.setattr(galaxy_mnist, "FILES", files)
+    return tmp_path / "data"
+
+
+def test_download_is_verified_and_unpacked(published):
+    assert load_galaxy_mnist(published).images.shape == (16, 3, 64, 64)
+    assert (published / "train_dataset.hdf5").exists()
+    assert load_galaxy_mnist(published).images.shape == (16, 3, 64, 64)
+
+
+def test_download_with_another_checksum_is_not_kept(published):
+    with pytest.raises(ValueError, match="does not match the known hash"):
+        load_galaxy_mnist(published, 224)
+    assert not list(published.glob("*hdf5*"))
+
+
+def test_no_network_and_no_copy(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(galaxy_mnist.pooch, "retrieve", fail)
+    with pytest.raises(FileNotFoundError, match=r"Put a copy there .*source 'simulated'"):
+        load_galaxies("galaxy_mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"pictures": np.zeros(3)}, "has no key 'images'; it has"),
+        ({"images": np.zeros((2, 8, 8, 3), np.uint8)}, "has no key 'labels'"),
+        ({"images": np.zeros((2, 8, 9, 3), np.uint8), "labels": [0, 1]}, r"must be \(n, s, s, 3\)"),
+        ({"images": np.zeros((2, 8, 8, 3)), "labels": [0, 1]}, "must be uint8, they are float64"),
+        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": [0]}, "2 images and labels of"),
+        ({"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": [0, 4]}, "0 to 3, they are 0 to 4"),
+    ],
+)
+def test_files_that_hold_something_else(tmp_path, content, message):
+    write_file(tmp_path / "galaxies.hdf5", **content)
+    with pytest.raises(ValueError, match=message):
+        read_hdf5(tmp_path / "galaxies.hdf5")
+
+
+def test_file_that_is_cut_short(tmp_path):
+    path = tmp_path / "galaxies.hdf5"
+    write_file(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        read_hdf5(path)
+
+
+def test_images_of_another_size(tmp_path):
+    write_file(tmp_path / "train_dataset.hdf5")
+    with pytest.raises(ValueError, match="images of 64 pixels, 224 were asked for"):
+        load_galaxy_mnist(tmp_path, 224)
+    with pytest.raises(ValueError, match="sizes 64, 224, not 100"):
+        load_galaxy_mnist(tmp_path, 100)
+
+
+def test_unknown_source(tmp_path):
+    with pytest.raises(ValueError, match="'sdss'; known are simulated, hubble, galaxy_mnist"):
+        load_galaxies("sdss", tmp_path)
