@@ -1,7 +1,7 @@
 """Read and replace activations at any named module of any model, by forward hooks."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from jaxtyping import Float
@@ -47,19 +47,25 @@ def read_activations(
 ) -> Tensor:
     """Outputs of the named module for every input, on the CPU: (n, ...) -> (n, *output).
 
-    Inputs go through the model in batches, on the model's own device.
+    Inputs go through the model in batches, on the model's own device, and no further than
+    that module.
     """
     device = next(model.parameters()).device
     collected: list[Tensor] = []
 
     def keep(output: Tensor) -> Tensor:
         collected.append(output.cpu())
-        return output
+        raise _Read
 
     with splice(model, {module: keep}):
         for batch in inputs.split(batch_size):
-            model(batch.to(device))
+            with suppress(_Read):
+                model(batch.to(device))
     return torch.cat(collected)
+
+
+class _Read(Exception):  # noqa: N818 (no error)
+    """What was to be read has been read: nothing behind it needs to run."""
 
 
 def orbit_activations(model: nn.Module, images: Tensor, group, module: str = "encoder") -> Tensor:

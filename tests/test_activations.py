@@ -116,3 +116,15 @@ def test_standardised_activations_have_mean_zero_and_mean_squared_norm_d():
 def test_constant_activations():
     with pytest.raises(ValueError, match=r"activations of shape \(5, 4, 3\) are all the same"):
         standardisation(torch.ones(5, 4, 3))
+
+
+def test_reading_runs_the_model_no_further_than_needed():
+    ran = []
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2))
+    model[2].register_forward_hook(lambda module, *_: ran.append(module))
+    x = torch.randn(7, 3)
+    found = read_activations(model, x, "1", batch_size=4)
+    assert_close(found, model[1](model[0](x)).detach())
+    assert not ran
+    assert model(x).shape == (7, 2)
+    assert ran
