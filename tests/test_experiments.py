@@ -114,6 +114,14 @@ def test_run_columns_are_results_columns(run):
     assert run_columns(relu)["topk"] is None
 
 
+def test_order_of_the_data_has_a_seed_of_its_own(small_config):
+    run = SAERun("test", "toy", small_config, seed=3)
+    assert run.draws == 3
+    assert dataclasses.replace(run, order_seed=5).draws == 5
+    assert runs.run_id(dataclasses.replace(run, order_seed=None)) == runs.run_id(run)
+    assert runs.run_id(dataclasses.replace(run, order_seed=3)) != runs.run_id(run)
+
+
 # --- SAEs ---
 
 

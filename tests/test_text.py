@@ -1,7 +1,5 @@
 """Text: documents, their split, tokens; and the language model that is trained on them."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -129,13 +127,3 @@ def test_mlp_outputs_are_what_the_block_adds():
     inputs = read_activations(model.transformer, tokens, "h.1.ln_2")
     assert outputs.shape == (2, 8, 16)
     assert_close(outputs, block.mlp(inputs))
-
-
-def test_order_of_the_data_has_a_seed_of_its_own(small_config):
-    from saehelpers.methods import SAERun
-
-    run = SAERun("test", "toy", small_config, seed=3)
-    assert run.draws == 3
-    assert dataclasses.replace(run, order_seed=5).draws == 5
-    assert runs.run_id(dataclasses.replace(run, order_seed=None)) == runs.run_id(run)
-    assert runs.run_id(dataclasses.replace(run, order_seed=3)) != runs.run_id(run)

@@ -137,14 +137,8 @@ def load_or_train_language_model(
     precision and always come from disk, as does the tokeniser.
     """
     files: dict[str, str] = {}
-    model = make_gpt2(
-        config.vocab_size,
-        config.context,
-        config.width,
-        config.n_layers,
-        config.n_heads,
-        config.seed,
-    )
+    shape = (config.vocab_size, config.context, config.width, config.n_layers, config.n_heads)
+    model = make_gpt2(*shape, seed=config.seed)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
         seen, unseen = held_out(documents)
