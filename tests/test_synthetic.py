@@ -231,6 +231,7 @@ def test_nearest_correlation_of_highams_example():
     near, far = 0.7607, 0.1573
     expected = torch.tensor([[1, near, far], [near, 1, near], [far, near, 1]])
     assert_close(made, expected, atol=1e-3, rtol=0)
+    assert (made - asked).norm().item() == pytest.approx(0.5278, abs=1e-3)
 
 
 def raised(matrix):
@@ -569,16 +570,19 @@ def test_orbits_interfere_less_than_those_of_random_and_of_orthonormal_features(
     assert fourth < 0.5 * min(each for each, _ in [*others, interference(plain, action)])
 
 
-def test_stabilisers_leave_their_features_as_they_are():
-    action = make_action(4, 16, generator(), "shift")
-    stabilisers = [0, 2, 1, 3, 2, 0]
+@pytest.mark.parametrize(
+    ("order", "kind", "stabilisers"),
+    [(4, "shift", [0, 2, 1, 3, 2, 0]), (8, "rotation", [0, 4, 0, 4, 4, 0])],
+)
+def test_stabilisers_leave_their_features_as_they_are(order, kind, stabilisers):
+    action = make_action(order, 16, generator(), kind)
     features = make_orbit_features(6, action, generator(), stabilisers, steps=100)
     assert_close(features.norm(dim=1), torch.ones(6))
     for feature, element in zip(features, stabilisers, strict=True):
         assert_close(action.act(feature, element), feature, atol=1e-5, rtol=0)
         orbit = action.orbit(feature)
         n_points = len({tuple(row) for row in (torch.cdist(orbit, orbit) < 1e-3).tolist()})
-        assert n_points == math.gcd(4, element)
+        assert n_points == math.gcd(order, element)
     # within what is left as it is, features are still kept apart
     unspread = make_orbit_features(6, action, generator(), stabilisers, steps=0)
     assert interference(features, action)[0] < interference(unspread, action)[0]
@@ -662,6 +666,7 @@ BAD = [
     (lambda: looped(False), "is its own ancestor"),
     (lambda: looped(True), "is its own ancestor"),
     (lambda: Hierarchy([Node(0, [LEAF]), LEAF], 4), "hangs below two parents"),
+    (lambda: Hierarchy([Node(3, [Node(0, [LEAF]), Node(1, [LEAF])])], 4), "below two parents"),
     (lambda: Hierarchy([Node(0, [LEAF_DICT, LEAF_DICT])], 4), "hangs below two parents"),
     (lambda: Hierarchy([Node(0, leaves(1)), Node(1)], 4), "feature 1 stands in .* twice"),
     (lambda: Hierarchy([Node(0, leaves(1), True)], 4), "node 0 has fewer than two children"),
