@@ -62,4 +62,4 @@ lint: $(STAMP)
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 clean:
-	rm -rf executed .small .pytest_cache .ruff_cache
+	rm -rf executed .small .pytest_cache .ruff_cache data/activations

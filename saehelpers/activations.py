@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+STANDARDISATION_ROWS = 2**20  # that are looked at in one go
 
 
 @contextmanager
@@ -21,7 +24,8 @@ def splice(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) ->
     modules = dict(model.named_modules())
     missing = [name for name in edits if name not in modules]
     if missing:
-        raise ValueError(f"no module {missing[0]!r}; known are {', '.join(filter(None, modules))}")
+        nearest = get_close_matches(missing[0], filter(None, modules), n=5, cutoff=0.0)
+        raise ValueError(f"no module {missing[0]!r}; the nearest names are {', '.join(nearest)}")
     handles = []
     try:
         for name, edit in edits.items():
@@ -88,8 +92,11 @@ def standardisation(
     Raises:
         ValueError: the activations are all the same.
     """
-    mean = activations.flatten(0, -2).mean(0)
-    scale = (activations - mean).pow(2).mean().sqrt()
+    rows = activations.flatten(0, -2)
+    parts = rows.split(STANDARDISATION_ROWS)  # larger than memory, they pass through it
+    mean = sum(len(part) / len(rows) * part.mean(0) for part in parts)
+    variance = sum(len(part) / len(rows) * (part - mean).pow(2).mean() for part in parts)
+    scale = variance.sqrt()
     if not scale > 0:
         raise ValueError(f"activations of shape {tuple(activations.shape)} are all the same")
     return mean, scale

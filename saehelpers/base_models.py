@@ -1,10 +1,11 @@
-"""The networks to be explained: image autoencoders, a pretrained vision transformer, a GPT-2.
+"""The networks to be explained: autoencoders and encoders of images, a GPT-2.
 
 In an autoencoder, an SAE sits on the encoder's output before its activation:
 `encoder(images)` is psi, (n, d), and `decoder` rectifies before it decodes. The architectures
 are those of Erdogan and Lucic, arXiv 2511.09432, section 5.2.
 """
 
+import importlib
 from pathlib import Path
 
 import torch
@@ -211,3 +212,118 @@ def load_pretrained_vit(source: str | Path = VIT_B_16) -> PretrainedViT:
             'the small transformer trained here, BASE_MODELS = ["vit"].'
         ) from error
     return PretrainedViT(model, model.config.image_size)
+
+
+def make_convnext(
+    widths: tuple[int, ...] = (48, 96, 192),
+    depths: tuple[int, ...] = (1, 2, 1),
+    patch: int = 4,
+    n_classes: int = 4,
+    seed: int = 0,
+) -> nn.Module:
+    """A fresh ConvNeXt classifier (Liu et al., arXiv 2201.03545) of images (n, 3, size, size).
+
+    Hugging Face's `ConvNextForImageClassification`. Stage i, "convnext.encoder.stages.i", has
+    `depths[i]` blocks of `widths[i]` channels, on maps of size / (patch 2^i) pixels a side:
+    no kernel straddles the grid, so that a turned image has exactly turned maps of pixels.
+    """
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    config = ConvNextConfig(
+        num_channels=3, patch_size=patch, num_stages=len(widths), hidden_sizes=list(widths),
+        depths=list(depths), num_labels=n_classes, layer_scale_init_value=1.0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _reading_images(ConvNextForImageClassification(config))
+
+
+ZOOBOT = "hf_hub:mwalmsley/zoobot-encoder-convnext_nano"  # 224 pixels; "stages.2" is its middle
+
+
+def load_encoder(source: str | Path) -> nn.Module:
+    """A frozen vision model that reads images (n, 3, h, w), uint8 or in [0, 1].
+
+    Images are brought to the size and the channel statistics that it was trained with, where
+    it knows them.
+
+    Args:
+        source: a vision model's name on the Hugging Face hub or a folder with it; or
+            "hf_hub:owner/name", one for timm, such as the encoders of Zoobot (Walmsley et al.,
+            JOSS 8 (2023), 5312), trained on galaxies; or "package.module:function", which is
+            called and returns the torch module.
+
+    Raises:
+        FileNotFoundError: it is neither on disk nor to be reached.
+        ModuleNotFoundError: timm, or the package, is not installed.
+    """
+    source = str(source)
+    if source.startswith("hf_hub:"):
+        model = _load_timm(source)
+    elif ":" in source:
+        package, function = source.rsplit(":", 1)
+        model = _reading_images(getattr(importlib.import_module(package), function)())
+    else:
+        model = _load_transformers(source)
+    return model.eval().requires_grad_(False)
+
+
+def _load_timm(source: str) -> nn.Module:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{source} needs timm, and timm needs a torchvision that matches the installed torch: "
+            "pip install timm"
+        ) from error
+    try:
+        model = timm.create_model(source, pretrained=True, num_classes=0)
+    except OSError as error:
+        raise _unreachable(source, source.removeprefix("hf_hub:")) from error
+    known = timm.data.resolve_model_data_config(model)
+    return _reading_images(model, known["input_size"][-1], known["mean"], known["std"])
+
+
+def _load_transformers(source: str) -> nn.Module:
+    from transformers import AutoImageProcessor, AutoModel
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of a pooler that the checkpoint may lack
+            model = AutoModel.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _unreachable(source, source) from error
+    try:
+        known = AutoImageProcessor.from_pretrained(source)
+    except OSError:  # a folder without a preprocessor's config
+        return _reading_images(model, getattr(model.config, "image_size", None))
+    size = known.size.get("height") or known.size["shortest_edge"]
+    return _reading_images(model, size, known.image_mean, known.image_std)
+
+
+def _unreachable(source: str, name: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"no encoder at {source!r}: neither a local folder (config.json and model.safetensors) nor "
+        f"to be reached on the Hugging Face hub. Put a copy of https://huggingface.co/{name} into "
+        'a folder and pass its path, or choose the encoder trained here, ENCODER = "convnext".'
+    )
+
+
+def _reading_images(
+    model: nn.Module, size: int | None = None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+) -> nn.Module:
+    """The same model, which takes images as they are stored; its modules keep their names."""
+
+    def prepare(module: nn.Module, inputs: tuple) -> tuple:
+        images, *others = inputs
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        if size is not None and images.shape[-2:] != (size, size):
+            images = nn.functional.interpolate(
+                images, (size, size), mode="bilinear", antialias=True
+            )
+        shift, spread = (torch.tensor(values).to(images)[:, None, None] for values in (mean, std))
+        return ((images - shift) / spread, *others)
+
+    model.register_forward_pre_hook(prepare)
+    return model

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 # Paul Tol's "bright" and "muted" schemes: distinct for colour-blind readers. A narrow method
 # and its wide form share a hue.
@@ -66,8 +67,11 @@ def image_grid(
     row_titles: Sequence[str] = (),
     size: float = 1.1,
 ) -> Figure:
-    """Show images (rows, columns, h, w) in a grid, each scaled to its own range from 0 up."""
-    n_rows, n_columns = len(images), len(images[0])
+    """Show images, grey (rows, columns, h, w) or in colour (rows, columns, h, w, 3), in a grid.
+
+    Grey ones are scaled to their own range from 0 up. Rows may be of different lengths.
+    """
+    n_rows, n_columns = len(images), max(len(row) for row in images)
     fig, axes = plt.subplots(
         n_rows,
         n_columns,
@@ -77,13 +81,29 @@ def image_grid(
     )
     for i, row in enumerate(axes):
         for j, ax in enumerate(row):
-            ax.imshow(np.asarray(images[i][j]), cmap="gray", vmin=0)
             ax.set(xticks=[], yticks=[])
+            if j >= len(images[i]):
+                ax.axis("off")
+                continue
+            ax.imshow(np.asarray(images[i][j]), cmap="gray", vmin=0)
             if i == 0 and j < len(column_titles):
                 ax.set_title(column_titles[j], fontsize=9)
             if j == 0 and i < len(row_titles):
                 ax.set_ylabel(row_titles[i], fontsize=9)
     return fig
+
+
+def overlay(
+    images: UInt8[Tensor, "n 3 size size"], maps: Float[Tensor, "n h w"]
+) -> Float[np.ndarray, "n size size 3"]:
+    """Images in grey, lit up where maps are high; the brightest place of all maps is 1."""
+    grey = images.float().mean(1, keepdim=True).permute(0, 2, 3, 1) / 255
+    size = images.shape[-2:]
+    heat = nn.functional.interpolate(maps[:, None], size, mode="bilinear")[:, 0]
+    heat = (heat / heat.amax().clamp(min=1e-12)).numpy()
+    colour = plt.get_cmap("inferno")(heat)[..., :3]
+    strength = heat[..., None] ** 0.5
+    return (1 - strength) * grey.numpy() + strength * colour
 
 
 def similarities(ax: Axes, cosines: Tensor, rows: str = "latent", columns: str = "true feature"):

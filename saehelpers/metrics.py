@@ -223,6 +223,24 @@ def equivariance_error(
     return fvu(activations, action.orbit(sae(activations[:, 0])))
 
 
+@torch.no_grad()
+def symmetry_report(
+    sae: SAE, action: LinearAction, activations: Float[Tensor, "n order d"]
+) -> dict[str, float]:
+    """What is measured of every SAE of orbit activations: FVU in each frame, L0, symmetry."""
+    frames = frame_recons(sae, action, activations)
+    latents = sae.encode(activations.flatten(0, 1))
+    return {
+        **{f"fvu_{frame}": fvu(*pair) for frame, pair in frames.items()},
+        "l0": l0(latents),
+        "dead_latents": dead_latents(latents),
+        "invariance_error": invariance_error(sae, activations),
+        "orbit_jaccard": orbit_jaccard(sae, activations),
+        "equivariance_error": equivariance_error(sae, action, activations),
+        "orbit_closure": orbit_closure(sae.dictionary, action),
+    }
+
+
 def orbit_closure(dictionary: Float[Tensor, "n_latents d"], action: LinearAction) -> float:
     """Mean over i of max over j of cos(M D_i, D_j): is the dictionary closed under M?"""
     turned = dictionary @ action.matrices[action.group.element(1)].T

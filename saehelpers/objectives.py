@@ -22,20 +22,26 @@ Terms = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class OrbitBatch:
-    """Rows of orbit activations, gathered when an objective asks for them.
+    """Rows of orbit activations, gathered and standardised when an objective asks for them.
 
     rows: all activations, flattened (N, d); starts: the row of each sample's canonical
     activation (*inst, batch), those of its orbit follow; elements: the one drawn for each
-    sample (*inst, batch); order: |G|.
+    sample (*inst, batch); order: |G|; mean, scale: of each instance, or one for all.
     """
 
     rows: Float[Tensor, "N d"]
     starts: Int[Tensor, "*inst batch"]
     elements: Int[Tensor, "*inst batch"]
     order: int
+    mean: Float[Tensor, "statistics d"]
+    scale: Float[Tensor, " statistics"]
 
     def _gather(self, indices: Tensor) -> Tensor:
-        return self.rows.index_select(0, indices.flatten()).unflatten(0, indices.shape)
+        rows = self.rows.index_select(0, indices.flatten()).unflatten(0, indices.shape)
+        ones = (1,) * (indices.ndim - 1)
+        rows -= self.mean.view(len(self.mean), *ones, -1)
+        rows /= self.scale.view(len(self.scale), *ones, 1)
+        return rows
 
     @cached_property
     def canonical(self) -> Float[Tensor, "*inst batch d"]:

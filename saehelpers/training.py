@@ -144,10 +144,10 @@ def train_saes(
 
 
 class _Batches:
-    """Standardised orbit activations of several instances, as one table of rows."""
+    """Orbit activations of several instances, as one table of rows, standardised when read."""
 
     def __init__(self, activations: list[Tensor], statistics: list[tuple[Tensor, Tensor]]):
-        self.statistics = statistics
+        self.mean, self.scale = (torch.stack(values) for values in zip(*statistics, strict=True))
         self.shapes = [tuple(source.shape) for source in activations]
         self.fill(activations)
         device = self.rows.device
@@ -164,17 +164,14 @@ class _Batches:
         shapes = [tuple(source.shape) for source in activations]
         if shapes != self.shapes:
             raise ValueError(f"activations of shapes {self.shapes} became {shapes}")
-        self.rows = torch.cat(
-            [
-                ((source - mean) / scale).flatten(0, 1)
-                for source, (mean, scale) in zip(activations, self.statistics, strict=True)
-            ]
-        )
+        rows = [source.flatten(0, 1) for source in activations]
+        self.rows = rows[0] if len(rows) == 1 else torch.cat(rows)  # one may be larger than memory
 
     def __call__(self, index: Tensor, uniform: Tensor) -> OrbitBatch:
         """The samples `index` (inst, batch), each under the element of its draw in [0, 1)."""
         starts = self.offsets + index * self.orders
-        return OrbitBatch(self.rows, starts, (uniform * self.orders).long(), self.order)
+        elements = (uniform * self.orders).long()
+        return OrbitBatch(self.rows, starts, elements, self.order, self.mean, self.scale)
 
     def fixed(self, n_samples: int, n_instances: int) -> OrbitBatch:
         """The first samples, the group elements in turn."""
@@ -188,4 +185,6 @@ class _Batches:
         size = self.n_samples * int(self.orders[instance])
         generator = torch.Generator().manual_seed(seed)
         index = torch.randperm(size, generator=generator)[:n_samples].to(self.rows.device)
-        return self.rows[self.offsets[instance] + index]
+        return (self.rows[self.offsets[instance] + index] - self.mean[instance]) / self.scale[
+            instance
+        ]

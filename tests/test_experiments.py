@@ -1,21 +1,28 @@
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from saehelpers import fitting, results, runs, training
 from saehelpers.activations import orbit_activations
+from saehelpers.base_models import load_encoder
+from saehelpers.datasets.galaxies import load_galaxies
 from saehelpers.datasets.shapes import make_shapes
 from saehelpers.experiments import (
     ActionRun,
     BaseModelRun,
+    EncoderRun,
     explain,
+    explain_pixels,
     load_or_fit_action,
     load_or_train_base_model,
+    load_or_train_encoder,
     load_or_train_saes,
     load_sae,
     measure_runs,
@@ -50,6 +57,7 @@ def no_training(monkeypatch):
         for module, name in (
             ("saes", "train_saes"),
             ("base_models", "fit"),
+            ("encoders", "fit"),
             ("explained", "fit_action"),
         ):
             monkeypatch.setattr(f"saehelpers.experiments.{module}.{name}", fail)
@@ -368,3 +376,85 @@ def test_measurements_of_an_earlier_model_are_dropped(run, toy, tmp_path, execut
     table = measure_runs(mean_of, [(run, {}, ("abc", toy.action))], path, tmp_path, executor)
     assert "1 rows of earlier models removed" in capsys.readouterr().out
     assert table.query("metric == 'first'")["value"].tolist() == [3]
+
+
+# --- encoders of images, and their pixels ---
+
+ENCODER = EncoderRun("encoder", "bright", (4, 8), (1, 1), 2, 2, epochs=12, batch_size=8)
+STAGE = "convnext.encoder.stages.0"
+
+
+@pytest.fixture(scope="module")
+def bright() -> tuple[torch.Tensor, torch.Tensor]:
+    """40 noisy images of 16x16, dark and bright in turn, and which of them are bright."""
+    generator, labels = torch.Generator().manual_seed(0), torch.arange(40) % 2
+    noise = torch.randint(0, 128, (40, 3, 16, 16), generator=generator)
+    return (noise + 100 * labels[:, None, None, None]).to(torch.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def trained(bright, tmp_path_factory):
+    models = tmp_path_factory.mktemp("models")
+    return *load_or_train_encoder(ENCODER, *bright, bright, models), models
+
+
+def test_encoder_is_trained_once_then_loaded(bright, trained, no_training, capsys):
+    model, history, models = trained
+    assert list(history) == ["epoch", "step", "loss", "validation_loss", "validation_accuracy"]
+    assert history["validation_accuracy"].iloc[-1] == 1
+    assert torch.equal(model(bright[0]).logits.argmax(-1), bright[1])
+    no_training()
+    again, again_history = load_or_train_encoder(ENCODER, *bright, bright, models)
+    assert "loaded   encoder-" in capsys.readouterr().out
+    assert_equal_states(states([again]), states([model]))
+    assert again_history.equals(history)
+
+
+@pytest.mark.parametrize("n_pixels, n_rows", [(None, 64), (5, 5)])
+def test_explained_pixels_of_an_encoder(bright, trained, tmp_path, n_pixels, n_rows):
+    images, group, folder = bright[0], Group.named("D4"), tmp_path / "pixels"
+    given = (trained[0], STAGE, group, images[:6], images[6:10], tmp_path, folder, n_pixels)
+    what = explain_pixels(*given, method="least_squares")
+    assert (what.train.shape, what.test.shape) == ((6 * n_rows, 8, 4), (4 * n_rows, 8, 4))
+    assert np.array_equal(np.load(what.train_path), what.train)
+    assert what.train_path.stem == what.name == what.action_run.activations
+    expected = fit_action(what.train, group, "least_squares")
+    assert_close(what.action.matrices, expected.matrices)
+    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = explain_pixels(*given, method="least_squares")
+    assert torch.equal(again.train, what.train) and again.name == what.name
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    assert len(written) == 2
+
+
+def test_a_layer_that_the_encoder_does_not_have(bright, trained, tmp_path):
+    with pytest.raises(ValueError, match=rf"no module 'stages\.0'; the nearest .*{STAGE}"):
+        explain_pixels(trained[0], "stages.0", GROUP, *bright[:1] * 2, tmp_path, tmp_path)
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_images_and_an_encoder_of_ones_own(bright, run, tmp_path, monkeypatch, executor):
+    for i, image in enumerate(bright[0][:12]):
+        path = tmp_path / "images" / ("dark", "light")[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    code = (
+        "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Conv2d(3, 8, 4, 4))\n"
+    )
+    (tmp_path / "encoder_of_ones_own.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = load_galaxies(str(tmp_path / "images"), tmp_path, size=16)
+    assert torch.equal(found.images[6:], bright[0][1:12:2])
+    assert (found.classes, found.labels.sum()) == (("dark", "light"), 6)
+    encoder = load_encoder("encoder_of_ones_own:make")
+    what = explain_pixels(
+        encoder, "0", GROUP, found.images[::2], found.images[1::2], tmp_path, tmp_path / "pixels",
+        method="least_squares",
+    )  # fmt: skip
+    assert what.train.shape == what.test.shape == (6 * 16, 4, 8)
+    config = dataclasses.replace(run, activations=what.name)
+    (sae,) = load_or_train_saes(
+        [config], what.train_path, tmp_path, validation=what.test, executor=executor
+    )
+    assert_close(sae.mean, what.train.mean((0, 1)))
+    assert sae.encode(what.test[:, 0]).shape == (96, 12)

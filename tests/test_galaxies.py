@@ -8,9 +8,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pooch
 import pytest
 import torch
+from PIL import Image
 
 from saehelpers.datasets.galaxies import (
     CLASSES,
@@ -19,6 +21,7 @@ from saehelpers.datasets.galaxies import (
     load_galaxies,
     load_galaxy_mnist,
     load_hubble,
+    measure_galaxies,
     simulate_galaxies,
 )
 from saehelpers.datasets.galaxies.base import read_hdf5
@@ -201,5 +204,43 @@ def test_images_of_another_size(tmp_path):
 
 
 def test_unknown_source(tmp_path):
-    with pytest.raises(ValueError, match="'sdss'; known are simulated, hubble, galaxy_mnist"):
+    with pytest.raises(ValueError, match="'sdss': neither a folder nor one of simulated"):
         load_galaxies("sdss", tmp_path)
+
+
+def test_folder_of_images_as_source(tmp_path):
+    (tmp_path / "round").mkdir()
+    Image.new("RGB", (30, 20), (1, 2, 3)).save(tmp_path / "round" / "a.png")
+    found = load_galaxies(str(tmp_path), tmp_path, size=16)
+    assert (found.images.shape, found.classes) == ((1, 3, 16, 16), ("round",))
+    assert found.images[0, :, 3, 5].tolist() == [1, 2, 3]
+
+
+def measured(images: np.ndarray) -> pd.DataFrame:
+    images = torch.from_numpy(images.copy()).permute(0, 3, 1, 2)
+    with ThreadPoolExecutor(1) as executor:
+        return measure_galaxies(images, executor)
+
+
+def test_measured_shapes_of_drawn_galaxies_are_known(drawn, monkeypatch):
+    monkeypatch.setattr("saehelpers.datasets.galaxies.measured.CHUNK", 5)  # in their order
+    found = measured(np.stack([image for image, _ in drawn["smooth_cigar"]]))
+    known = pd.DataFrame([row for _, row in drawn["smooth_cigar"]])
+    assert found["angle"].between(0, math.pi).all()
+    off = (found["angle"] - known["angle"]).abs()
+    assert np.minimum(off, math.pi - off).max() < 0.05
+    assert (1 - found["ellipticity"] - known["axis_ratio"]).abs().max() < 0.05
+    assert found["semimajor"].between(0.05, 0.35).all()
+
+
+def test_measured_shapes_turn_with_the_image(drawn):
+    images = np.stack([image for image, _ in drawn["smooth_cigar"] + drawn["edge_on_disk"]])
+    found, turned = measured(images), measured(np.rot90(images, axes=(1, 2)))
+    assert len(found) == 24 and found.notna().all(axis=None)
+    for name in ("ellipticity", "semimajor", "concentration"):
+        assert turned[name].tolist() == pytest.approx(found[name].tolist(), rel=1e-6)
+    assert np.cos(2 * (turned["angle"] - found["angle"])).max() == pytest.approx(-1, abs=1e-6)
+
+
+def test_nothing_to_measure():
+    assert measured(np.zeros((2, SIZE, SIZE, 3), np.uint8)).isna().all(axis=None)

@@ -9,6 +9,13 @@ N, ORDER, D = 6, 4, 5
 OF_ANY_SAE = [name for name in OBJECTIVES if name != "matryoshka"]  # which needs prefixes
 
 
+AS_IT_IS = (torch.zeros(1, D), torch.ones(1))
+
+
+def orbit_batch(rows, starts, elements, statistics=AS_IT_IS) -> OrbitBatch:
+    return OrbitBatch(rows, starts, elements, ORDER, *statistics)
+
+
 @pytest.fixture
 def orbits() -> torch.Tensor:
     return torch.randn(N, ORDER, D, generator=torch.Generator().manual_seed(0))
@@ -21,7 +28,7 @@ def elements() -> torch.Tensor:
 
 @pytest.fixture
 def batch(orbits, elements) -> OrbitBatch:
-    return OrbitBatch(orbits.flatten(0, 1), torch.arange(N) * ORDER, elements, ORDER)
+    return orbit_batch(orbits.flatten(0, 1), torch.arange(N) * ORDER, elements)
 
 
 def make(activation: str = "relu", dictionary: str = "free", seed: int = 0):
@@ -50,10 +57,20 @@ def test_orbit_batch_gathers_canonical_transformed_and_orbit(batch, orbits, elem
         assert torch.equal(batch.transformed[i], orbits[i, elements[i]])
 
 
+def test_orbit_batch_standardises_each_instance_by_its_own_statistics(orbits, elements):
+    mean, scale = torch.randn(2, D), torch.tensor([0.5, 3.0])
+    starts = (torch.arange(N) * ORDER).expand(2, -1)
+    batch = orbit_batch(orbits.flatten(0, 1), starts, elements.expand(2, -1), (mean, scale))
+    for i in range(2):
+        assert_close(batch.canonical[i], (orbits[:, 0] - mean[i]) / scale[i])
+        assert_close(batch.orbit[i], (orbits - mean[i]) / scale[i])
+    assert torch.equal(batch.rows, orbits.flatten(0, 1))
+
+
 def test_orbit_batch_gathers_by_instance(orbits):
     starts = torch.tensor([[0, 4, 8], [20, 0, 12]])  # samples 0 1 2, and 5 0 3
     elements = torch.tensor([[1, 2, 3], [0, 3, 2]])
-    batch = OrbitBatch(orbits.flatten(0, 1), starts, elements, ORDER)
+    batch = orbit_batch(orbits.flatten(0, 1), starts, elements)
     assert torch.equal(batch.canonical, orbits[:, 0][torch.tensor([[0, 1, 2], [5, 0, 3]])])
     assert torch.equal(batch.transformed[1], orbits[[5, 0, 3], [0, 3, 2]])
     assert batch.orbit.shape == (2, 3, ORDER, D)
@@ -95,8 +112,8 @@ def test_objectives_agree_with_a_plain_loop(objective, activation, batch, orbits
 
 @pytest.mark.parametrize("objective", ["latent_inv", "output_inv"])
 def test_symmetry_terms_vanish_at_the_identity(objective, orbits):
-    batch = OrbitBatch(
-        orbits.flatten(0, 1), torch.arange(N) * ORDER, torch.zeros(N, dtype=torch.long), ORDER
+    batch = orbit_batch(
+        orbits.flatten(0, 1), torch.arange(N) * ORDER, torch.zeros(N, dtype=torch.long)
     )
     terms, _ = OBJECTIVES[objective](make(), batch)
     assert terms["symmetry"].item() == pytest.approx(0, abs=1e-12)
@@ -151,7 +168,7 @@ def test_a_stack_of_saes_has_one_loss_each(objective, batch, orbits, elements):
     dictionary = "blocks" if objective == "crosscoder" else "free"
     saes = [make("topk", dictionary, seed) for seed in (0, 1)]
     starts, chosen = batch.starts.expand(2, -1), elements.expand(2, -1)
-    both = OrbitBatch(batch.rows, starts, chosen, ORDER)
+    both = orbit_batch(batch.rows, starts, chosen)
     losses = total_loss(stack(saes), both, objective)["loss"]
     alone = [total_loss(sae, batch, objective)["loss"] for sae in saes]
     assert_close(losses, torch.stack(alone))
@@ -217,10 +234,10 @@ def test_a_stack_of_matryoshka_saes_has_the_terms_of_each(batch, elements):
     saes = [make_matryoshka(seed) for seed in (0, 1, 2)]
     starts = torch.stack([batch.starts, batch.starts.flip(0), batch.starts])
     chosen = torch.stack([elements, elements, (elements + 1) % ORDER])
-    together = OrbitBatch(batch.rows, starts, chosen, ORDER)
+    together = orbit_batch(batch.rows, starts, chosen)
     losses = total_loss(stack(saes), together, "matryoshka", sparsity="l1", lambda_sparsity=0.3)
     for i, sae in enumerate(saes):
-        own = OrbitBatch(batch.rows, starts[i], chosen[i], ORDER)
+        own = orbit_batch(batch.rows, starts[i], chosen[i])
         alone = total_loss(sae, own, "matryoshka", sparsity="l1", lambda_sparsity=0.3)
         assert losses.keys() == alone.keys()
         for name, value in alone.items():

@@ -6,6 +6,7 @@ from saehelpers.experiments.base_models import (
     load_or_train_base_model,
     load_or_train_language_model,
 )
+from saehelpers.experiments.encoders import EncoderRun, explain_pixels, load_or_train_encoder
 from saehelpers.experiments.explained import ActionRun, Explained, explain, load_or_fit_action
 from saehelpers.experiments.saes import (
     drop_stale_rows,
@@ -17,12 +18,15 @@ from saehelpers.experiments.saes import (
 __all__ = [
     "ActionRun",
     "BaseModelRun",
+    "EncoderRun",
     "Explained",
     "LanguageModelRun",
     "drop_stale_rows",
     "explain",
+    "explain_pixels",
     "load_or_fit_action",
     "load_or_train_base_model",
+    "load_or_train_encoder",
     "load_or_train_language_model",
     "load_or_train_saes",
     "load_sae",

@@ -72,7 +72,8 @@ class Explained:
 
     train, test: orbit activations (n, |G|, d); action, and the run that it comes from: fitted
     to `train`; name: says where the activations come from, in the configs of what is trained
-    on them: base model, a fingerprint of its weights, group. All are on the CPU.
+    on them: base model, a fingerprint of its weights, group. All are on the CPU. train_path:
+    the file that `train` is mapped from, where it is one.
     """
 
     base_model: nn.Module
@@ -82,6 +83,7 @@ class Explained:
     action: LinearAction
     action_run: ActionRun
     name: str
+    train_path: Path | None = None
 
 
 def explain(

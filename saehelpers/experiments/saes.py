@@ -10,6 +10,7 @@ from torch import Tensor
 from saehelpers import results, runs
 from saehelpers.datasets.synthetic import Stream
 from saehelpers.experiments.loading import checkpoint_path, fill, load_existing
+from saehelpers.feature_maps import map_activations
 from saehelpers.methods import SAERun, run_columns
 from saehelpers.saes import SAE, make_sae
 from saehelpers.sweeps import sweep
@@ -18,7 +19,7 @@ from saehelpers.training import ensemble, train_saes
 
 def load_or_train_saes(
     configs: list[SAERun],
-    activations: Tensor | list[Tensor] | list[Stream],
+    activations: Tensor | Path | list[Tensor] | list[Stream],
     models: Path | str,
     validation: Tensor | None = None,
     device: str = "cpu",
@@ -31,8 +32,8 @@ def load_or_train_saes(
     parallel processes (see `saehelpers.sweeps.sweep`).
 
     Args:
-        activations: orbit activations (n, |G|, d) for all configs, or one tensor for each, or
-            one stream for each.
+        activations: orbit activations (n, |G|, d) for all configs, or the file that they are
+            mapped from; or one tensor for each, or one stream for each.
         validation: held-out activations for the histories, where all share `activations`.
         device: where they are trained; what is returned is on the CPU.
     """
@@ -82,7 +83,7 @@ def drop_stale_rows(path: Path | str, configs: list, models: Path | str) -> None
 
 
 def measure_runs(
-    measure: Callable[..., dict[str, float]],
+    measure: Callable[..., dict[str, float] | list[dict[str, Any]]],
     jobs: list[tuple[SAERun, dict[str, Any], tuple]],
     path: Path | str,
     models: Path | str,
@@ -91,7 +92,7 @@ def measure_runs(
     """Measure every SAE that the results file has no rows of yet, and return the file's rows.
 
     Args:
-        measure: gives the values of a model's metrics by name.
+        measure: gives the values of a model's metrics by name, or rows with further columns.
         jobs: (config, further columns of its rows, arguments of `measure`).
     """
     drop_stale_rows(path, [config for config, _, _ in jobs], models)
@@ -110,16 +111,17 @@ def measure_runs(
 
 
 def _measure(measure, columns, arguments) -> list[dict[str, Any]]:
-    return [
-        columns | {"metric": metric, "value": value}
-        for metric, value in measure(*arguments).items()
-    ]
+    measured = measure(*arguments)
+    if isinstance(measured, dict):
+        measured = [{"metric": metric, "value": value} for metric, value in measured.items()]
+    return [columns | row for row in measured]
 
 
 def _train_and_save(configs, activations, validation, models, device, force) -> None:
+    sources = [map_activations(s) if isinstance(s, Path) else s for s in activations]
     saes, histories = train_saes(
         configs,
-        [source.to(device) for source in activations],
+        [source.to(device) for source in sources],
         None if validation is None else [source.to(device) for source in validation],
         checkpoint_path(models, configs),
         progress=False,

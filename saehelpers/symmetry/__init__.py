@@ -2,10 +2,20 @@
 
 from saehelpers.symmetry.actions import (
     LinearAction,
+    canonical_direction,
+    canonicalise,
     fit_action,
     infer_element,
     report_action,
 )
 from saehelpers.symmetry.groups import Group
 
-__all__ = ["Group", "LinearAction", "fit_action", "infer_element", "report_action"]
+__all__ = [
+    "Group",
+    "LinearAction",
+    "canonical_direction",
+    "canonicalise",
+    "fit_action",
+    "infer_element",
+    "report_action",
+]

@@ -15,7 +15,8 @@ from torch.nn.utils.parametrizations import orthogonal
 from saehelpers.progress import tqdm
 from saehelpers.symmetry.groups import Group
 
-FIT_METHODS = ("adam", "orthogonal", "least_squares", "per_element")
+CHECKED_SAMPLES = 2**18  # that are looked at in one go
+FIT_METHODS = ("adam", "refined", "orthogonal", "least_squares", "per_element")
 
 
 class LinearAction(nn.Module):
@@ -106,7 +107,7 @@ def check_orbits(activations: Tensor, group: Group | None = None) -> None:
         raise ValueError(f"orbit activations must have shape (n, |G|, d), got {shape}")
     if group is not None and shape[1] != group.order:
         raise ValueError(f"{group.name} has orbits of {group.order} elements, got shape {shape}")
-    if not torch.isfinite(activations).all():
+    if not all(torch.isfinite(part).all() for part in activations.split(CHECKED_SAMPLES)):
         raise ValueError(f"orbit activations of shape {shape} contain NaN or infinite values")
 
 
@@ -128,7 +129,8 @@ def fit_action(
 
     Args:
         activations: orbit activations (n, |G|, d), `[:, 0]` canonical.
-        method: "adam" (M and R start at the identity), "orthogonal" (Adam over orthogonal
+        method: "adam" (M and R start at the identity), "refined" (the same from the
+            least-squares fit: a flip is far from the identity), "orthogonal" (Adam over orthogonal
             matrices, from the closest one for each generator: from the identity they reach
             no reflection, and half turns hardly), "least_squares" (each generator in closed
             form, from its own images alone), or "per_element" (one least-squares matrix for
@@ -153,7 +155,7 @@ def fit_action(
         rotation, flip = _fit_by_adam(
             centred / centred.pow(2).mean().sqrt(),
             group,
-            method == "orthogonal",
+            method,
             train_on_all_k,
             epochs,
             learning_rate,
@@ -178,14 +180,14 @@ def _procrustes(centred: Tensor, element: int) -> Tensor:
     return left @ right
 
 
-def _fit_by_adam(
-    centred, group, use_orthogonal, all_k, epochs, learning_rate, batch_size, seed, progress
-):
+def _fit_by_adam(centred, group, method, all_k, epochs, learning_rate, batch_size, seed, progress):
     n, _, d = centred.shape
     maps = nn.ModuleList(nn.Linear(d, d, bias=False) for _ in range(group.n_flips))
     for linear, element in zip(maps, (group.element(1), group.element(0, 1)), strict=False):
         nn.init.eye_(linear.weight)
-        if use_orthogonal:
+        if method == "refined":
+            linear.weight.data = _least_squares(centred, element).cpu()
+        if method == "orthogonal":
             linear.weight.data = _procrustes(centred, element).cpu()
             orthogonal(linear, orthogonal_map="cayley")
     maps.to(centred.device)
@@ -281,6 +283,34 @@ def _r2_rows(metric: str, predict: Callable, canonical: Tensor, activations: Ten
         rows.append((metric, str(element), 1 - sse / sst))
         error, total = error + sse, total + (target - pooled_mean).pow(2).sum().item()
     return [*rows, (metric, "all", 1 - error / total)] if rows else []
+
+
+def canonical_direction(activations: Float[Tensor, "n order d"]) -> Float[Tensor, " d"]:
+    """A unit vector along which the members of an orbit differ much, and all of them.
+
+    The sum of the principal axes of the variation within orbits, each as long as its standard
+    deviation: one axis alone may not tell an element from another.
+    """
+    within = (activations - activations.mean(1, keepdim=True)).flatten(0, 1)
+    variances, axes = torch.linalg.eigh(within.T @ within)
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    direction = (axes * largest.sign()) @ variances.clamp(min=0).sqrt()
+    return direction / direction.norm()
+
+
+def canonicalise(
+    activations: Float[Tensor, "n order d"], group: Group, direction: Float[Tensor, " d"]
+) -> Tensor:
+    """Orbits that begin at the element whose activation lies farthest along a direction.
+
+    Data without an upright position has no canonical frame; whichever member of an orbit it
+    is given as, this one comes first: orbit[:, g] becomes orbit[:, g h] for the chosen h.
+    """
+    check_orbits(activations, group)
+    elements = range(group.order)
+    composed = torch.tensor([[group.compose(g, h) for g in elements] for h in elements])
+    chosen = (activations @ direction).argmax(1).cpu()
+    return activations[torch.arange(len(activations))[:, None], composed[chosen]]
 
 
 @torch.no_grad()

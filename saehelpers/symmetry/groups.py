@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 
@@ -76,7 +76,7 @@ class Group:
         p, q = self.powers(element)
         return element if q else self.element(-p)
 
-    def act(self, images: Float[Tensor, "*batch h w"], element: int) -> Tensor:
+    def act(self, images: Shaped[Tensor, "*batch h w"], element: int) -> Tensor:
         """Apply one element to images (..., H, W).
 
         Raises:
@@ -94,7 +94,7 @@ class Group:
         return _rotate(images, 2 * math.pi * p / self.n_rotations)
 
     def act_each(
-        self, images: Float[Tensor, "batch *channels h w"], elements: Int[Tensor, " batch"]
+        self, images: Shaped[Tensor, "batch *channels h w"], elements: Int[Tensor, " batch"]
     ) -> Tensor:
         """Apply to each image of a batch an element of its own."""
         result = torch.empty_like(images)
@@ -103,7 +103,7 @@ class Group:
             result[chosen] = self.act(images[chosen], element)
         return result
 
-    def orbit(self, images: Float[Tensor, "batch *channels h w"]) -> Tensor:
+    def orbit(self, images: Shaped[Tensor, "batch *channels h w"]) -> Tensor:
         """Every element applied to every image: (n, ..., H, W) -> (n, |G|, ..., H, W)."""
         return torch.stack([self.act(images, element) for element in range(self.order)], dim=1)
 

@@ -1,19 +1,21 @@
-"""Galaxies, from three sources behind one interface."""
+"""Galaxies, from three sources behind one interface, and what can be measured on them."""
 
 from pathlib import Path
 
-from saehelpers.datasets.galaxies.base import CLASSES, Galaxies
+from saehelpers.datasets.galaxies.base import CLASSES
 from saehelpers.datasets.galaxies.galaxy_mnist import load_galaxy_mnist
 from saehelpers.datasets.galaxies.hubble import load_hubble
+from saehelpers.datasets.galaxies.measured import measure_galaxies
 from saehelpers.datasets.galaxies.simulated import draw_galaxy, simulate_galaxies
+from saehelpers.datasets.images import ImageSet, load_image_folder
 
 __all__ = [
     "CLASSES",
-    "Galaxies",
     "draw_galaxy",
     "load_galaxies",
     "load_galaxy_mnist",
     "load_hubble",
+    "measure_galaxies",
     "simulate_galaxies",
 ]
 
@@ -22,10 +24,11 @@ SOURCES = ("simulated", "hubble", "galaxy_mnist")
 
 def load_galaxies(
     source: str, folder: Path | str, n_images: int = 10_000, size: int = 64, seed: int = 0
-) -> Galaxies:
-    """Galaxies of a source: "simulated", "hubble" or "galaxy_mnist".
+) -> ImageSet:
+    """Galaxies of a source: "simulated", "hubble" or "galaxy_mnist"; or images of one's own.
 
     Args:
+        source: or the path of a folder of images, see `load_image_folder`.
         folder: where files are kept, and local copies looked for.
         n_images, seed: of simulated galaxies; the other sources give all that they have.
 
@@ -38,4 +41,8 @@ def load_galaxies(
         return load_hubble(size)
     if source == "galaxy_mnist":
         return load_galaxy_mnist(folder, size)
-    raise ValueError(f"unknown source of galaxies {source!r}; known are {', '.join(SOURCES)}")
+    if Path(source).is_dir():
+        return load_image_folder(source, size)
+    raise ValueError(
+        f"unknown source of images {source!r}: neither a folder nor one of {', '.join(SOURCES)}"
+    )

@@ -1,10 +1,8 @@
-"""What every source of galaxies gives, and the file that it is kept in."""
+"""The classes of galaxies, and the file that labelled ones are kept in."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
-import pandas as pd
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -12,21 +10,6 @@ from torch import Tensor
 from saehelpers import runs
 
 CLASSES = ("smooth_round", "smooth_cigar", "edge_on_disk", "unbarred_spiral")
-
-
-@dataclass(frozen=True)
-class Galaxies:
-    """Images of galaxies, one in the middle of each.
-
-    images: red, green, blue, 0 to 255. labels: indices into `CLASSES`, or None where nobody
-    has labelled them. source: "simulated", "hubble" or "galaxy_mnist". properties: what is
-    known of each galaxy, one row an image; it may have no columns.
-    """
-
-    images: UInt8[Tensor, "n 3 size size"]
-    labels: Int[Tensor, " n"] | None
-    source: str
-    properties: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def read_hdf5(path: Path | str) -> tuple[UInt8[Tensor, "n 3 size size"], Int[Tensor, " n"]]:

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from saehelpers.datasets.galaxies.base import Galaxies, read_hdf5
+from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5
+from saehelpers.datasets.images import ImageSet
 
 ADDRESS = "https://dl.dropboxusercontent.com/s/"
 FILES = {  # by image size: (path below the address, MD5 of the archive)
@@ -25,7 +26,7 @@ FILES = {  # by image size: (path below the address, MD5 of the archive)
 }
 
 
-def load_galaxy_mnist(folder: Path | str, size: int = 64) -> Galaxies:
+def load_galaxy_mnist(folder: Path | str, size: int = 64) -> ImageSet:
     """The 8,000 training images, followed by the 2,000 test images.
 
     Read from `train_dataset.hdf5` and `test_dataset.hdf5` in `folder`; downloaded to it, and
@@ -39,7 +40,7 @@ def load_galaxy_mnist(folder: Path | str, size: int = 64) -> Galaxies:
         raise ValueError(f"GalaxyMNIST comes in sizes {', '.join(map(str, FILES))}, not {size}")
     parts = [_read(Path(folder), size, part) for part in ("train", "test")]
     images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Galaxies(images, labels, "galaxy_mnist")
+    return ImageSet(images, labels, CLASSES, "galaxy_mnist")
 
 
 def _read(

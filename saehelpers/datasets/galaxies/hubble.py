@@ -9,14 +9,15 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 from skimage.transform import resize
 
-from saehelpers.datasets.galaxies.base import Galaxies
+from saehelpers.datasets.galaxies.base import CLASSES
+from saehelpers.datasets.images import ImageSet
 
 SMALLEST_AREA = 60  # pixels of a source; smaller ones show no shape
 SATURATED = (248, 5, 0.3)  # a star: pixels from this value up, how many, ellipticity up to
 SIDE = 7.0  # of a cutout, in units of the galaxy's semi-major axis (one standard deviation)
 
 
-def load_hubble(size: int = 64) -> Galaxies:
+def load_hubble(size: int = 64) -> ImageSet:
     """Cutouts of all galaxies large enough to have a shape, brought to one size.
 
     Sources are told from the sky at two standard deviations and from each other by deblending
@@ -66,6 +67,6 @@ def load_hubble(size: int = 64) -> Galaxies:
             }
         )
     pixels = np.clip(np.round(np.stack(images) * 255), 0, 255).astype(np.uint8)
-    return Galaxies(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2), None, "hubble", pd.DataFrame(rows)
+    return ImageSet(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2), None, CLASSES, "hubble", pd.DataFrame(rows)
     )

@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 from astropy.visualization import make_lupton_rgb
 
-from saehelpers.datasets.galaxies.base import CLASSES, Galaxies, read_hdf5, write_hdf5
+from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5, write_hdf5
+from saehelpers.datasets.images import ImageSet
 from saehelpers.sweeps import sweep
 
 CHUNK = 250  # images that a process draws at a time
@@ -30,7 +31,7 @@ def simulate_galaxies(
     size: int = 64,
     seed: int = 0,
     executor=None,
-) -> Galaxies:
+) -> ImageSet:
     """Images of the four classes in turn; drawn once, then read from `folder`.
 
     smooth_round: a Sersic profile of index 2 to 5, nearly round. smooth_cigar: one of index 1
@@ -59,7 +60,7 @@ def simulate_galaxies(
         pd.DataFrame([row for _, _, rows in parts for row in rows]).to_csv(table_path, index=False)
         write_hdf5(path, torch.from_numpy(pixels).permute(0, 3, 1, 2), labels)
     images, labels = read_hdf5(path)
-    return Galaxies(images, labels, "simulated", pd.read_csv(table_path))
+    return ImageSet(images, labels, CLASSES, "simulated", pd.read_csv(table_path))
 
 
 def _draw_chunk(seed: int, start: int, stop: int, size: int):

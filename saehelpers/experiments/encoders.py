@@ -1,0 +1,160 @@
+"""Encoders of images, trained once, then loaded, and what there is to explain of their maps."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from saehelpers import runs
+from saehelpers.base_models import make_convnext
+from saehelpers.experiments.explained import ActionRun, Explained, load_or_fit_action
+from saehelpers.experiments.loading import checkpoint_path, fill, load_or_train
+from saehelpers.feature_maps import orbit_pixels
+from saehelpers.fitting import Settings, fit
+from saehelpers.symmetry import Group
+
+ACTION_SAMPLES = 20_000  # orbits that an action is fitted to, at most
+
+
+@dataclass(frozen=True)
+class EncoderRun:
+    """Everything that decides what a ConvNeXt classifier learns.
+
+    data: names the images, which are shown under random elements of `group`; the architecture
+    is that of `saehelpers.base_models.make_convnext`.
+    """
+
+    name: str
+    data: str
+    widths: tuple[int, ...] = (48, 96, 192)
+    depths: tuple[int, ...] = (1, 2, 1)
+    patch: int = 4
+    n_classes: int = 4
+    group: str = "D4"
+    epochs: int = 6
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    seed: int = 0
+
+
+def load_or_train_encoder(
+    config: EncoderRun,
+    images: UInt8[Tensor, "n 3 size size"],
+    labels: Int[Tensor, " n"],
+    validation: tuple[UInt8[Tensor, "m 3 size size"], Int[Tensor, " m"]],
+    models: Path | str,
+    device: str = "cpu",
+    force: bool = False,
+) -> tuple[nn.Module, pd.DataFrame]:
+    """The classifier of this config, and its history.
+
+    Its losses are mean cross-entropies in nats; `validation_accuracy` is the share of held-out
+    images, each under one element, whose class is the one predicted. Weights are kept in half
+    precision and always come from disk.
+    """
+    model = make_convnext(config.widths, config.depths, config.patch, config.n_classes, config.seed)
+
+    def train() -> tuple[nn.Module, pd.DataFrame]:
+        model.to(device, memory_format=torch.channels_last)
+        tensors = [tensor.to(device) for tensor in (images, labels, *validation)]
+        return model, _train_encoder(model, config, *tensors, models)
+
+    tensors, history = load_or_train(config, train, models, force, half=True)
+    return fill(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
+
+
+def _train_encoder(model, config, images, labels, test_images, test_labels, models):
+    group = Group.named(config.group)
+    turns = torch.arange(len(test_images), device=images.device) % group.order
+    test_images = group.act_each(test_images, turns)
+
+    def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        batch = group.act_each(images[index[0]], (uniform[0] * group.order).long())
+        with torch.autocast(images.device.type, torch.bfloat16):  # a quarter faster on a CPU
+            logits = model(batch).logits
+        return {"loss": nn.functional.cross_entropy(logits.float(), labels[index[0]])}
+
+    @torch.no_grad()
+    def evaluate(epoch: int) -> dict[str, Tensor]:
+        logits = torch.cat([model(batch).logits for batch in test_images.split(256)])
+        return {
+            "validation_loss": nn.functional.cross_entropy(logits, test_labels),
+            "validation_accuracy": (logits.argmax(-1) == test_labels).float().mean(),
+        }
+
+    settings = Settings(
+        config.epochs,
+        config.batch_size,
+        config.learning_rate,
+        config.schedule,
+        config.warmup_steps,
+    )
+    return fit(
+        model.train(),
+        step,
+        len(images),
+        [config.seed],
+        settings,
+        evaluate=evaluate,
+        checkpoint=checkpoint_path(models, [config]),
+        description=config.name,
+    ).drop(columns="instance")
+
+
+@dataclass(frozen=True)
+class PixelsRun:
+    """Everything that decides a file of pixel activations; see `feature_maps.orbit_pixels`.
+
+    encoder, images: fingerprints of the encoder's weights and of the images.
+    """
+
+    name: str
+    encoder: str
+    images: str
+    layer: str
+    group: str
+    pixels_per_image: int | None
+    seed: int = 0
+
+
+def explain_pixels(
+    encoder: nn.Module,
+    layer: str,
+    group: Group,
+    train_images: Tensor,
+    test_images: Tensor,
+    models: Path | str,
+    folder: Path,
+    pixels_per_image: int | None = None,
+    device: str = "cpu",
+    **action_settings,
+) -> Explained:
+    """What there is to explain of a layer whose output is a map of pixels.
+
+    Activations (n_images * pixels_per_image, |G|, d) are written to `folder` once and read
+    from there; `action_settings` are fields of `ActionRun`.
+    """
+    weights = runs.fingerprint(encoder.state_dict())
+    encoder.to(device)
+    paths, parts = {}, {}
+    for part, images in (("pixels_train", train_images), ("pixels_test", test_images)):
+        shown = runs.fingerprint({"images": images})
+        config = PixelsRun(part, weights, shown, layer, group.name, pixels_per_image)
+        paths[part] = Path(folder) / f"{runs.run_id(config)}.npy"
+        parts[part] = orbit_pixels(
+            encoder, images, group, layer, paths[part], pixels_per_image, config.seed
+        )
+    train = parts["pixels_train"]
+    name = paths["pixels_train"].stem
+    action_run = ActionRun("action", name, group.name, **action_settings)
+    some = train[:: max(1, len(train) // ACTION_SAMPLES)][:ACTION_SAMPLES]
+    action = load_or_fit_action(action_run, some, models, device)
+    return Explained(
+        encoder.cpu(), pd.DataFrame(), train, parts["pixels_test"], action, action_run, name,
+        paths["pixels_train"],
+    )  # fmt: skip
