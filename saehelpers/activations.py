@@ -12,20 +12,25 @@ from torch import Tensor, nn
 def splice(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Within the context, each named module's output is passed through its function.
 
-    Of a module that returns a tuple, the first item is passed on and replaced. The model is
-    restored at the end, also after an error.
+    "name.input" is what goes into a module instead of what comes out of it. Of a module that
+    returns a tuple, the first item is passed on and replaced; of one that takes several
+    arguments, the first. The model is restored at the end, also after an error.
 
     Raises:
         ValueError: the model has no module of that name.
     """
     modules = dict(model.named_modules())
-    missing = [name for name in edits if name not in modules]
+    missing = [name for name in edits if name.removesuffix(".input") not in modules]
     if missing:
         raise ValueError(f"no module {missing[0]!r}; known are {', '.join(filter(None, modules))}")
     handles = []
     try:
         for name, edit in edits.items():
-            handles.append(modules[name].register_forward_hook(_hook(edit)))
+            module = modules[name.removesuffix(".input")]
+            if name.endswith(".input"):
+                handles.append(module.register_forward_pre_hook(_input_hook(edit)))
+            else:
+                handles.append(module.register_forward_hook(_hook(edit)))
         yield
     finally:
         for handle in handles:
@@ -41,14 +46,18 @@ def _hook(edit: Callable[[Tensor], Tensor]) -> Callable:
     return replace
 
 
+def _input_hook(edit: Callable[[Tensor], Tensor]) -> Callable:
+    return lambda module, inputs: (edit(inputs[0]), *inputs[1:])
+
+
 @torch.no_grad()
 def read_activations(
     model: nn.Module, inputs: Tensor, module: str, batch_size: int = 256
 ) -> Tensor:
     """Outputs of the named module for every input, on the CPU: (n, ...) -> (n, *output).
 
-    Inputs go through the model in batches, on the model's own device, and no further than
-    that module.
+    "name.input" reads what goes into it (see `splice`). Inputs go through the model in
+    batches, on the model's own device, and no further than that module.
     """
     device = next(model.parameters()).device
     collected: list[Tensor] = []

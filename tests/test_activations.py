@@ -57,6 +57,15 @@ def test_several_modules_at_once(model, inputs):
     assert torch.equal(seen[0], torch.ones(7, 5))
 
 
+def test_inputs_are_replaced_and_read(model, inputs):
+    before, doubled = model(inputs)[0], model(2 * inputs)[0]
+    with splice(model, {"encoder.1.input": lambda x: 2 * x}):
+        assert_close(model(inputs)[0], doubled)
+    assert torch.equal(model(inputs)[0], before)
+    assert torch.equal(read_activations(model, inputs, "encoder.1.input"), inputs.flatten(1))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
 @pytest.mark.parametrize("where", ["edit", "body"])
 def test_the_model_is_restored_after_an_error(where, model, inputs):
     before = model(inputs)[0]
