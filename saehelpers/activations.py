@@ -90,15 +90,20 @@ def orbit_activations(model: nn.Module, images: Tensor, group, module: str = "en
 
 
 def standardisation(
-    activations: Float[Tensor, "*n d"],
-) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+    activations: Float[Tensor, "*n d"], n_heads: int = 1
+) -> tuple[Float[Tensor, " d"], Tensor]:
     """(mean, scale) such that (x - mean) / scale has mean zero and mean squared norm d.
 
+    Of the concatenated outputs of several attention heads, each has a scale of its own: the
+    scale is (d), the same within a head, instead of ().
+
     Raises:
-        ValueError: the activations are all the same.
+        ValueError: the activations (of a head) are all the same.
     """
     mean = activations.flatten(0, -2).mean(0)
-    scale = (activations - mean).pow(2).mean().sqrt()
-    if not scale > 0:
-        raise ValueError(f"activations of shape {tuple(activations.shape)} are all the same")
-    return mean, scale
+    squares = (activations - mean).pow(2).flatten(0, -2).unflatten(-1, (n_heads, -1))
+    scale = squares.mean((0, 2)).sqrt()  # (n_heads)
+    if not (scale > 0).all():
+        heads = f" in heads {(scale == 0).nonzero().flatten().tolist()}" if n_heads > 1 else ""
+        raise ValueError(f"activations of shape {tuple(activations.shape)} are all the same{heads}")
+    return mean, scale[0] if n_heads == 1 else scale.repeat_interleave(len(mean) // n_heads)

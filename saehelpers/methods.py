@@ -26,6 +26,7 @@ class SAERun:
         schedule: of the learning rate after `warmup_steps`: "constant", or "linear" or
             "cosine" down to zero.
         seed: of the initial weights, and of the order of the samples and their group elements.
+        sparsity_warmup_steps: over which lambda_sparsity rises from zero.
         order_seed: of the order and the elements alone, where it is another.
     """
 
@@ -45,6 +46,7 @@ class SAERun:
     warmup_steps: int = 0
     seed: int = 0
     order_seed: int | None = runs.later(None)
+    sparsity_warmup_steps: int = runs.later(0)
 
     def __post_init__(self):
         for name, value, known in (
