@@ -98,6 +98,34 @@ def token_blocks(
     return torch.tensor(tokens[: n_blocks * context]).view(n_blocks, context)
 
 
+def repeated_tokens(
+    n: int,
+    context: int,
+    vocab_size: int,
+    generator: torch.Generator,
+    period: int | None = None,
+) -> tuple[Int[Tensor, "n context"], Int[Tensor, " n"]]:
+    """Random tokens that begin again after a period, and the periods.
+
+    tokens[t] = tokens[t - period]: after the first period, what comes next is known from what
+    came next before, at position t - period + 1. A period is drawn from 2 to half the context
+    for each sequence, or given. Token 0 stands for the end of a document and is left out.
+
+    Raises:
+        ValueError: the period does not fit into the context twice, or the vocabulary is empty.
+    """
+    shortest, longest = 2 if period is None else period, context // 2
+    if not 1 <= shortest <= longest or vocab_size < 2:
+        raise ValueError(
+            f"a period from 1 to {longest} repeats within {context} tokens of a vocabulary of two "
+            f"or more, got period {shortest} and {vocab_size} tokens"
+        )
+    tokens = torch.randint(1, vocab_size, (n, context), generator=generator)
+    longest = longest if period is None else period
+    periods = torch.randint(shortest, longest + 1, (n,), generator=generator)
+    return tokens.gather(1, torch.arange(context) % periods[:, None]), periods
+
+
 def _checksum(document: str) -> int:
     return zlib.crc32(document.encode(errors="ignore"))
 
