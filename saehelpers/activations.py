@@ -128,20 +128,23 @@ def replaying(model: nn.Module, outputs: Mapping[str, list[Any]]) -> Iterator[No
     Their hooks do. The model is restored at the end, also after an error.
     """
     modules = dict(model.named_modules())
-    own = {name: vars(modules[name]).get("forward") for name in outputs}
+    # not by setattr: wrappers hand that on to the module that they wrap
+    attributes = {name: vars(modules[name]) for name in outputs}
+    own = {name: found.get("forward") for name, found in attributes.items()}
 
     def replay(calls: Iterator[Any], *inputs, **options) -> Any:
         return next(calls)
 
     try:
         for name, calls in outputs.items():
-            modules[name].forward = partial(replay, iter(calls))
+            attributes[name]["forward"] = partial(replay, iter(calls))
         yield
     finally:
         for name, forward in own.items():
-            del modules[name].forward
-            if forward is not None:
-                modules[name].forward = forward
+            if forward is None:
+                attributes[name].pop("forward", None)
+            else:
+                attributes[name]["forward"] = forward
 
 
 # --- activations of many inputs ---

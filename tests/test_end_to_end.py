@@ -1,6 +1,7 @@
 """End-to-end SAEs: objectives, training, metrics, checkpoints; parts of models."""
 
 import dataclasses
+import importlib.metadata
 import math
 from concurrent.futures import Future
 
@@ -498,19 +499,40 @@ def test_rows_say_which_terms_were_weighed(config):
 # --- other libraries' models ---
 
 
-def test_transformer_lens_hook_points(blocks):
-    transformer_lens = pytest.importorskip("transformer_lens")
-    config = transformer_lens.HookedTransformerConfig(
-        n_layers=2, d_model=D, n_ctx=CONTEXT, d_head=8, n_heads=2, d_vocab=V, act_fn="gelu", seed=0
-    )
-    model = transformer_lens.HookedTransformer(config).requires_grad_(False)
-    for hook, module in (("blocks.0.hook_mlp_out", "blocks.0.mlp"),
-                         ("blocks.1.hook_resid_pre", "blocks.0.hook_resid_post")):  # fmt: skip
-        assert torch.equal(
-            read_activations(model, blocks, hook), read_activations(model, blocks, module)
-        )
+@pytest.fixture
+def lens_model(tmp_path) -> tuple[nn.Module, dict[str, str]]:
+    """A TransformerLens model, and hook points by the modules whose outputs they see."""
+    lens = pytest.importorskip("transformer_lens")
+    if int(importlib.metadata.version("transformer_lens").split(".")[0]) < 4:
+        config = lens.HookedTransformerConfig(
+            n_layers=2, d_model=D, n_ctx=CONTEXT, d_head=8, n_heads=2, d_vocab=V, act_fn="gelu",
+            seed=0, initializer_range=0.02,
+        )  # fmt: skip
+        return lens.HookedTransformer(config), {"blocks.0": "blocks.1.hook_resid_pre"}
+    from transformer_lens.model_bridge import TransformerBridge
+
+    gpt2 = make_gpt2(V, CONTEXT, D, 2, 2)
+    gpt2.config.architectures = ["GPT2LMHeadModel"]
+    gpt2.save_pretrained(tmp_path)
+    model = TransformerBridge.boot_transformers(str(tmp_path), hf_model=gpt2)
+    return model, {"blocks.0": "blocks.0.hook_out", "blocks.1": "blocks.1.hook_out"}
+
+
+@pytest.mark.filterwarnings("ignore")  # what the library itself warns of
+def test_transformer_lens_hook_points(lens_model, blocks):
+    model, hooks = lens_model
+    for module, hook in hooks.items():
+        x = read_activations(model, blocks, module)
+        assert torch.equal(read_activations(model, blocks, hook), x)
+        with recording_prefix(model, hook) as prefix:
+            before = model(blocks)
+        with replaying(model, prefix), splice(model, {hook: lambda x: x + 1.0}):
+            replayed = model(blocks)
+        with splice(model, {hook: lambda x: x + 1.0}):
+            assert torch.equal(model(blocks), replayed)
+        assert not torch.equal(before, replayed)
     sae = SAEConfig(D, 24, "topk", 4, encoder="linear")
-    run = EndToEndRun("e2e", model_id("lens", model), "counting", "blocks.0.hook_resid_post", sae,
-                      epochs=2, blocks_per_epoch=32, warmup_steps=0, autocast=False)  # fmt: skip
+    run = EndToEndRun("e2e", model_id("lens", model), "counting", hook, sae, epochs=2,
+                      blocks_per_epoch=32, warmup_steps=0, autocast=False)  # fmt: skip
     _, history = train_end_to_end(run, model, blocks, blocks, progress=False)
     assert history["kl"].iloc[-1] < history["kl"].iloc[0]

@@ -134,16 +134,19 @@ def token_blocks(
 ) -> Int[Tensor, "n context"]:
     """The documents one after another, cut into blocks of `context` tokens.
 
-    With `n_blocks`, no more than these, and no more documents are taken than they need.
+    Between them stands the token `<|endoftext|>`, if there is one. With `n_blocks`, no more
+    than these, and no more documents are taken than they need.
 
     Raises:
         ValueError: the text is shorter than one block.
     """
+    end = tokeniser.token_to_id(END)
+    after = [] if end is None else [end]
     tokens: list[int] = []
     documents = iter(documents)
     while chunk := list(islice(documents, 1000)):
         for encoding in tokeniser.encode_batch(chunk):
-            tokens += [*encoding.ids, tokeniser.token_to_id(END)]
+            tokens += [*encoding.ids, *after]
         if n_blocks is not None and len(tokens) >= n_blocks * context:
             break
     n_blocks = min(n_blocks or len(tokens), len(tokens) // context)
