@@ -1,7 +1,10 @@
 """Read and replace activations at any named module of any model, by forward hooks."""
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,12 +20,13 @@ def splice(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) ->
     arguments, the first. The model is restored at the end, also after an error.
 
     Raises:
-        ValueError: the model has no module of that name.
+        ValueError: the model has no module of that name; names the nearest.
     """
     modules = dict(model.named_modules())
-    missing = [name for name in edits if name.removesuffix(".input") not in modules]
-    if missing:
-        raise ValueError(f"no module {missing[0]!r}; known are {', '.join(filter(None, modules))}")
+    for name in edits:
+        if name.removesuffix(".input") not in modules:
+            nearest = difflib.get_close_matches(name, filter(None, modules), n=5, cutoff=0.0)
+            raise ValueError(f"no module {name!r}; nearest are {', '.join(nearest)}")
     handles = []
     try:
         for name, edit in edits.items():
@@ -48,6 +52,102 @@ def _hook(edit: Callable[[Tensor], Tensor]) -> Callable:
 
 def _input_hook(edit: Callable[[Tensor], Tensor]) -> Callable:
     return lambda module, inputs: (edit(inputs[0]), *inputs[1:])
+
+
+def at_positions(edit: Callable[[Tensor], Tensor], positions: Iterable[int]) -> Callable:
+    """An edit of some positions alone: x[:, positions] of activations (n, context, d)."""
+    positions = list(positions)
+
+    def replace(x: Tensor) -> Tensor:
+        edited = x.clone()
+        edited[:, positions] = edit(x[:, positions])
+        return edited
+
+    return replace
+
+
+@contextmanager
+def reading(model: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Within the context, what the named modules return is kept, in the order they run in.
+
+    Raises:
+        ValueError: the model has no module of that name; names the nearest.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> Tensor:
+        found[name] = output
+        return output
+
+    with splice(model, {name: partial(keep, name) for name in modules}):
+        yield found
+
+
+# --- running a part of a model ---
+
+
+@contextmanager
+def recording_prefix(model: nn.Module, module: str) -> Iterator[dict[str, list[Any]]]:
+    """Within the context, keeps what the modules before `module`, and itself, returned.
+
+    Of modules within one another, the outermost that is done; one output for each call. What
+    is kept lets `replaying` run the model from `module` onward.
+    """
+    kept: dict[str, list[Any]] = {}
+    done = False
+
+    def keep(name: str, this: nn.Module, inputs: tuple, output: Any) -> None:
+        nonlocal done
+        if not done:
+            for inner in [other for other in kept if other.startswith(f"{name}.")]:
+                del kept[inner]
+            kept.setdefault(name, []).append(output)
+            done = name == module
+
+    def stop(x: Tensor) -> Tensor:
+        nonlocal done
+        done = True
+        return x
+
+    stops = {module: stop} if module.endswith(".input") else {}
+    handles = [
+        child.register_forward_hook(partial(keep, name)) for name, child in model.named_modules()
+    ]
+    try:
+        with splice(model, stops):
+            yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaying(model: nn.Module, outputs: Mapping[str, list[Any]]) -> Iterator[None]:
+    """Within the context, the named modules return these outputs, call by call, and do not run.
+
+    Their hooks do. The model is restored at the end, also after an error.
+    """
+    modules = dict(model.named_modules())
+    # not by setattr: wrappers hand that on to the module that they wrap
+    attributes = {name: vars(modules[name]) for name in outputs}
+    own = {name: found.get("forward") for name, found in attributes.items()}
+
+    def replay(calls: Iterator[Any], *inputs, **options) -> Any:
+        return next(calls)
+
+    try:
+        for name, calls in outputs.items():
+            attributes[name]["forward"] = partial(replay, iter(calls))
+        yield
+    finally:
+        for name, forward in own.items():
+            if forward is None:
+                attributes[name].pop("forward", None)
+            else:
+                attributes[name]["forward"] = forward
+
+
+# --- activations of many inputs ---
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 ARCHITECTURES = ("mlp", "cnn", "vit")
@@ -185,6 +186,26 @@ def _sinusoids(context: int, width: int) -> Float[Tensor, "context width"]:
     half = width // 2
     angles = torch.arange(context)[:, None] / 10_000 ** (torch.arange(half) / half)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def load_pretrained_language_model(source: str | Path) -> tuple[nn.Module, Tokenizer]:
+    """Any causal language model and its tokeniser, from the Hugging Face hub or a local folder.
+
+    Raises:
+        FileNotFoundError: it is neither on disk nor to be reached.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source)
+        tokeniser = AutoTokenizer.from_pretrained(source).backend_tokenizer
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no language model at {str(source)!r}: neither a local folder (config.json, "
+            "model.safetensors and tokenizer.json) nor to be reached on the Hugging Face hub. "
+            'Pass the path of such a folder, or choose the one trained here, MODEL = "gpt2_docs".'
+        ) from error
+    return model.eval().requires_grad_(False), tokeniser
 
 
 class _Transpose(nn.Module):

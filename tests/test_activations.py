@@ -83,7 +83,7 @@ def test_the_model_is_restored_after_an_error(where, model, inputs):
 
 
 def test_unknown_module_leaves_the_model_alone(model):
-    names = r"no module 'decoder'; known are encoder, encoder\.0, encoder\.1, pair"
+    names = r"no module 'decoder'; nearest are encoder, encoder\.1, encoder\.0, pair"
     with pytest.raises(ValueError, match=names), splice(model, {"encoder": abs, "decoder": abs}):
         pass
     assert not any(module._forward_hooks for module in model.modules())

@@ -570,3 +570,10 @@ def test_a_matryoshka_run_comes_back(tmp_path):
     assert runs.load_run(tmp_path, other) is None
     assert runs.load_run(tmp_path, config)[2]["config"]["sae"]["prefixes"] == [3, 12]
     assert torch.equal(load_sae(config, tmp_path).dictionary, sae.dictionary)
+
+
+def test_fingerprints_tell_weights_apart_in_any_precision():
+    weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    kinds = [{"w": weights}, {"w": weights.bfloat16()}, {"v": weights}, {"w": -weights}]
+    assert len({runs.fingerprint(tensors) for tensors in kinds}) == 4
+    assert runs.fingerprint({"w": weights.clone()}) == runs.fingerprint(kinds[0])

@@ -6,6 +6,7 @@ from saehelpers.experiments.base_models import (
     load_or_train_base_model,
     load_or_train_language_model,
 )
+from saehelpers.experiments.end_to_end import load_onto, load_or_train_end_to_end
 from saehelpers.experiments.explained import ActionRun, Explained, explain, load_or_fit_action
 from saehelpers.experiments.saes import (
     drop_stale_rows,
@@ -21,8 +22,10 @@ __all__ = [
     "LanguageModelRun",
     "drop_stale_rows",
     "explain",
+    "load_onto",
     "load_or_fit_action",
     "load_or_train_base_model",
+    "load_or_train_end_to_end",
     "load_or_train_language_model",
     "load_or_train_saes",
     "load_sae",
