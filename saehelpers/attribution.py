@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saehelpers.activations import splice
@@ -153,6 +153,28 @@ def attribution_by_source(
     for pattern, reads, out in zip(patterns, projected, found, strict=True):
         torch.bmm(pattern.permute(2, 1, 0), reads, out=out)  # (s, t, heads) (s, heads, latents)
     return found.permute(0, 3, 2, 1)
+
+
+@torch.no_grad()
+def source_shares(
+    attention: Attention,
+    directions: Float[Tensor, "latents heads d_head"],
+    active: Bool[Tensor, "batch latents t"],
+    sources: Int[Tensor, "kinds t"],
+) -> Float[Tensor, "latents kinds"]:
+    """Share of each latent's positive attribution that comes from sources of each kind.
+
+    Over the positions where it is active: sum of the positive attributions of the source of
+    that kind, divided by the sum of all. A kind names one source for every position t; 0 for a
+    latent that is never active.
+    """
+    n_t, shares = active.shape[-1], []
+    for some, where in zip(directions.split(64), active.split(64, dim=1), strict=True):
+        found = attribution_by_source(attention.patterns, attention.values, some)
+        found = found.clamp(min=0) * where[..., None]  # (batch, latents, t, s)
+        by_kind = found[:, :, torch.arange(n_t), sources].sum((0, 3))  # (latents, kinds)
+        shares.append(by_kind / found.sum((0, 2, 3)).clamp(min=1e-12)[:, None])
+    return torch.cat(shares)
 
 
 @torch.no_grad()
