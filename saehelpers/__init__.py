@@ -5,6 +5,7 @@ from saehelpers.objectives import OBJECTIVES
 from saehelpers.saes import (
     SAE,
     ArchetypalSAE,
+    BlockDiagonalSAE,
     EquivariantSAE,
     GroupCrosscoder,
     SAEConfig,
@@ -16,6 +17,7 @@ __all__ = [
     "OBJECTIVES",
     "SAE",
     "ArchetypalSAE",
+    "BlockDiagonalSAE",
     "EquivariantSAE",
     "Group",
     "GroupCrosscoder",

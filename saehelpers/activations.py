@@ -1,8 +1,10 @@
 """Read and replace activations at any named module of any model, by forward hooks."""
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,21 +17,26 @@ STANDARDISATION_ROWS = 2**20  # that are looked at in one go
 def splice(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Within the context, each named module's output is passed through its function.
 
-    Of a module that returns a tuple, the first item is passed on and replaced. The model is
-    restored at the end, also after an error.
+    "name.input" is what goes into a module instead of what comes out of it. Of a module that
+    returns a tuple, the first item is passed on and replaced; of one that takes several
+    arguments, the first. The model is restored at the end, also after an error.
 
     Raises:
-        ValueError: the model has no module of that name.
+        ValueError: the model has no module of that name; names the nearest.
     """
     modules = dict(model.named_modules())
-    missing = [name for name in edits if name not in modules]
-    if missing:
-        nearest = get_close_matches(missing[0], filter(None, modules), n=5, cutoff=0.0)
-        raise ValueError(f"no module {missing[0]!r}; the nearest names are {', '.join(nearest)}")
+    for name in edits:
+        if name.removesuffix(".input") not in modules:
+            nearest = difflib.get_close_matches(name, filter(None, modules), n=5, cutoff=0.0)
+            raise ValueError(f"no module {name!r}; nearest are {', '.join(nearest)}")
     handles = []
     try:
         for name, edit in edits.items():
-            handles.append(modules[name].register_forward_hook(_hook(edit)))
+            module = modules[name.removesuffix(".input")]
+            if name.endswith(".input"):
+                handles.append(module.register_forward_pre_hook(_input_hook(edit)))
+            else:
+                handles.append(module.register_forward_hook(_hook(edit)))
         yield
     finally:
         for handle in handles:
@@ -45,14 +52,114 @@ def _hook(edit: Callable[[Tensor], Tensor]) -> Callable:
     return replace
 
 
+def _input_hook(edit: Callable[[Tensor], Tensor]) -> Callable:
+    return lambda module, inputs: (edit(inputs[0]), *inputs[1:])
+
+
+def at_positions(edit: Callable[[Tensor], Tensor], positions: Iterable[int]) -> Callable:
+    """An edit of some positions alone: x[:, positions] of activations (n, context, d)."""
+    positions = list(positions)
+
+    def replace(x: Tensor) -> Tensor:
+        edited = x.clone()
+        edited[:, positions] = edit(x[:, positions])
+        return edited
+
+    return replace
+
+
+@contextmanager
+def reading(model: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Within the context, what the named modules return is kept, in the order they run in.
+
+    Raises:
+        ValueError: the model has no module of that name; names the nearest.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> Tensor:
+        found[name] = output
+        return output
+
+    with splice(model, {name: partial(keep, name) for name in modules}):
+        yield found
+
+
+# --- running a part of a model ---
+
+
+@contextmanager
+def recording_prefix(model: nn.Module, module: str) -> Iterator[dict[str, list[Any]]]:
+    """Within the context, keeps what the modules before `module`, and itself, returned.
+
+    Of modules within one another, the outermost that is done; one output for each call. What
+    is kept lets `replaying` run the model from `module` onward.
+    """
+    kept: dict[str, list[Any]] = {}
+    done = False
+
+    def keep(name: str, this: nn.Module, inputs: tuple, output: Any) -> None:
+        nonlocal done
+        if not done:
+            for inner in [other for other in kept if other.startswith(f"{name}.")]:
+                del kept[inner]
+            kept.setdefault(name, []).append(output)
+            done = name == module
+
+    def stop(x: Tensor) -> Tensor:
+        nonlocal done
+        done = True
+        return x
+
+    stops = {module: stop} if module.endswith(".input") else {}
+    handles = [
+        child.register_forward_hook(partial(keep, name)) for name, child in model.named_modules()
+    ]
+    try:
+        with splice(model, stops):
+            yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaying(model: nn.Module, outputs: Mapping[str, list[Any]]) -> Iterator[None]:
+    """Within the context, the named modules return these outputs, call by call, and do not run.
+
+    Their hooks do. The model is restored at the end, also after an error.
+    """
+    modules = dict(model.named_modules())
+    # not by setattr: wrappers hand that on to the module that they wrap
+    attributes = {name: vars(modules[name]) for name in outputs}
+    own = {name: found.get("forward") for name, found in attributes.items()}
+
+    def replay(calls: Iterator[Any], *inputs, **options) -> Any:
+        return next(calls)
+
+    try:
+        for name, calls in outputs.items():
+            attributes[name]["forward"] = partial(replay, iter(calls))
+        yield
+    finally:
+        for name, forward in own.items():
+            if forward is None:
+                attributes[name].pop("forward", None)
+            else:
+                attributes[name]["forward"] = forward
+
+
+# --- activations of many inputs ---
+
+
 @torch.no_grad()
 def read_activations(
     model: nn.Module, inputs: Tensor, module: str, batch_size: int = 256
 ) -> Tensor:
     """Outputs of the named module for every input, on the CPU: (n, ...) -> (n, *output).
 
-    Inputs go through the model in batches, on the model's own device, and no further than
-    that module.
+    "name.input" reads what goes into it (see `splice`). Inputs go through the model in
+    batches, on the model's own device, and no further than that module.
     """
     device = next(model.parameters()).device
     collected: list[Tensor] = []
@@ -85,18 +192,27 @@ def orbit_activations(model: nn.Module, images: Tensor, group, module: str = "en
 
 
 def standardisation(
-    activations: Float[Tensor, "*n d"],
-) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+    activations: Float[Tensor, "*n d"], n_heads: int = 1
+) -> tuple[Float[Tensor, " d"], Tensor]:
     """(mean, scale) such that (x - mean) / scale has mean zero and mean squared norm d.
 
+    Of the concatenated outputs of several attention heads, each has a scale of its own: the
+    scale is (d), the same within a head, instead of ().
+
     Raises:
-        ValueError: the activations are all the same.
+        ValueError: the activations (of a head) are all the same.
     """
     rows = activations.flatten(0, -2)
     parts = rows.split(STANDARDISATION_ROWS)  # larger than memory, they pass through it
     mean = sum(len(part) / len(rows) * part.mean(0) for part in parts)
-    variance = sum(len(part) / len(rows) * (part - mean).pow(2).mean() for part in parts)
-    scale = variance.sqrt()
-    if not scale > 0:
-        raise ValueError(f"activations of shape {tuple(activations.shape)} are all the same")
-    return mean, scale
+    variances = [
+        len(part)
+        / len(rows)
+        * torch.stack([head.pow(2).mean() for head in (part - mean).chunk(n_heads, -1)])
+        for part in parts
+    ]
+    scale = sum(variances).sqrt()  # (n_heads)
+    if not (scale > 0).all():
+        heads = f" in heads {(scale == 0).nonzero().flatten().tolist()}" if n_heads > 1 else ""
+        raise ValueError(f"activations of shape {tuple(activations.shape)} are all the same{heads}")
+    return mean, scale[0] if n_heads == 1 else scale.repeat_interleave(len(mean) // n_heads)

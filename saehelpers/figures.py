@@ -28,6 +28,12 @@ COLOURS = {
     "relu": "#999933",
     "jumprelu": "#ccbb44",
     "matryoshka": "#aa3377",
+    "dense": "#4477aa",
+    "dense_relu": "#88ccee",
+    "block_diagonal": "#cc3311",
+    "block_diagonal_wide": "#aa3377",
+    "block_diagonal_head": "#ee8866",
+    "block_diagonal_relu": "#ddcc77",
 }
 LABELS = {
     "base_model": "activations",
@@ -45,6 +51,12 @@ LABELS = {
     "relu": "ReLU + L1",
     "jumprelu": "JumpReLU + L1",
     "matryoshka": "Matryoshka",
+    "dense": "dense",
+    "dense_relu": "dense, ReLU + L1",
+    "block_diagonal": "block-diagonal",
+    "block_diagonal_wide": "block-diagonal, equal parameters",
+    "block_diagonal_head": "block-diagonal, TopK per head",
+    "block_diagonal_relu": "block-diagonal, ReLU + L1",
 }
 
 

@@ -21,13 +21,19 @@ CHECKPOINT_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of `fit` itself: the fields of the same names of a run's config."""
+    """The settings of `fit` itself: the fields of the same names of a run's config.
+
+    accumulate: parts that a batch is computed in, one after another, for batches that do not
+    fit into memory at once; clip_norm: largest norm of the gradient.
+    """
 
     epochs: int
     batch_size: int
     learning_rate: float
     schedule: str = "constant"
     warmup_steps: int = 0
+    accumulate: int = 1
+    clip_norm: float | None = None
 
 
 def fit(
@@ -43,6 +49,7 @@ def fit(
     checkpoint: Path | None = None,
     description: str = "",
     progress: bool = True,
+    log: Callable[[dict], object] | None = None,
 ) -> pd.DataFrame:
     """The training loop: Adam over shuffled samples, with one stream of draws per instance.
 
@@ -57,6 +64,7 @@ def fit(
         evaluate: called with it afterwards, for further columns of the history.
         checkpoint: a file that training is resumed from where it exists; written at the end
             of an epoch when 20 s have passed since the last one, removed at the end.
+        log: called with every row of the history when it is made (`wandb.log`, say).
 
     Returns:
         The history: one row for each epoch and instance.
@@ -83,27 +91,31 @@ def fit(
         )
         totals: dict[str, Tensor] = {}
         for number, (index, uniform) in enumerate(batches, start=epoch * n_steps):
-            terms = step(index, uniform)
+            optimiser.zero_grad()
+            terms = _gradient(step, index, uniform, settings.accumulate)
             loss = terms["loss"].sum()
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"the loss of {description or 'training'} is {loss.item()} at step {number} "
                     f"(epoch {epoch}); the last checkpoint is kept"
                 )
-            optimiser.zero_grad()
-            loss.backward()
             if before_update is not None:
                 before_update()
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             for group in optimiser.param_groups:
                 group["lr"] = _learning_rate(settings, number, settings.epochs * n_steps)
             optimiser.step()
             if after_update is not None:
                 after_update()
             for name, value in terms.items():
-                totals[name] = totals.get(name, 0.0) + value.detach()
+                totals[name] = totals.get(name, 0.0) + value
         row = {name: total / n_steps for name, total in totals.items()}
         row |= evaluate(epoch) if evaluate is not None else {}
-        rows += _history_rows(row, epoch, (epoch + 1) * n_steps)
+        new = _history_rows(row, epoch, (epoch + 1) * n_steps)
+        rows += new
+        for entry in new if log is not None else []:
+            log(entry)
         bar.set_postfix({name: f"{value.float().mean().item():.3g}" for name, value in row.items()})
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
             _save_checkpoint(checkpoint, model, optimiser, epoch + 1, rows)
@@ -111,6 +123,18 @@ def fit(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return pd.DataFrame(rows)
+
+
+def _gradient(step: Callable, index: Tensor, uniform: Tensor, parts: int) -> dict[str, Tensor]:
+    """Add up the gradient of a batch part by part, and return the terms of its loss."""
+    totals: dict[str, Tensor] = {}
+    for some, draws in zip(index.chunk(parts, 1), uniform.chunk(parts, 1), strict=True):
+        share = some.shape[1] / index.shape[1]
+        terms = step(some, draws)
+        (share * terms["loss"].sum()).backward()
+        for name, value in terms.items():
+            totals[name] = totals.get(name, 0.0) + share * value.detach()
+    return totals
 
 
 def _draws(seeds: list[int], epoch: int, n_samples: int, device) -> tuple[Tensor, Tensor]:

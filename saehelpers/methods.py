@@ -26,6 +26,7 @@ class SAERun:
         schedule: of the learning rate after `warmup_steps`: "constant", or "linear" or
             "cosine" down to zero.
         seed: of the initial weights, and of the order of the samples and their group elements.
+        sparsity_warmup_steps: over which lambda_sparsity rises from zero.
         order_seed: of the order and the elements alone, where it is another.
     """
 
@@ -45,6 +46,7 @@ class SAERun:
     warmup_steps: int = 0
     seed: int = 0
     order_seed: int | None = runs.later(None)
+    sparsity_warmup_steps: int = runs.later(0)
 
     def __post_init__(self):
         for name, value, known in (
@@ -52,10 +54,7 @@ class SAERun:
             ("sparsity", self.sparsity, (None, *SPARSITY_TERMS)),
             ("schedule", self.schedule, SCHEDULES),
         ):
-            if value not in known:
-                raise ValueError(
-                    f"unknown {name} {value!r}; known are {', '.join(map(str, known))}"
-                )
+            _check_known(name, value, known)
         if (self.objective == "crosscoder") != (self.sae.dictionary == "blocks"):
             raise ValueError("the objective 'crosscoder' and a dictionary of 'blocks' go together")
         if (self.objective == "matryoshka") != (len(self.sae.prefixes) > 1):
@@ -67,6 +66,75 @@ class SAERun:
     def draws(self) -> int:
         """The seed that the order of the samples and the group elements come from."""
         return self.seed if self.order_seed is None else self.order_seed
+
+
+@dataclass(frozen=True)
+class EndToEndRun:
+    """Everything that decides what an SAE spliced into a language model learns.
+
+    Args:
+        name: of the method; stands in the run's folder name.
+        base_model: the model and a fingerprint of its weights, `experiments.model_id`.
+        text: names what is read; an epoch reads the next `blocks_per_epoch` contexts of it.
+        module: whose output (or "name.input") the SAE replaces.
+        sae: the architecture.
+        lambda_local, lambda_kl, lambda_downstream, lambda_sparsity, p: weights of the terms
+            of `end_to_end.total_loss`; p >= 1 is that of the sparsity term's norm.
+        downstream: later modules whose activations are to stay what they were.
+        positions: in the context, where the SAE is spliced in; everywhere if there are none.
+        batch_size: in contexts, computed in `accumulate` parts.
+        clip_norm: largest norm of the gradient.
+        autocast: run the model, but not the SAE, in bfloat16.
+        start: run id of the SAE that training goes on from; none for a fresh one.
+        seed: of the initial weights and of the order of the contexts.
+    """
+
+    name: str
+    base_model: str
+    text: str
+    module: str
+    sae: SAEConfig
+    lambda_local: float = 0.0
+    lambda_kl: float = 1.0
+    lambda_downstream: float = 0.0
+    downstream: tuple[str, ...] = ()
+    lambda_sparsity: float = 0.0
+    p: float = 1.0
+    positions: tuple[int, ...] = ()
+    epochs: int = 10
+    blocks_per_epoch: int = 500
+    batch_size: int = 16
+    accumulate: int = 1
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 20
+    clip_norm: float | None = 10.0
+    autocast: bool = True
+    start: str = ""
+    seed: int = 0
+
+    def __post_init__(self):
+        _check_known("schedule", self.schedule, SCHEDULES)
+        if bool(self.downstream) != bool(self.lambda_downstream):
+            raise ValueError("downstream modules and a lambda_downstream go together")
+        if self.p < 1:
+            raise ValueError(f"p must be 1 or more, got {self.p}")
+
+    @property
+    def local(self) -> bool:
+        """Whether the loss needs the SAE's own activations alone."""
+        return not (self.lambda_kl or self.lambda_downstream)
+
+    @property
+    def objective(self) -> str:
+        """The terms of the loss, with their weights."""
+        weights = {
+            "local": self.lambda_local,
+            "kl": self.lambda_kl,
+            "downstream": self.lambda_downstream,
+            "sparsity": self.lambda_sparsity,
+        }
+        return " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
 
 
 @dataclass(frozen=True)
@@ -135,7 +203,7 @@ def method_runs(
     ]
 
 
-def run_columns(config: SAERun) -> dict[str, Any]:
+def run_columns(config: SAERun | EndToEndRun) -> dict[str, Any]:
     """The columns of a results row that the SAE's run decides."""
     return {
         "run_id": runs.run_id(config),
@@ -145,3 +213,8 @@ def run_columns(config: SAERun) -> dict[str, Any]:
         "objective": config.objective,
         "seed": config.seed,
     }
+
+
+def _check_known(name: str, value: Any, known: tuple) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, known))}")

@@ -7,7 +7,7 @@ uniformly for each sample. Equations: Erdogan and Lucic, arXiv 2511.09432.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from saehelpers.saes import SAE, GroupCrosscoder
+from saehelpers.saes import SAE, BlockDiagonalSAE, GroupCrosscoder
 
 Terms = dict[str, Tensor]
 
@@ -34,13 +34,13 @@ class OrbitBatch:
     elements: Int[Tensor, "*inst batch"]
     order: int
     mean: Float[Tensor, "statistics d"]
-    scale: Float[Tensor, " statistics"]
+    scale: Float[Tensor, "statistics d_or_1"]
 
     def _gather(self, indices: Tensor) -> Tensor:
         rows = self.rows.index_select(0, indices.flatten()).unflatten(0, indices.shape)
         ones = (1,) * (indices.ndim - 1)
         rows -= self.mean.view(len(self.mean), *ones, -1)
-        rows /= self.scale.view(len(self.scale), *ones, 1)
+        rows /= self.scale.view(len(self.scale), *ones, -1)
         return rows
 
     @cached_property
@@ -147,8 +147,7 @@ def lp(latents: Tensor, sae: SAE, p: float) -> Tensor:
 
 def decoder_l1(latents: Tensor, sae: SAE, p: float) -> Tensor:
     """sum_i |z_i| ||D_i||, averaged over the batch."""
-    norms = sae.dictionary.norm(dim=-1)
-    return (latents.abs() * norms.unsqueeze(-2)).sum(-1).mean(-1)
+    return (latents.abs() * sae.dictionary_norms.unsqueeze(-2)).sum(-1).mean(-1)
 
 
 SPARSITY_TERMS: Mapping[str, Callable] = {"l1": l1, "lp": lp, "decoder_l1": decoder_l1}
@@ -169,6 +168,9 @@ def total_loss(
     loss = reconstruction + prefixes + lambda_sym symmetry
            + lambda_mse || psi(gx) - D(E(psi(gx))) ||^2 + lambda_sparsity sparsity
     """
+    if isinstance(sae, BlockDiagonalSAE) and sae.separable:
+        weights = (objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p)
+        return _sum_over_heads(sae, batch, weights)
     terms, latents = OBJECTIVES[objective](sae, batch)
     loss = terms["reconstruction"]
     if "prefixes" in terms:
@@ -182,6 +184,51 @@ def total_loss(
         terms["sparsity"] = SPARSITY_TERMS[sparsity](latents, sae, p)
         loss = loss + lambda_sparsity * terms["sparsity"]
     return {"loss": loss, **terms}
+
+
+def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, weights: tuple) -> Terms:
+    """`total_loss` of every head's SAE, summed.
+
+    Each head's gradients are taken as soon as its loss is known, so that the latents of one
+    head at a time are in memory: a fraction of it, and faster, since they stay in the cache.
+    """
+    width = sae.config.d // sae.config.n_heads
+    parameters = list(sae.heads.parameters())
+    gradients = [torch.empty_like(parameter) for parameter in parameters]
+    axis = sae.heads.scale.ndim - 1
+    sums: Terms = {}
+    for h in range(sae.config.n_heads):
+        head, parts = sae.head(h)
+        own = slice(h * width, (h + 1) * width)
+        columns = {name: getattr(batch, name)[:, own] for name in ("rows", "mean", "scale")}
+        terms = total_loss(head, replace(batch, **columns), *weights)
+        if torch.is_grad_enabled():
+            found = torch.autograd.grad(terms["loss"].sum(), parts)
+            for gradient, part in zip(gradients, found, strict=True):
+                gradient.select(axis, h).copy_(part)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value.detach()
+    if torch.is_grad_enabled():
+        sums["loss"] = _WithGradients.apply(sums["loss"], gradients, *parameters)
+    return sums
+
+
+class _WithGradients(torch.autograd.Function):
+    """A loss (*inst) whose gradients by some tensors are known already."""
+
+    @staticmethod
+    def forward(ctx, loss, gradients, *tensors):
+        ctx.save_for_backward(*gradients)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        def weighted(gradient):
+            return gradient * upstream.reshape(
+                upstream.shape + (1,) * (gradient.ndim - upstream.ndim)
+            )
+
+        return None, None, *map(weighted, ctx.saved_tensors)
 
 
 def _encode_both(sae: SAE, batch: OrbitBatch) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """SAEs trained side by side."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def train_saes(
         raise ValueError("activations must be one tensor, or one of equal length for each config")
     if validation is not None and len(validation) != len(activations):
         raise ValueError(f"{len(activations)} activations need as many validation tensors")
-    statistics = [standardisation(source) for source in activations]
+    statistics = [standardisation(source, config.sae.n_heads) for source in activations]
     batches = _Batches(activations, statistics)
 
     saes = [make_sae(run.sae, run.seed) for run in configs]
@@ -96,7 +97,14 @@ def train_saes(
             "dead_latents": (~active.any(-2)).sum(-1),
         }
 
+    streams = any(not isinstance(source, Tensor) for source in sources)
+    n_steps = math.ceil(len(activations[0]) / config.batch_size)
+    number = 0  # of the step
+
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        nonlocal number
+        number += 1
+        warmed = min(1.0, number / max(1, config.sparsity_warmup_steps))
         return total_loss(
             model,
             batches(index, uniform),
@@ -104,17 +112,20 @@ def train_saes(
             config.lambda_sym,
             config.lambda_mse,
             config.sparsity,
-            config.lambda_sparsity,
+            warmed * config.lambda_sparsity,
             config.p,
         )
 
     def begin_epoch(epoch: int) -> None:
+        nonlocal number
+        number = epoch * n_steps
+        if not streams:
+            return
         drawn = [source if isinstance(source, Tensor) else source(epoch) for source in sources]
         for source in drawn:
             check_orbits(source)
         batches.fill(drawn)
 
-    streams = any(not isinstance(source, Tensor) for source in sources)
     unit = config.sae.unit_decoder
     history = fit(
         model,
@@ -131,7 +142,7 @@ def train_saes(
         before_update=model.project_gradient if unit else None,
         after_update=model.normalise_dictionary if unit else None,
         evaluate=evaluate,
-        begin_epoch=begin_epoch if streams else None,
+        begin_epoch=begin_epoch,
         checkpoint=checkpoint,
         description=config.name,
         progress=progress,
@@ -147,7 +158,10 @@ class _Batches:
     """Orbit activations of several instances, as one table of rows, standardised when read."""
 
     def __init__(self, activations: list[Tensor], statistics: list[tuple[Tensor, Tensor]]):
-        self.mean, self.scale = (torch.stack(values) for values in zip(*statistics, strict=True))
+        self.mean = torch.stack([mean for mean, _ in statistics])  # (statistics, d)
+        self.scale = torch.stack(
+            [scale.view(-1) for _, scale in statistics]
+        )  # (statistics, 1 or d)
         self.shapes = [tuple(source.shape) for source in activations]
         self.fill(activations)
         device = self.rows.device

@@ -57,6 +57,15 @@ def test_several_modules_at_once(model, inputs):
     assert torch.equal(seen[0], torch.ones(7, 5))
 
 
+def test_inputs_are_replaced_and_read(model, inputs):
+    before, doubled = model(inputs)[0], model(2 * inputs)[0]
+    with splice(model, {"encoder.1.input": lambda x: 2 * x}):
+        assert_close(model(inputs)[0], doubled)
+    assert torch.equal(model(inputs)[0], before)
+    assert torch.equal(read_activations(model, inputs, "encoder.1.input"), inputs.flatten(1))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
 @pytest.mark.parametrize("where", ["edit", "body"])
 def test_the_model_is_restored_after_an_error(where, model, inputs):
     before = model(inputs)[0]
@@ -74,7 +83,7 @@ def test_the_model_is_restored_after_an_error(where, model, inputs):
 
 
 def test_unknown_module_leaves_the_model_alone(model):
-    names = r"no module 'decoder'; the nearest names are encoder, encoder\.1, encoder\.0, pair"
+    names = r"no module 'decoder'; nearest are encoder, encoder\.1, encoder\.0, pair"
     with pytest.raises(ValueError, match=names), splice(model, {"encoder": abs, "decoder": abs}):
         pass
     assert not any(module._forward_hooks for module in model.modules())

@@ -9,7 +9,7 @@ N, ORDER, D = 6, 4, 5
 OF_ANY_SAE = [name for name in OBJECTIVES if name != "matryoshka"]  # which needs prefixes
 
 
-AS_IT_IS = (torch.zeros(1, D), torch.ones(1))
+AS_IT_IS = (torch.zeros(1, D), torch.ones(1, 1))
 
 
 def orbit_batch(rows, starts, elements, statistics=AS_IT_IS) -> OrbitBatch:
@@ -58,7 +58,7 @@ def test_orbit_batch_gathers_canonical_transformed_and_orbit(batch, orbits, elem
 
 
 def test_orbit_batch_standardises_each_instance_by_its_own_statistics(orbits, elements):
-    mean, scale = torch.randn(2, D), torch.tensor([0.5, 3.0])
+    mean, scale = torch.randn(2, D), torch.tensor([[0.5], [3.0]])
     starts = (torch.arange(N) * ORDER).expand(2, -1)
     batch = orbit_batch(orbits.flatten(0, 1), starts, elements.expand(2, -1), (mean, scale))
     for i in range(2):

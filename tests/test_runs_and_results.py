@@ -51,11 +51,15 @@ def test_hash_of_an_sae_run_is_sensitive_to_its_architecture():
         "prefixes": (3, 12),
     }
     hashes = {runs.config_hash(sae)}
-    for field in dataclasses.fields(sae):
+    for heads in (1, 2):
+        blocks = dataclasses.replace(sae, dictionary="block_diagonal", n_heads=heads)
+        hashes.add(runs.config_hash(blocks))
+    fields = [field for field in dataclasses.fields(sae) if field.name != "n_heads"]
+    for field in fields:
         value = others.get(field.name) or other_value(getattr(sae, field.name))
         changed = dataclasses.replace(sae, **{field.name: value})
         hashes.add(runs.config_hash(changed))
-    assert len(hashes) == 1 + len(dataclasses.fields(sae))
+    assert len(hashes) == 3 + len(fields)
 
 
 def test_hash_does_not_depend_on_the_order_of_fields():
@@ -549,7 +553,10 @@ def test_a_later_field_that_was_changed_in_the_folder_is_noticed(tmp_path):
 def test_sae_runs_without_later_settings_keep_their_names():
     config = SAERun("vanilla", "toy", SAEConfig(d=8, n_latents=12))
     fields = dataclasses.asdict(config)
-    del fields["sae"]["prefixes"], fields["order_seed"]
+    for name in ("prefixes", "n_heads", "topk_per_head", "initial_norm"):
+        del fields["sae"][name]
+    for name in ("order_seed", "sparsity_warmup_steps"):
+        del fields[name]
     text = json.dumps({"version": runs.VERSION, **fields}, sort_keys=True)
     assert runs.config_hash(config) == hashlib.sha256(text.encode()).hexdigest()
 
@@ -563,3 +570,10 @@ def test_a_matryoshka_run_comes_back(tmp_path):
     assert runs.load_run(tmp_path, other) is None
     assert runs.load_run(tmp_path, config)[2]["config"]["sae"]["prefixes"] == [3, 12]
     assert torch.equal(load_sae(config, tmp_path).dictionary, sae.dictionary)
+
+
+def test_fingerprints_tell_weights_apart_in_any_precision():
+    weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    kinds = [{"w": weights}, {"w": weights.bfloat16()}, {"v": weights}, {"w": -weights}]
+    assert len({runs.fingerprint(tensors) for tensors in kinds}) == 4
+    assert runs.fingerprint({"w": weights.clone()}) == runs.fingerprint(kinds[0])

@@ -1,12 +1,17 @@
 """Text: documents, their split, tokens; and the language model that is trained on them."""
 
+import dataclasses
+import itertools
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import PreTrainedTokenizerFast
 
 from saehelpers import runs
 from saehelpers.activations import read_activations
-from saehelpers.base_models import make_gpt2
+from saehelpers.base_models import load_pretrained_language_model, make_gpt2
 from saehelpers.datasets import text
 from saehelpers.experiments import LanguageModelRun, load_or_train_language_model
 from saehelpers.metrics import next_token_loss
@@ -50,6 +55,33 @@ def test_local_text(tmp_path):
     assert text.read_documents(path) == ["one\nparagraph", "and another"]
     with pytest.raises(FileNotFoundError, match=r"no text file at .*nowhere"):
         text.read_documents(tmp_path / "nowhere")
+
+
+def test_text_is_streamed(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(f"\n{text.END}\n".join(DOCUMENTS), encoding="utf-8")
+    tokeniser = text.train_tokeniser(DOCUMENTS, 300)
+    taken = []
+    documents = (taken.append(document) or document for document in text.stream_documents(path))
+    documents = itertools.chain(documents, itertools.cycle(["more"]))  # there is no end of it
+    blocks = text.token_blocks(documents, tokeniser, 16, n_blocks=30)
+    assert torch.equal(blocks, text.token_blocks(DOCUMENTS, tokeniser, 16)[:30])
+    assert taken == DOCUMENTS
+
+
+def test_datasets_are_streamed(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.txt").write_text("one\nand another\n")
+    assert list(text.stream_documents(tmp_path / "data")) == ["one", "and another"]
+    with pytest.raises(FileNotFoundError, match=r"no text at .*nowhere"):
+        text.stream_documents(tmp_path / "nowhere")
+
+
+def test_datasets_need_their_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"no text file 'some/text', .* pip install datasets"):
+        text.stream_documents("some/text")
 
 
 def test_held_out_depends_on_each_document_alone():
@@ -127,3 +159,56 @@ def test_mlp_outputs_are_what_the_block_adds():
     inputs = read_activations(model.transformer, tokens, "h.1.ln_2")
     assert outputs.shape == (2, 8, 16)
     assert_close(outputs, block.mlp(inputs))
+
+
+def test_repeated_tokens_repeat():
+    draws = torch.Generator().manual_seed(0)
+    tokens, periods = text.repeated_tokens(50, 16, 300, draws)
+    for row, period in zip(tokens, periods, strict=True):
+        assert torch.equal(row[period:], row[:-period])
+        assert len(row[:period].unique()) > period // 2
+    assert set(periods.tolist()) == set(range(2, 9))
+    assert tokens.min() >= 1 and tokens.max() < 300
+    tokens, periods = text.repeated_tokens(3, 16, 300, draws, period=8)
+    assert torch.equal(tokens[:, 8:], tokens[:, :8]) and periods.tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize(("period", "vocabulary"), [(9, 300), (0, 300), (None, 1)])
+def test_tokens_that_cannot_be_repeated(period, vocabulary):
+    with pytest.raises(ValueError, match="a period from 1 to 8 repeats within 16 tokens"):
+        text.repeated_tokens(3, 16, vocabulary, torch.Generator(), period)
+
+
+def test_an_attention_only_model_adds_nothing_but_attention():
+    model = make_gpt2(300, 16, 16, 2, 2, attention_only=True).eval()
+    tokens = torch.randint(300, (3, 16), generator=torch.Generator().manual_seed(0))
+    position = torch.arange(16)
+    stream = model.transformer.wte(tokens) + model.transformer.wpe(position)
+    for block in model.transformer.h:
+        stream = stream + block.attn(block.ln_1(stream))[0]
+    assert_close(model(tokens).logits, model.lm_head(model.transformer.ln_f(stream)))
+    with pytest.raises(ValueError, match="3 heads do not divide the width 16"):
+        make_gpt2(300, 16, 16, 2, 3)
+
+
+def test_a_model_trained_on_repeats_is_another_and_comes_back(tmp_path):
+    run = dataclasses.replace(RUN, attention_only=True, repeats=0.5)
+    model, _, history = load_or_train_language_model(run, DOCUMENTS, tmp_path)
+    again, _, _ = load_or_train_language_model(run, DOCUMENTS, tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    text_only = dataclasses.replace(run, repeats=0.0)
+    _, _, without = load_or_train_language_model(text_only, DOCUMENTS, tmp_path)
+    assert history.loss.iloc[-1] > without.loss.iloc[-1]  # random tokens cannot be foreseen
+
+
+def test_pretrained_language_models_are_read_from_a_folder(tmp_path):
+    model, tokeniser = make_gpt2(300, 8, 16, 1, 2), text.train_tokeniser(DOCUMENTS, 300)
+    model.save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=tokeniser).save_pretrained(tmp_path)
+    loaded, same_tokeniser = load_pretrained_language_model(tmp_path)
+    tokens = text.token_blocks(DOCUMENTS, same_tokeniser, 8, 3)
+    assert torch.equal(tokens, text.token_blocks(DOCUMENTS, tokeniser, 8, 3))
+    assert torch.equal(loaded(tokens).logits, model.eval()(tokens).logits)
+    with pytest.raises(FileNotFoundError, match=r"no language model at .*nothing"):
+        load_pretrained_language_model(tmp_path / "nothing")

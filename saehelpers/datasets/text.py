@@ -4,7 +4,9 @@ import ast
 import sysconfig
 import warnings
 import zlib
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -55,8 +57,54 @@ def read_documents(path: Path | str) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no text file at {path}")
-    text = path.read_text(encoding="utf-8")
-    return text.split(f"\n{END}\n") if END in text else text.split("\n\n")
+    return list(_stream_file(path))
+
+
+def stream_documents(source: Path | str) -> Iterator[str]:
+    """The documents of a local text file, or of a Hugging Face dataset, one after another.
+
+    A file is taken apart as by `read_documents`, for which its first million characters are
+    looked at. Of a dataset, the column "text" of the split "train", streamed.
+
+    Raises:
+        FileNotFoundError: there is no such file, and no such dataset to be reached.
+        ImportError: there is no such file, and the package `datasets` is not installed.
+    """
+    path = Path(source)
+    return _stream_file(path) if path.is_file() else _stream_dataset(str(source))
+
+
+def _stream_file(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        between = END if f"\n{END}\n" in file.read(1_000_000) else ""
+        file.seek(0)
+        document: list[str] = []
+        for line in file:
+            if line.rstrip("\n") == between:
+                yield "".join(document).removesuffix("\n")
+                document = []
+            else:
+                document.append(line)
+        yield "".join(document)
+
+
+def _stream_dataset(name: str) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ImportError(
+            f"there is no text file {name!r}, and to read a Hugging Face dataset of that name "
+            "the package `datasets` is needed: pip install datasets"
+        ) from error
+    try:
+        rows = load_dataset(name, split="train", streaming=True)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no text at {name!r}: neither a local file nor a Hugging Face dataset with a split "
+            '"train" that can be reached. Pass the path of a text file, or choose the embedded '
+            'text, "python-documentation".'
+        ) from error
+    return (row["text"] for row in rows)
 
 
 def held_out(documents: list[str], share: float = 0.05) -> tuple[list[str], list[str]]:
@@ -82,20 +130,57 @@ def train_tokeniser(documents: list[str], vocab_size: int) -> Tokenizer:
 
 
 def token_blocks(
-    documents: list[str], tokeniser: Tokenizer, context: int
+    documents: Iterable[str], tokeniser: Tokenizer, context: int, n_blocks: int | None = None
 ) -> Int[Tensor, "n context"]:
     """The documents one after another, cut into blocks of `context` tokens.
+
+    Between them stands the token `<|endoftext|>`, if there is one. With `n_blocks`, no more
+    than these, and no more documents are taken than they need.
 
     Raises:
         ValueError: the text is shorter than one block.
     """
+    end = tokeniser.token_to_id(END)
+    after = [] if end is None else [end]
     tokens: list[int] = []
-    for encoding in tokeniser.encode_batch(documents):
-        tokens += [*encoding.ids, tokeniser.token_to_id(END)]
-    n_blocks = len(tokens) // context
+    documents = iter(documents)
+    while chunk := list(islice(documents, 1000)):
+        for encoding in tokeniser.encode_batch(chunk):
+            tokens += [*encoding.ids, *after]
+        if n_blocks is not None and len(tokens) >= n_blocks * context:
+            break
+    n_blocks = min(n_blocks or len(tokens), len(tokens) // context)
     if n_blocks == 0:
         raise ValueError(f"the text has {len(tokens)} tokens, fewer than one context of {context}")
     return torch.tensor(tokens[: n_blocks * context]).view(n_blocks, context)
+
+
+def repeated_tokens(
+    n: int,
+    context: int,
+    vocab_size: int,
+    generator: torch.Generator,
+    period: int | None = None,
+) -> tuple[Int[Tensor, "n context"], Int[Tensor, " n"]]:
+    """Random tokens that begin again after a period, and the periods.
+
+    tokens[t] = tokens[t - period]: after the first period, what comes next is known from what
+    came next before, at position t - period + 1. A period is drawn from 2 to half the context
+    for each sequence, or given. Token 0 stands for the end of a document and is left out.
+
+    Raises:
+        ValueError: the period does not fit into the context twice, or the vocabulary is empty.
+    """
+    shortest, longest = 2 if period is None else period, context // 2
+    if not 1 <= shortest <= longest or vocab_size < 2:
+        raise ValueError(
+            f"a period from 1 to {longest} repeats within {context} tokens of a vocabulary of two "
+            f"or more, got period {shortest} and {vocab_size} tokens"
+        )
+    tokens = torch.randint(1, vocab_size, (n, context), generator=generator)
+    longest = longest if period is None else period
+    periods = torch.randint(shortest, longest + 1, (n,), generator=generator)
+    return tokens.gather(1, torch.arange(context) % periods[:, None]), periods
 
 
 def _checksum(document: str) -> int:

@@ -7,6 +7,7 @@ from saehelpers.experiments.base_models import (
     load_or_train_language_model,
 )
 from saehelpers.experiments.encoders import EncoderRun, explain_pixels, load_or_train_encoder
+from saehelpers.experiments.end_to_end import load_onto, load_or_train_end_to_end
 from saehelpers.experiments.explained import ActionRun, Explained, explain, load_or_fit_action
 from saehelpers.experiments.saes import (
     drop_stale_rows,
@@ -24,9 +25,11 @@ __all__ = [
     "drop_stale_rows",
     "explain",
     "explain_pixels",
+    "load_onto",
     "load_or_fit_action",
     "load_or_train_base_model",
     "load_or_train_encoder",
+    "load_or_train_end_to_end",
     "load_or_train_language_model",
     "load_or_train_saes",
     "load_sae",

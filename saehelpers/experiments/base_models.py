@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from saehelpers import runs
 from saehelpers.base_models import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
-from saehelpers.datasets.text import held_out, token_blocks, train_tokeniser
+from saehelpers.datasets.text import (
+    held_out,
+    repeated_tokens,
+    token_blocks,
+    train_tokeniser,
+)
 from saehelpers.experiments.loading import checkpoint_path, fill, load_or_train
 from saehelpers.fitting import Settings, fit
 from saehelpers.metrics import next_token_loss
@@ -46,6 +51,8 @@ class LanguageModelRun:
     """Everything that decides what a small GPT-2 learns.
 
     text: names what it reads; an epoch reads the next `blocks_per_epoch` contexts of it.
+    attention_only: without MLPs. repeats: share of the contexts that are random tokens,
+    repeated (see `saehelpers.datasets.text.repeated_tokens`), instead of text.
     """
 
     name: str
@@ -61,6 +68,8 @@ class LanguageModelRun:
     learning_rate: float = 2e-3
     schedule: str = "cosine"
     seed: int = 0
+    attention_only: bool = runs.later(False)
+    repeats: float = runs.later(0.0)
 
 
 def load_or_train_base_model(
@@ -138,7 +147,7 @@ def load_or_train_language_model(
     """
     files: dict[str, str] = {}
     shape = (config.vocab_size, config.context, config.width, config.n_layers, config.n_heads)
-    model = make_gpt2(*shape, seed=config.seed)
+    model = make_gpt2(*shape, config.seed, config.attention_only)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
         seen, unseen = held_out(documents)
@@ -162,18 +171,26 @@ def load_or_train_language_model(
 
 def _train_language_model(model, config, blocks, validation, models) -> pd.DataFrame:
     n_blocks = min(config.blocks_per_epoch, len(blocks))
-    first = 0
+    first, repeated = 0, blocks[:0]
 
     def begin_epoch(epoch: int) -> None:
-        nonlocal first
+        nonlocal first, repeated
         first = epoch * n_blocks
+        if config.repeats:
+            draws = torch.Generator().manual_seed((config.seed * 1_000_003 + epoch) % 2**32)
+            repeated, _ = repeated_tokens(n_blocks, config.context, config.vocab_size, draws)
+            repeated = repeated.to(blocks.device)
 
     def loss(tokens: Tensor) -> Tensor:
         return next_token_loss(model(tokens).logits, tokens)
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        tokens = blocks[(first + index[0]) % len(blocks)]
+        if config.repeats:
+            chosen = uniform[0] < config.repeats
+            tokens = torch.where(chosen[:, None], repeated[index[0]], tokens)
         with torch.autocast(blocks.device.type, torch.bfloat16):  # a fifth faster on a CPU
-            return {"loss": loss(blocks[(first + index[0]) % len(blocks)])}
+            return {"loss": loss(tokens)}
 
     @torch.no_grad()
     def evaluate(epoch: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from saehelpers import results, runs
 from saehelpers.datasets.synthetic import Stream
 from saehelpers.experiments.loading import checkpoint_path, fill, load_existing
 from saehelpers.feature_maps import map_activations
-from saehelpers.methods import SAERun, run_columns
+from saehelpers.methods import EndToEndRun, SAERun, run_columns
 from saehelpers.saes import SAE, make_sae
 from saehelpers.sweeps import sweep
 from saehelpers.training import ensemble, train_saes
@@ -62,7 +62,7 @@ def load_or_train_saes(
     return [load_sae(config, models) for config in configs]
 
 
-def load_sae(config: SAERun, models: Path | str) -> SAE:
+def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
     """The trained SAE of this config.
 
     Raises:
@@ -84,7 +84,7 @@ def drop_stale_rows(path: Path | str, configs: list, models: Path | str) -> None
 
 def measure_runs(
     measure: Callable[..., dict[str, float] | list[dict[str, Any]]],
-    jobs: list[tuple[SAERun, dict[str, Any], tuple]],
+    jobs: list[tuple[SAERun | EndToEndRun, dict[str, Any], tuple]],
     path: Path | str,
     models: Path | str,
     executor=None,

@@ -23,7 +23,7 @@ from saehelpers.sparse import BatchTopK, JumpReLU, TopK
 ENCODERS = ("linear", "two_layer")
 ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu}
 SAE_ACTIVATIONS = ("topk", "batch_topk", "relu", "jumprelu")
-DICTIONARIES = ("free", "archetypal", "blocks")
+DICTIONARIES = ("free", "archetypal", "blocks", "block_diagonal")
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,16 @@ class SAEConfig:
         pre_encoder_bias: subtract the decoder bias before encoding.
         unit_decoder: keep dictionary rows at unit norm.
         dictionary: "free"; "archetypal" (convex combinations of `n_archetypes` k-means
-            centres, relaxed by `delta`); or "blocks" (a group crosscoder: one decoder for
-            each of the `group_order` elements).
+            centres, relaxed by `delta`); "blocks" (a group crosscoder: one decoder for
+            each of the `group_order` elements); or "block_diagonal" (one block for each of
+            `n_heads` attention heads, which share d and n_latents in equal parts).
         prefixes: the sizes of the nested dictionaries of a Matryoshka SAE, rising, the last of
             them n_latents; none for any other SAE.
         delta: largest norm of an archetypal row's relaxation, in units of the activations'
             standard deviation.
+        topk_per_head: `topk` counts the active latents of each head, not of all together.
+        initial_norm: of the rows of a free dictionary, and of a linear encoder's columns,
+            which are the same at first.
     """
 
     d: int
@@ -62,6 +66,9 @@ class SAEConfig:
     delta: float = 1.0
     group_order: int = 1
     prefixes: tuple[int, ...] = runs.later(())
+    n_heads: int = runs.later(1)
+    topk_per_head: bool = runs.later(False)
+    initial_norm: float = runs.later(1.0)
 
     def __post_init__(self):
         for name, value, known in (
@@ -72,12 +79,22 @@ class SAEConfig:
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
-        if "topk" in self.activation and not 1 <= self.topk <= self.n_latents:
+        if self.n_heads < 1 or self.d % self.n_heads or self.n_latents % self.n_heads:
             raise ValueError(
-                f"topk must be between 1 and n_latents = {self.n_latents}, got {self.topk}"
+                f"n_heads = {self.n_heads} must divide the width d = {self.d} and n_latents = "
+                f"{self.n_latents}"
             )
+        if self.n_heads > 1 and self.dictionary != "block_diagonal":
+            raise ValueError(f"a dictionary of kind {self.dictionary!r} has no n_heads")
+        largest = self.n_latents // (self.n_heads if self.topk_per_head else 1)
+        if "topk" in self.activation and not 1 <= self.topk <= largest:
+            raise ValueError(f"topk must be between 1 and n_latents = {largest}, got {self.topk}")
         if self.dictionary == "archetypal" and self.unit_decoder:
             raise ValueError("unit_decoder has no effect on an archetypal dictionary: leave it off")
+        if self.initial_norm != 1 and (self.unit_decoder or self.dictionary == "archetypal"):
+            raise ValueError("initial_norm is of rows that are free to have another norm than 1")
+        if self.prefixes and self.dictionary == "block_diagonal":
+            raise ValueError("a block-diagonal dictionary has no prefixes")
         rising = [0, *self.prefixes]
         if self.prefixes and not (
             all(a < b for a, b in itertools.pairwise(rising)) and rising[-1] == self.n_latents
@@ -117,19 +134,24 @@ class SAE(nn.Module):
             self.encoder_biases.append(nn.Parameter(torch.zeros(n_out)))
         if config.encoder == "linear":
             self.encoder_weights[0].data.copy_(self.dictionary.detach().T)
-        self.activation = _make_activation(config)
+        self.activation = make_activation(config)
         self.register_buffer("mean", torch.zeros(config.d))
         self.register_buffer("scale", torch.ones(()))
 
     def _make_dictionary(self, generator: torch.Generator | None) -> None:
         rows = torch.randn(self.config.n_latents, self.config.d, generator=generator)
-        self.decoder_weight = nn.Parameter(rows / rows.norm(dim=-1, keepdim=True))
+        rows = rows / rows.norm(dim=-1, keepdim=True) * self.config.initial_norm
+        self.decoder_weight = nn.Parameter(rows)
         self.decoder_bias = nn.Parameter(torch.zeros(self.config.d))
 
     @property
     def dictionary(self) -> Float[Tensor, "*inst n_latents d"]:
         """The decoder's rows, in standardised units."""
         return self.decoder_weight
+
+    @property
+    def dictionary_norms(self) -> Float[Tensor, "*inst n_latents"]:
+        return self.dictionary.norm(dim=-1)
 
     @property
     def canonical_bias(self) -> Float[Tensor, "*inst d"]:
@@ -185,10 +207,13 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x weight + bias, instance by instance where the weight has an axis of instances."""
     if weight.ndim == 2:
         return nn.functional.linear(x, weight.mT, bias)
-    return torch.baddbmm(bias.unsqueeze(-2), x, weight)
+    instances = weight.shape[:-2]  # of SAEs, of heads within them
+    x, weight, bias = (part.flatten(0, len(instances) - 1) for part in (x, weight, bias))
+    return torch.baddbmm(bias.unsqueeze(-2), x, weight).unflatten(0, instances)
 
 
-def _make_activation(config: SAEConfig) -> nn.Module:
+def make_activation(config: SAEConfig) -> nn.Module:
+    """The activation function that the config asks for."""
     if config.activation == "topk":
         return TopK(config.topk)
     if config.activation == "batch_topk":

@@ -1,21 +1,11 @@
-"""Making SAEs, and putting several into one to train them side by side."""
+"""Several SAEs as one: to train them side by side, or as the heads of a larger one."""
 
 import copy
 
 import torch
 from torch import Tensor
 
-from saehelpers.saes.archetypal import ArchetypalSAE
-from saehelpers.saes.base import SAE, SAEConfig
-from saehelpers.saes.symmetric import GroupCrosscoder
-
-
-def make_sae(config: SAEConfig, seed: int = 0) -> SAE:
-    """A fresh SAE of the class that `config.dictionary` asks for."""
-    kinds = {"free": SAE, "archetypal": ArchetypalSAE, "blocks": GroupCrosscoder}
-    # not the stream of a data set of the same seed: a toy dictionary must not be its own start
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + 0x5AE) % 2**32)
-    return kinds[config.dictionary](config, generator)
+from saehelpers.saes.base import SAE
 
 
 def stack(saes: list[SAE]) -> SAE:

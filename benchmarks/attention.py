@@ -1,0 +1,153 @@
+"""Block-diagonal SAEs beside dense block matrices; attribution; a dashboard.
+
+    python benchmarks/attention.py
+
+Every case runs in a fresh process; memory is the rise of its peak over what it held before.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from saehelpers import attribution
+from saehelpers.base_models import make_gpt2
+from saehelpers.dashboards import attention_dashboard
+from saehelpers.objectives import OrbitBatch, total_loss
+from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae
+
+HEADS, D_HEAD, LATENTS, BATCH = 12, 64, 2048, 1024  # latents of each head
+THREADS, REPEATS = 2, 7
+ACTIVATIONS = {
+    "ReLU + L1": {"activation": "relu"},
+    "TopK 32 per head": {"activation": "topk", "topk": 32, "topk_per_head": True},
+    "TopK 384 over all heads": {"activation": "topk", "topk": 384},
+}
+
+
+class DenseBlocks(SAE):
+    """The same parameters, put into dense block-diagonal matrices at every step."""
+
+    def __init__(self, blocks: BlockDiagonalSAE):
+        nn.Module.__init__(self)
+        self.config, self.blocks = blocks.config, blocks
+
+    def encode(self, x):
+        heads = self.blocks.heads
+        matrix = torch.block_diag(*heads.encoder_weights[0])
+        latents = torch.addmm(heads.encoder_biases[0].flatten(), x, matrix)
+        if self.blocks.separable:
+            return heads.activation(latents.unflatten(-1, (HEADS, -1))).flatten(-2)
+        return self.blocks.activation(latents)
+
+    def decode(self, latents):
+        matrix = torch.block_diag(*self.blocks.heads.dictionary)
+        return torch.addmm(self.blocks.canonical_bias, latents, matrix)
+
+
+def training_step(case: str, kind: str):
+    config = SAEConfig(
+        HEADS * D_HEAD, HEADS * LATENTS, encoder="linear", dictionary="block_diagonal",
+        n_heads=HEADS, **ACTIVATIONS[case],
+    )  # fmt: skip
+    sae = make_sae(config)
+    model = sae if kind == "head by head" else DenseBlocks(sae)
+    optimiser = torch.optim.Adam(sae.parameters(), 1e-4, fused=True)
+    x = torch.randn(BATCH, HEADS * D_HEAD)
+    as_it_is = (torch.zeros(1, x.shape[1]), torch.ones(1, x.shape[1]))
+    first = torch.zeros(BATCH, dtype=torch.long)
+    batch = OrbitBatch(x, torch.arange(BATCH), first, 1, *as_it_is)
+    sparsity = "l1" if "L1" in case else None
+
+    def step():
+        optimiser.zero_grad()
+        loss = total_loss(model, batch, "reconstruction", sparsity=sparsity, lambda_sparsity=1e-3)
+        loss["loss"].backward()
+        optimiser.step()
+
+    for parameter in sae.parameters():  # Adam's moments and the gradients are no part of a step
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    return step
+
+
+def attributing(case: str, kind: str):
+    positions, batch, latents = 1024, 4, 64
+    patterns = torch.rand(batch, HEADS, positions, positions).tril_()
+    values = torch.randn(batch, positions, HEADS, D_HEAD)
+    directions = torch.randn(latents, HEADS, D_HEAD)
+    return lambda: attribution.attribution_by_source(patterns, values, directions)
+
+
+def dashboard(case: str, kind: str):
+    context, vocabulary = 128, 4096
+    model = make_gpt2(vocabulary, context, 128, 2, 4, attention_only=True).eval()
+    model.requires_grad_(False).set_attn_implementation("eager")
+    tokens = torch.randint(vocabulary, (200_000 // context + 1, context))
+    sae = make_sae(
+        SAEConfig(128, 512, "topk", 16, encoder="linear", dictionary="block_diagonal", n_heads=4)
+    ).requires_grad_(False)
+    outputs = attribution.read_attention(model, tokens[:64], 1).outputs.flatten(0, 1)
+    sae.set_standardisation(outputs.mean(0), outputs.std().expand(128))
+    sae.decode(sae.encode(outputs))
+    words = [f" word{i}" for i in range(vocabulary)]
+    path = Path(tempfile.mkdtemp()) / "page.html"
+
+    def write():
+        attention_dashboard(path, model, 1, sae, range(0, 500, 5), tokens, words)
+        print(f"{path.stat().st_size / 1e6:.1f} MB", end=" ")
+
+    return write
+
+
+def resident(field: str) -> float:
+    """MiB, of /proc."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def measure(name: str, case: str, kind: str) -> None:
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    run = globals()[name](case, kind)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    run()
+    peak, seconds = resident("VmHWM") - before, []
+    for _ in range(REPEATS if name == "training_step" else 1):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    print(f"{statistics.median(seconds):.3f} {min(seconds):.3f} {peak:.0f}")
+
+
+def fresh(*arguments: str) -> list[str]:
+    command = [sys.executable, __file__, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def main() -> None:
+    print("| training step | head by head, s | dense blocks, s | ratio | MiB | MiB | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for case in ACTIVATIONS:
+        found = [[float(value) for value in fresh("training_step", case, kind)]
+                 for kind in ("head by head", "dense blocks")]  # fmt: skip
+        (ours, _, memory), (dense, _, dense_memory) = found
+        print(f"| {case} | {ours:.2f} | {dense:.2f} | {dense / ours:.1f} | {memory:.0f} |"
+              f" {dense_memory:.0f} | {memory / dense_memory:.2f} |")  # fmt: skip
+    _, seconds, memory = fresh("attributing", "", "")
+    print(f"\nattribution of 64 latents over 4 x 1,024 tokens: {seconds} s, {memory} MiB")
+    *_, size, unit, _, seconds, _ = fresh("dashboard", "", "")
+    print(f"dashboard of 100 latents over 200,000 tokens: {seconds} s, {size} {unit}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        measure(*sys.argv[1:])
+    else:
+        main()

@@ -1,0 +1,130 @@
+"""SAEs of a language model, trained end to end once, then loaded onto it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from jaxtyping import Int
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from saehelpers import runs
+from saehelpers.activations import read_activations
+from saehelpers.end_to_end import check_model, train_end_to_end
+from saehelpers.experiments.loading import checkpoint_path, fill
+from saehelpers.experiments.saes import load_sae
+from saehelpers.methods import EndToEndRun
+from saehelpers.saes import SAE, SAEConfig, make_sae
+from saehelpers.sweeps import sweep
+
+
+def load_or_train_end_to_end(
+    configs: list[EndToEndRun],
+    model: nn.Module,
+    blocks: Int[Tensor, "n context"],
+    validation: Int[Tensor, "m context"],
+    models: Path | str,
+    device: str = "cpu",
+    executor=None,
+    force: bool = False,
+) -> list[SAE]:
+    """The SAEs of these configs, in their order, loaded from disk or trained.
+
+    Each in a process of its own (see `saehelpers.sweeps.sweep`), but local ones of a module
+    one after another, from activations that are read once. An SAE that others go on from
+    (`start`) must be on disk, in `models`. Arguments as in `train_end_to_end`.
+    """
+    missing = [config for config in configs if force or runs.load_run(models, config) is None]
+    if missing:
+        print(f"training {len(missing)} of {len(configs)} SAEs, the others are on disk")
+    jobs: dict[object, list[EndToEndRun]] = {}
+    for config in missing:
+        shared = (config.module, config.positions) if config.local else config
+        jobs.setdefault(shared, []).append(config)
+    shared = (model, blocks, validation, models, device, force)
+    for _ in sweep(_train_and_save, [(job, *shared) for job in jobs.values()], "SAEs", executor):
+        pass
+    return [load_sae(config, models) for config in configs]
+
+
+def _train_and_save(configs, model, blocks, validation, models, device, force) -> None:
+    model.to(device)
+    activations = None
+    if configs[0].local:
+        n_read = max(config.epochs * config.blocks_per_epoch for config in configs)
+        activations = read_activations(model, blocks[:n_read], configs[0].module, 64)
+        if configs[0].positions:
+            activations = activations[:, list(configs[0].positions)]
+    for config in configs:
+        sae, history = train_end_to_end(
+            config,
+            model,
+            blocks.to(device),
+            validation.to(device),
+            activations,
+            load_start(config, models) if config.start else None,
+            checkpoint_path(models, [config]),
+            progress=False,
+        )
+        runs.save_run(models, config, sae.state_dict(), history, overwrite=force)
+
+
+def load_start(config: EndToEndRun, models: Path | str) -> SAE:
+    """The SAE that training of a config goes on from."""
+    return _load_folder(Path(models) / config.start)[1]
+
+
+def load_onto(model: nn.Module, sources: Iterable[Path | str]) -> dict[str, SAE]:
+    """SAEs by the module of the model that they are spliced into (`language_metrics.spliced`).
+
+    Args:
+        sources: folders, or names of Hugging Face hub repositories; every SAE in them and
+            below is loaded.
+
+    Raises:
+        FileNotFoundError: there is no SAE in a source.
+        ValueError: an SAE is of another model, or two are of one module.
+    """
+    saes: dict[str, SAE] = {}
+    for source in sources:
+        folder = _local_folder(source)
+        found = sorted(path.parent for path in folder.rglob("config.json"))
+        if not found:
+            raise FileNotFoundError(f"no SAE (config.json and weights.safetensors) in {source}")
+        for path in found:
+            config, sae = _load_folder(path)
+            check_model(config, model)
+            if config.module in saes:
+                raise ValueError(f"{source} has a second SAE for the module {config.module!r}")
+            saes[config.module] = sae
+    return saes
+
+
+def _local_folder(source: Path | str) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*config.json", "*weights.safetensors"]
+        return Path(snapshot_download(str(source), allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"no SAEs at {str(source)!r}: neither a local folder nor to be reached on the "
+            "Hugging Face hub. Pass the folder of a run, models/<name>-<hash>."
+        ) from error
+
+
+def _load_folder(folder: Path) -> tuple[EndToEndRun, SAE]:
+    """The config and the SAE of a run's folder, which need not be named after its hash."""
+    try:
+        values = json.loads((folder / "config.json").read_text())["config"]
+        values["sae"] = SAEConfig(**values["sae"])
+        for name in ("downstream", "positions"):
+            values[name] = tuple(values[name])
+        config = EndToEndRun(**values)
+        sae = fill(make_sae(config.sae), load_file(folder / "weights.safetensors"), config, folder)
+    except (OSError, KeyError, TypeError) as error:
+        raise FileNotFoundError(f"no SAE of a language model in {folder} ({error!r})") from error
+    return config, sae.eval().requires_grad_(False)

@@ -1,0 +1,115 @@
+"""SAEs of concatenated attention heads: one small SAE for each head, side by side."""
+
+import copy
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saehelpers.saes.base import SAE, SAEConfig, make_activation
+from saehelpers.saes.instances import stack
+
+
+class BlockDiagonalSAE(SAE):
+    """An SAE whose every latent reads and writes one attention head.
+
+        latents = activation([encoder_h(z_h) for every head h])
+        recons  = [latents_h dictionary_h + decoder_bias_h for every head h]
+
+    The activations z (batch, d) are the heads' outputs one after another, d / n_heads each
+    (Kissane et al., arXiv 2406.17759). `heads` are the heads' SAEs, with an axis of heads in
+    front of every parameter; what they compute is one batched product over heads, so that
+    12 heads cost a twelfth of a dense SAE with as many latents. Each head has a scale of its
+    own. TopK counts over all heads, or within each (`topk_per_head`).
+
+    `dictionary` builds the dense block matrix, for analysis; training never does.
+    """
+
+    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None):
+        nn.Module.__init__(self)
+        self.config = config
+        over_all = "topk" in config.activation and not config.topk_per_head
+        head = dataclasses.replace(
+            config,
+            d=config.d // config.n_heads,
+            n_latents=config.n_latents // config.n_heads,
+            activation="relu" if over_all else config.activation,
+            dictionary="free",
+            n_heads=1,
+            topk_per_head=False,
+        )
+        self.heads = stack([SAE(head, generator) for _ in range(config.n_heads)])
+        self.activation = make_activation(config) if over_all else nn.Identity()
+        if over_all:
+            self.heads.activation = nn.Identity()
+
+    def encode(self, x: Float[Tensor, "*inst batch d"]) -> Float[Tensor, "*inst batch n_latents"]:
+        if x.shape[-1] != self.config.d:
+            raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
+        return self.activation(_joined(self.heads.encode(self._split(x))))
+
+    def decode(self, latents: Float[Tensor, "*inst batch n_latents"]) -> Tensor:
+        return _joined(self.heads.decode(self._split(latents)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(*inst, batch, heads * width) -> (*inst, heads, batch, width)"""
+        return x.unflatten(-1, (self.config.n_heads, -1)).transpose(-3, -2)
+
+    @property
+    def separable(self) -> bool:
+        """Whether no head's latents depend on another's."""
+        return isinstance(self.activation, nn.Identity)
+
+    def head(self, index: int) -> tuple[SAE, list[Tensor]]:
+        """One head's SAE, whose parameters share memory with this one's; and these."""
+        axis = self.heads.scale.ndim - 1
+        parts = {id(t): t.detach().select(axis, index) for t in self.heads.buffers()}
+        parts |= {
+            id(p): p.detach().select(axis, index).requires_grad_() for p in self.heads.parameters()
+        }
+        return copy.deepcopy(self.heads, parts), [parts[id(p)] for p in self.heads.parameters()]
+
+    @property
+    def dictionary(self) -> Float[Tensor, "*inst n_latents d"]:
+        rows = self.heads.dictionary  # (*inst, heads, latents of a head, d_head)
+        own = torch.eye(self.config.n_heads, device=rows.device)
+        blocks = torch.einsum("...hne, hg -> ...hnge", rows, own)
+        return blocks.flatten(-4, -3).flatten(-2)
+
+    @property
+    def dictionary_norms(self) -> Float[Tensor, "*inst n_latents"]:
+        return self.heads.dictionary.norm(dim=-1).flatten(-2)
+
+    @property
+    def canonical_bias(self) -> Float[Tensor, "*inst d"]:
+        return self.heads.decoder_bias.flatten(-2)
+
+    @property
+    def mean(self) -> Float[Tensor, "*inst d"]:
+        return self.heads.mean.flatten(-2)
+
+    @property
+    def scale(self) -> Float[Tensor, "*inst d"]:
+        """Of every dimension, the scale of its head."""
+        return self.heads.scale.repeat_interleave(self.config.d // self.config.n_heads, dim=-1)
+
+    def decoder_blocks(self) -> tuple[Tensor, Tensor]:
+        blocks = self.scale.unsqueeze(-2) * self.dictionary
+        return blocks[None], (self.scale * self.canonical_bias + self.mean)[None]
+
+    def set_standardisation(self, mean: Float[Tensor, " d"], scale: Float[Tensor, " d"]) -> None:
+        """As `SAE.set_standardisation`; `scale` is that of each dimension's head."""
+        self.heads.mean.copy_(mean.unflatten(-1, (self.config.n_heads, -1)))
+        self.heads.scale.copy_(scale.unflatten(-1, (self.config.n_heads, -1))[..., 0])
+
+    def project_gradient(self) -> None:
+        self.heads.project_gradient()
+
+    def normalise_dictionary(self) -> None:
+        self.heads.normalise_dictionary()
+
+
+def _joined(x: Float[Tensor, "*inst heads batch width"]) -> Tensor:
+    """(*inst, batch, heads * width)"""
+    return x.transpose(-3, -2).flatten(-2)
