@@ -428,7 +428,7 @@ def test_explained_pixels_of_an_encoder(bright, trained, tmp_path, n_pixels, n_r
 
 
 def test_a_layer_that_the_encoder_does_not_have(bright, trained, tmp_path):
-    with pytest.raises(ValueError, match=rf"no module 'stages\.0'; the nearest .*{STAGE}"):
+    with pytest.raises(ValueError, match=rf"no module 'stages\.0'; nearest .*{STAGE}"):
         explain_pixels(trained[0], "stages.0", GROUP, *bright[:1] * 2, tmp_path, tmp_path)
     assert not list(tmp_path.glob("*.npy"))
 
