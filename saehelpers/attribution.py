@@ -159,20 +159,22 @@ def attribution_by_source(
 def source_shares(
     attention: Attention,
     directions: Float[Tensor, "latents heads d_head"],
-    active: Bool[Tensor, "batch latents t"],
-    sources: Int[Tensor, "kinds t"],
+    active: Bool[Tensor, "batch latents chosen"],
+    positions: Int[Tensor, " chosen"],
+    sources: Int[Tensor, "kinds chosen"],
 ) -> Float[Tensor, "latents kinds"]:
     """Share of each latent's positive attribution that comes from sources of each kind.
 
-    Over the positions where it is active: sum of the positive attributions of the source of
-    that kind, divided by the sum of all. A kind names one source for every position t; 0 for a
-    latent that is never active.
+    Over those of the chosen positions where it is active: sum of the positive attributions of
+    the source of that kind, divided by the sum of all. A kind names one source for each
+    position. 0 for a latent that is never active.
     """
-    n_t, shares = active.shape[-1], []
+    shares = []
     for some, where in zip(directions.split(64), active.split(64, dim=1), strict=True):
         found = attribution_by_source(attention.patterns, attention.values, some)
-        found = found.clamp(min=0) * where[..., None]  # (batch, latents, t, s)
-        by_kind = found[:, :, torch.arange(n_t), sources].sum((0, 3))  # (latents, kinds)
+        found = found[:, :, positions].clamp(min=0) * where[..., None]  # (batch, latents, t, s)
+        own = torch.arange(len(positions))
+        by_kind = found[:, :, own, sources].sum((0, 3))  # (latents, kinds)
         shares.append(by_kind / found.sum((0, 2, 3)).clamp(min=1e-12)[:, None])
     return torch.cat(shares)
 

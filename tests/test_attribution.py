@@ -200,16 +200,16 @@ def test_a_layer_built_by_hand_attributes_to_the_intended_source():
 
 def test_shares_of_sources_agree_with_a_loop(attention):
     w = torch.randn(70, HEADS, WIDTH // HEADS, generator=torch.Generator().manual_seed(1))
-    active = torch.rand(3, 70, CONTEXT, generator=torch.Generator().manual_seed(2)) < 0.3
+    t = torch.arange(3, CONTEXT)
+    active = torch.rand(3, 70, len(t), generator=torch.Generator().manual_seed(2)) < 0.3
     active[:, 4] = False
-    t = torch.arange(CONTEXT)
-    sources = torch.stack([t, (t - 2).clamp(min=0)])
-    found = attribution.source_shares(attention, w, active, sources)
+    sources = torch.stack([t, t - 2])
+    found = attribution.source_shares(attention, w, active, t, sources)
     by_source = attribution.attribution_by_source(attention.patterns, attention.values, w)
     for latent in (0, 4, 69):
         kinds, total = [0.0, 0.0], 0.0
         for example, position in active[:, latent].nonzero().tolist():
-            row = by_source[example, latent, position].clamp(min=0)
+            row = by_source[example, latent, t[position]].clamp(min=0)
             total += row.sum().item()
             for kind in (0, 1):
                 kinds[kind] += row[sources[kind, position]].item()
