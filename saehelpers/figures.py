@@ -27,6 +27,9 @@ COLOURS = {
     "relu": "#999933",
     "jumprelu": "#ccbb44",
     "matryoshka": "#aa3377",
+    "local": "#4477aa",
+    "e2e": "#aa3377",
+    "e2e_downstream": "#ccbb44",
 }
 LABELS = {
     "base_model": "activations",
@@ -44,6 +47,9 @@ LABELS = {
     "relu": "ReLU + L1",
     "jumprelu": "JumpReLU + L1",
     "matryoshka": "Matryoshka",
+    "local": "local",
+    "e2e": "e2e",
+    "e2e_downstream": "e2e + downstream",
 }
 
 
