@@ -409,6 +409,12 @@ def test_metrics_at_positions_are_of_these_alone(model, sae, blocks):
     assert own["explained_variance"] == pytest.approx(metrics.explained_variance(x, sae(x)))
 
 
+def test_nothing_follows_the_last_position(model, sae, blocks):
+    found = values_of(lm.evaluate_spliced(model, {LAYER: sae}, blocks, (), (CONTEXT - 1,)))
+    assert found["ce_increase"] == 0 and math.isnan(found["ce_recovered"])
+    assert found["kl"] > 0
+
+
 def test_similarity_within_a_dictionary():
     angle = math.pi / 6
     rows = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)], [0.0, -3.0]])
