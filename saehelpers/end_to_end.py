@@ -59,6 +59,13 @@ def check_model(config: EndToEndRun, model: nn.Module) -> None:
         )
 
 
+def activations_of(
+    config: EndToEndRun, model: nn.Module, blocks: Int[Tensor, "n context"]
+) -> Float[Tensor, "n positions d"]:
+    """What the SAE of a config reads, on the CPU."""
+    return _chosen(read_activations(model, blocks, config.module, 64), config)
+
+
 def total_loss(
     model: nn.Module, sae: SAE, tokens: Int[Tensor, "batch context"], config: EndToEndRun
 ) -> Terms:
@@ -102,7 +109,7 @@ def total_loss(
     return _weighted(terms, config)
 
 
-def local_loss(sae: SAE, x: Float[Tensor, "batch context d"], config: EndToEndRun) -> Terms:
+def local_loss(sae: SAE, x: Float[Tensor, "batch positions d"], config: EndToEndRun) -> Terms:
     """`total_loss` of a config without other terms than these, from activations alone."""
     latents, recons = apply_sae(sae, x)
     return _weighted(_local_terms(x, latents, recons, config), config)
@@ -146,7 +153,7 @@ def train_end_to_end(
     model: nn.Module,
     blocks: Int[Tensor, "n context"],
     validation: Int[Tensor, "m context"],
-    activations: Float[Tensor, "n context d"] | None = None,
+    activations: Float[Tensor, "n positions d"] | None = None,
     start: SAE | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
@@ -156,8 +163,8 @@ def train_end_to_end(
 
     Args:
         blocks, validation: tokens to train on and held-out ones.
-        activations: those of `blocks` at the module (and the positions), for local training;
-            read from the model if they are not given.
+        activations: `activations_of` the blocks, for local training; read from the model if
+            they are not given.
         start: the SAE that training goes on from, `config.start`.
         log: called with every row of the history (`wandb.log`, say).
 
@@ -174,8 +181,7 @@ def train_end_to_end(
     check_downstream(model, blocks[:1], config)
     if activations is None:
         n_read = config.epochs * config.blocks_per_epoch if config.local else STANDARDISATION_BLOCKS
-        part = blocks[:n_read]
-        activations = _chosen(read_activations(model, part, config.module, 64), config)
+        activations = activations_of(config, model, blocks[:n_read])
     if activations.shape[-1] != config.sae.d:
         raise ValueError(
             f"sae.d is {config.sae.d}, the activations of {config.module!r} are "

@@ -34,6 +34,9 @@ COLOURS = {
     "block_diagonal_wide": "#aa3377",
     "block_diagonal_head": "#ee8866",
     "block_diagonal_relu": "#ddcc77",
+    "local": "#4477aa",
+    "e2e": "#aa3377",
+    "e2e_downstream": "#ccbb44",
 }
 LABELS = {
     "base_model": "activations",
@@ -57,6 +60,9 @@ LABELS = {
     "block_diagonal_wide": "block-diagonal, equal parameters",
     "block_diagonal_head": "block-diagonal, TopK per head",
     "block_diagonal_relu": "block-diagonal, ReLU + L1",
+    "local": "local",
+    "e2e": "e2e",
+    "e2e_downstream": "e2e + downstream",
 }
 
 

@@ -99,11 +99,11 @@ def evaluate_spliced(
 
     Columns metric, module and value. Of the model (module ""), per token in nats: ce_original,
     ce_spliced, ce_zero (activations replaced by zeros), ce_increase, ce_recovered
-    = (ce_zero - ce_spliced) / (ce_zero - ce_original), kl = KL(original || spliced),
-    accuracy_original and accuracy_spliced of the next token, top1_agreement of the two. Of
-    each SAE: l0, alive_latents, norm_ratio and cosine of recons and activations, and
-    nearest_cosine in its dictionary. Of each SAE and each module of `later`:
-    explained_variance of the original activations by those with the SAEs in place.
+    = (ce_zero - ce_spliced) / (ce_zero - ce_original) (NaN where zeros cost nothing),
+    kl = KL(original || spliced), accuracy_original and accuracy_spliced of the next token,
+    top1_agreement of the two. Of each SAE: l0, alive_latents, norm_ratio and cosine of recons
+    and activations, and nearest_cosine in its dictionary. Of each SAE and each module of
+    `later`: explained_variance of the original activations by those with the SAEs in place.
 
     Args:
         blocks: tokens that no SAE was trained on.
@@ -140,7 +140,8 @@ def evaluate_spliced(
             sums[name] += value.item() * len(tokens) / len(blocks)
     sums["ce_increase"] = sums["ce_spliced"] - sums["ce_original"]
     lost = sums["ce_zero"] - sums["ce_original"]
-    sums["ce_recovered"] = (sums["ce_zero"] - sums["ce_spliced"]) / lost
+    recovered = (sums["ce_zero"] - sums["ce_spliced"]) / lost if lost else float("nan")
+    sums["ce_recovered"] = recovered
     rows = [(metric, "", value) for metric, value in sums.items()]
     for name in modules:
         x, recons = torch.cat(before[name]), torch.cat(after[name])

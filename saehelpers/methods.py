@@ -74,7 +74,7 @@ class EndToEndRun:
 
     Args:
         name: of the method; stands in the run's folder name.
-        base_model: the model and a fingerprint of its weights, `experiments.model_id`.
+        base_model: the model and a fingerprint of its weights, `end_to_end.model_id`.
         text: names what is read; an epoch reads the next `blocks_per_epoch` contexts of it.
         module: whose output (or "name.input") the SAE replaces.
         sae: the architecture.

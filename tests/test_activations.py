@@ -1,9 +1,21 @@
+import importlib.metadata
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from saehelpers.activations import orbit_activations, read_activations, splice, standardisation
+from saehelpers.activations import (
+    at_positions,
+    orbit_activations,
+    read_activations,
+    reading,
+    recording_prefix,
+    replaying,
+    splice,
+    standardisation,
+)
+from saehelpers.base_models import make_gpt2
 from saehelpers.symmetry import Group
 
 
@@ -137,3 +149,111 @@ def test_reading_runs_the_model_no_further_than_needed():
     assert not ran
     assert model(x).shape == (7, 2)
     assert ran
+
+
+# --- parts of a transformer ---
+
+V, CONTEXT, D = 40, 8, 16
+LAYER = "transformer.h.0"
+MODULES = [
+    LAYER, "transformer.h.1.mlp", "transformer.h.1.attn", "transformer.h.1.attn.c_proj.input"
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> nn.Module:
+    return make_gpt2(V, CONTEXT, D, n_layers=3, n_heads=2).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def blocks() -> torch.Tensor:
+    return torch.randint(V, (12, CONTEXT), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_from_the_splice_onward_the_model_does_what_it_did(module, gpt2, blocks):
+    with recording_prefix(gpt2, module) as prefix:
+        before = gpt2(blocks).logits
+    ran = []
+    handles = [gpt2.transformer.wte.register_forward_hook(lambda *_: ran.append("wte"))]
+    with replaying(gpt2, prefix):
+        assert torch.equal(gpt2(blocks).logits, before)
+        with pytest.raises(StopIteration):  # one output for each call
+            gpt2(blocks)
+    assert ran == ["wte"]  # hooks run, what they hang on does not: the prefix is what it says
+    assert "lm_head" not in prefix and not any(
+        name.startswith("transformer.h.0.") for name in prefix
+    )
+    handles[0].remove()
+    with replaying(gpt2, prefix), splice(gpt2, {module: lambda x: x + 1.0}):
+        replayed = gpt2(blocks).logits
+    with splice(gpt2, {module: lambda x: x + 1.0}):
+        assert torch.equal(gpt2(blocks).logits, replayed)
+    assert not torch.equal(before, replayed)
+
+
+@pytest.mark.parametrize("where", ["recording", "replaying"])
+def test_the_model_is_whole_again_after_an_error(where, gpt2, blocks):
+    before = gpt2(blocks).logits
+    with pytest.raises(ArithmeticError), recording_prefix(gpt2, LAYER) as prefix:
+        gpt2(blocks)
+        if where == "recording":
+            raise ArithmeticError
+        with replaying(gpt2, prefix):
+            raise ArithmeticError
+    assert torch.equal(gpt2(blocks).logits, before)
+    assert not any(module._forward_hooks for module in gpt2.modules())
+    assert not any("forward" in vars(module) for module in gpt2.modules())
+
+
+def test_only_some_positions_are_replaced(gpt2, blocks):
+    x = read_activations(gpt2, blocks, LAYER)
+    with (
+        splice(gpt2, {LAYER: at_positions(torch.zeros_like, [2, 5])}),
+        reading(gpt2, [LAYER]) as f,
+    ):
+        logits = gpt2(blocks).logits
+    assert f[LAYER][:, [2, 5]].abs().max() == 0
+    rest = [0, 1, 3, 4, 6, 7]
+    assert torch.equal(f[LAYER][:, rest], x[:, rest])
+    assert torch.equal(logits[:, :2], gpt2(blocks).logits[:, :2])  # what comes before sees nothing
+
+
+def test_head_outputs_are_what_the_projection_reads(gpt2, blocks):
+    attention = gpt2.transformer.h[1].attn
+    heads = read_activations(gpt2, blocks, "transformer.h.1.attn.c_proj.input")
+    assert_close(attention.c_proj(heads), read_activations(gpt2, blocks, "transformer.h.1.attn"))
+
+
+@pytest.fixture
+def lens_model(tmp_path) -> tuple[nn.Module, dict[str, str]]:
+    """A TransformerLens model, and hook points by the modules whose outputs they see."""
+    lens = pytest.importorskip("transformer_lens")
+    if int(importlib.metadata.version("transformer_lens").split(".")[0]) < 4:
+        config = lens.HookedTransformerConfig(
+            n_layers=2, d_model=D, n_ctx=CONTEXT, d_head=8, n_heads=2, d_vocab=V, act_fn="gelu",
+            seed=0, initializer_range=0.02,
+        )  # fmt: skip
+        return lens.HookedTransformer(config), {"blocks.0": "blocks.1.hook_resid_pre"}
+    from transformer_lens.model_bridge import TransformerBridge
+
+    gpt2 = make_gpt2(V, CONTEXT, D, 2, 2)
+    gpt2.config.architectures = ["GPT2LMHeadModel"]
+    gpt2.save_pretrained(tmp_path)
+    model = TransformerBridge.boot_transformers(str(tmp_path), hf_model=gpt2)
+    return model, {"blocks.0": "blocks.0.hook_out", "blocks.1": "blocks.1.hook_out"}
+
+
+@pytest.mark.filterwarnings("ignore")  # what the library itself warns of
+def test_transformer_lens_hook_points(lens_model, blocks):
+    model, hooks = lens_model
+    for module, hook in hooks.items():
+        x = read_activations(model, blocks, module)
+        assert torch.equal(read_activations(model, blocks, hook), x)
+        with recording_prefix(model, hook) as prefix:
+            before = model(blocks)
+        with replaying(model, prefix), splice(model, {hook: lambda x: x + 1.0}):
+            replayed = model(blocks)
+        with splice(model, {hook: lambda x: x + 1.0}):
+            assert torch.equal(model(blocks), replayed)
+        assert not torch.equal(before, replayed)

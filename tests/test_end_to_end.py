@@ -1,7 +1,6 @@
 """End-to-end SAEs: objectives, training, metrics, checkpoints; parts of models."""
 
 import dataclasses
-import importlib.metadata
 import math
 from concurrent.futures import Future
 
@@ -16,8 +15,6 @@ from saehelpers.activations import (
     at_positions,
     read_activations,
     reading,
-    recording_prefix,
-    replaying,
     splice,
     standardisation,
 )
@@ -93,7 +90,7 @@ class Identity(nn.Module):
         return latents[..., :D] - latents[..., D:]
 
 
-# --- parts of models ---
+# --- splicing ---
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -103,61 +100,6 @@ def test_nothing_spliced_is_bit_identical_and_an_identity_nearly(module, model, 
         assert torch.equal(model(blocks).logits, before)
     with lm.spliced(model, {module: Identity()}):
         assert_close(model(blocks).logits, before, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_from_the_splice_onward_the_model_does_what_it_did(module, model, blocks):
-    with recording_prefix(model, module) as prefix:
-        before = model(blocks).logits
-    ran = []
-    handles = [model.transformer.wte.register_forward_hook(lambda *_: ran.append("wte"))]
-    with replaying(model, prefix):
-        assert torch.equal(model(blocks).logits, before)
-        with pytest.raises(StopIteration):  # one output for each call
-            model(blocks)
-    assert ran == ["wte"]  # hooks run, what they hang on does not: the prefix is what it says
-    assert "lm_head" not in prefix and not any(
-        name.startswith("transformer.h.0.") for name in prefix
-    )
-    handles[0].remove()
-    with replaying(model, prefix), splice(model, {module: lambda x: x + 1.0}):
-        replayed = model(blocks).logits
-    with splice(model, {module: lambda x: x + 1.0}):
-        assert torch.equal(model(blocks).logits, replayed)
-    assert not torch.equal(before, replayed)
-
-
-@pytest.mark.parametrize("where", ["recording", "replaying"])
-def test_the_model_is_whole_again_after_an_error(where, model, blocks):
-    before = model(blocks).logits
-    with pytest.raises(ArithmeticError), recording_prefix(model, LAYER) as prefix:
-        model(blocks)
-        if where == "recording":
-            raise ArithmeticError
-        with replaying(model, prefix):
-            raise ArithmeticError
-    assert torch.equal(model(blocks).logits, before)
-    assert not any(module._forward_hooks for module in model.modules())
-    assert not any("forward" in vars(module) for module in model.modules())
-
-
-def test_only_some_positions_are_replaced(model, blocks):
-    x = read_activations(model, blocks, LAYER)
-    with (
-        splice(model, {LAYER: at_positions(torch.zeros_like, [2, 5])}),
-        reading(model, [LAYER]) as f,
-    ):
-        logits = model(blocks).logits
-    assert f[LAYER][:, [2, 5]].abs().max() == 0
-    rest = [0, 1, 3, 4, 6, 7]
-    assert torch.equal(f[LAYER][:, rest], x[:, rest])
-    assert torch.equal(logits[:, :2], model(blocks).logits[:, :2])  # what comes before sees nothing
-
-
-def test_head_outputs_are_what_the_projection_reads(model, blocks):
-    attention = model.transformer.h[1].attn
-    heads = read_activations(model, blocks, "transformer.h.1.attn.c_proj.input")
-    assert_close(attention.c_proj(heads), read_activations(model, blocks, "transformer.h.1.attn"))
 
 
 # --- objectives ---
@@ -409,6 +351,12 @@ def test_metrics_at_positions_are_of_these_alone(model, sae, blocks):
     assert own["explained_variance"] == pytest.approx(metrics.explained_variance(x, sae(x)))
 
 
+def test_nothing_follows_the_last_position(model, sae, blocks):
+    found = values_of(lm.evaluate_spliced(model, {LAYER: sae}, blocks, (), (CONTEXT - 1,)))
+    assert found["ce_increase"] == 0 and math.isnan(found["ce_recovered"])
+    assert found["kl"] > 0
+
+
 def test_similarity_within_a_dictionary():
     angle = math.pi / 6
     rows = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)], [0.0, -3.0]])
@@ -494,45 +442,3 @@ def test_rows_say_which_terms_were_weighed(config):
     columns = run_columns(change(config, lambda_downstream=0.5, downstream=LATER))
     assert columns["objective"] == "1 kl + 0.5 downstream"
     assert (columns["method"], columns["topk"]) == ("e2e", 4)
-
-
-# --- other libraries' models ---
-
-
-@pytest.fixture
-def lens_model(tmp_path) -> tuple[nn.Module, dict[str, str]]:
-    """A TransformerLens model, and hook points by the modules whose outputs they see."""
-    lens = pytest.importorskip("transformer_lens")
-    if int(importlib.metadata.version("transformer_lens").split(".")[0]) < 4:
-        config = lens.HookedTransformerConfig(
-            n_layers=2, d_model=D, n_ctx=CONTEXT, d_head=8, n_heads=2, d_vocab=V, act_fn="gelu",
-            seed=0, initializer_range=0.02,
-        )  # fmt: skip
-        return lens.HookedTransformer(config), {"blocks.0": "blocks.1.hook_resid_pre"}
-    from transformer_lens.model_bridge import TransformerBridge
-
-    gpt2 = make_gpt2(V, CONTEXT, D, 2, 2)
-    gpt2.config.architectures = ["GPT2LMHeadModel"]
-    gpt2.save_pretrained(tmp_path)
-    model = TransformerBridge.boot_transformers(str(tmp_path), hf_model=gpt2)
-    return model, {"blocks.0": "blocks.0.hook_out", "blocks.1": "blocks.1.hook_out"}
-
-
-@pytest.mark.filterwarnings("ignore")  # what the library itself warns of
-def test_transformer_lens_hook_points(lens_model, blocks):
-    model, hooks = lens_model
-    for module, hook in hooks.items():
-        x = read_activations(model, blocks, module)
-        assert torch.equal(read_activations(model, blocks, hook), x)
-        with recording_prefix(model, hook) as prefix:
-            before = model(blocks)
-        with replaying(model, prefix), splice(model, {hook: lambda x: x + 1.0}):
-            replayed = model(blocks)
-        with splice(model, {hook: lambda x: x + 1.0}):
-            assert torch.equal(model(blocks), replayed)
-        assert not torch.equal(before, replayed)
-    sae = SAEConfig(D, 24, "topk", 4, encoder="linear")
-    run = EndToEndRun("e2e", model_id("lens", model), "counting", hook, sae, epochs=2,
-                      blocks_per_epoch=32, warmup_steps=0, autocast=False)  # fmt: skip
-    _, history = train_end_to_end(run, model, blocks, blocks, progress=False)
-    assert history["kl"].iloc[-1] < history["kl"].iloc[0]

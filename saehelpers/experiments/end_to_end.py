@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.activations import read_activations
-from saehelpers.end_to_end import check_model, train_end_to_end
+from saehelpers.end_to_end import activations_of, check_model, train_end_to_end
 from saehelpers.experiments.loading import checkpoint_path, fill
 from saehelpers.experiments.saes import load_sae
 from saehelpers.methods import EndToEndRun
@@ -39,8 +38,8 @@ def load_or_train_end_to_end(
         print(f"training {len(missing)} of {len(configs)} SAEs, the others are on disk")
     jobs: dict[object, list[EndToEndRun]] = {}
     for config in missing:
-        shared = (config.module, config.positions) if config.local else config
-        jobs.setdefault(shared, []).append(config)
+        together = (config.module, config.positions) if config.local else config
+        jobs.setdefault(together, []).append(config)
     shared = (model, blocks, validation, models, device, force)
     for _ in sweep(_train_and_save, [(job, *shared) for job in jobs.values()], "SAEs", executor):
         pass
@@ -52,9 +51,7 @@ def _train_and_save(configs, model, blocks, validation, models, device, force) -
     activations = None
     if configs[0].local:
         n_read = max(config.epochs * config.blocks_per_epoch for config in configs)
-        activations = read_activations(model, blocks[:n_read], configs[0].module, 64)
-        if configs[0].positions:
-            activations = activations[:, list(configs[0].positions)]
+        activations = activations_of(configs[0], model, blocks[:n_read].to(device))
     for config in configs:
         sae, history = train_end_to_end(
             config,
