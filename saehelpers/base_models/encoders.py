@@ -1,0 +1,170 @@
+"""Encoders of images: a ConvNeXt that is trained here, and pretrained vision models."""
+
+import importlib
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class PretrainedViT(nn.Module):
+    """A frozen vision transformer; psi is its class token after the last layer, (n, d).
+
+    Images (n, 1 or 3, h, w) in [0, 1] are brought to the size and the channel statistics
+    that it was trained with.
+    """
+
+    def __init__(self, model: nn.Module, size: int):
+        super().__init__()
+        self.encoder = _ClassToken(model.eval().requires_grad_(False), size)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        return self.encoder(images)
+
+
+class _ClassToken(nn.Module):
+    def __init__(self, model: nn.Module, size: int):
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = nn.functional.interpolate(
+            images.expand(-1, 3, -1, -1), (self.size, self.size), mode="bilinear", antialias=True
+        )
+        return self.model(pixel_values=2 * images - 1).last_hidden_state[:, 0]
+
+
+VIT_B_16 = "google/vit-base-patch16-224"  # trained on ImageNet-21k, then on ImageNet-1k
+
+
+def load_pretrained_vit(source: str | Path = VIT_B_16) -> PretrainedViT:
+    """The ViT-B/16 with ImageNet weights, from the Hugging Face hub or a local folder.
+
+    Raises:
+        FileNotFoundError: it is neither on disk nor to be reached.
+    """
+    from transformers import ViTModel
+
+    try:
+        model = ViTModel.from_pretrained(source, add_pooling_layer=False)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no ViT weights at {str(source)!r}: neither a local folder (config.json and "
+            "model.safetensors) nor to be reached on the Hugging Face hub. Put a copy of "
+            f"https://huggingface.co/{VIT_B_16} into a folder and pass its path, or choose "
+            'the small transformer trained here, BASE_MODELS = ["vit"].'
+        ) from error
+    return PretrainedViT(model, model.config.image_size)
+
+
+def make_convnext(
+    widths: tuple[int, ...] = (48, 96, 192),
+    depths: tuple[int, ...] = (1, 2, 1),
+    patch: int = 4,
+    n_classes: int = 4,
+    seed: int = 0,
+) -> nn.Module:
+    """A fresh ConvNeXt classifier (Liu et al., arXiv 2201.03545) of images (n, 3, size, size).
+
+    Hugging Face's `ConvNextForImageClassification`. Stage i, "convnext.encoder.stages.i", has
+    `depths[i]` blocks of `widths[i]` channels, on maps of size / (patch 2^i) pixels a side:
+    no kernel straddles the grid, so that a turned image has exactly turned maps of pixels.
+    """
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    config = ConvNextConfig(
+        num_channels=3, patch_size=patch, num_stages=len(widths), hidden_sizes=list(widths),
+        depths=list(depths), num_labels=n_classes, layer_scale_init_value=1.0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _reading_images(ConvNextForImageClassification(config))
+
+
+def load_encoder(source: str | Path) -> nn.Module:
+    """A frozen vision model that reads images (n, 3, h, w), uint8 or in [0, 1].
+
+    Images are brought to the size and the channel statistics that it was trained with, where
+    it knows them.
+
+    Args:
+        source: a vision model's name on the Hugging Face hub or a folder with it; or
+            "hf_hub:owner/name", one for timm, such as the encoders of Zoobot (Walmsley et al.,
+            JOSS 8 (2023), 5312), trained on galaxies; or "package.module:function", which is
+            called and returns the torch module.
+
+    Raises:
+        FileNotFoundError: it is neither on disk nor to be reached.
+        ModuleNotFoundError: timm, or the package, is not installed.
+    """
+    source = str(source)
+    if source.startswith("hf_hub:"):
+        model = _load_timm(source)
+    elif ":" in source:
+        package, function = source.rsplit(":", 1)
+        model = _reading_images(getattr(importlib.import_module(package), function)())
+    else:
+        model = _load_transformers(source)
+    return model.eval().requires_grad_(False)
+
+
+def _load_timm(source: str) -> nn.Module:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{source} needs timm, and timm needs a torchvision that matches the installed torch: "
+            "pip install timm"
+        ) from error
+    try:
+        model = timm.create_model(source, pretrained=True, num_classes=0)
+    except OSError as error:
+        raise _unreachable(source, source.removeprefix("hf_hub:")) from error
+    known = timm.data.resolve_model_data_config(model)
+    return _reading_images(model, known["input_size"][-1], known["mean"], known["std"])
+
+
+def _load_transformers(source: str) -> nn.Module:
+    from transformers import AutoImageProcessor, AutoModel
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of a pooler that the checkpoint may lack
+            model = AutoModel.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _unreachable(source, source) from error
+    try:
+        known = AutoImageProcessor.from_pretrained(source)
+    except OSError:  # a folder without a preprocessor's config
+        return _reading_images(model, getattr(model.config, "image_size", None))
+    size = known.size.get("height") or known.size["shortest_edge"]
+    return _reading_images(model, size, known.image_mean, known.image_std)
+
+
+def _unreachable(source: str, name: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"no encoder at {source!r}: neither a local folder (config.json and model.safetensors) nor "
+        f"to be reached on the Hugging Face hub. Put a copy of https://huggingface.co/{name} into "
+        'a folder and pass its path, or choose the encoder trained here, ENCODER = "convnext".'
+    )
+
+
+def _reading_images(
+    model: nn.Module, size: int | None = None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+) -> nn.Module:
+    """The same model, which takes images as they are stored; its modules keep their names."""
+
+    def prepare(module: nn.Module, inputs: tuple) -> tuple:
+        images, *others = inputs
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        if size is not None and images.shape[-2:] != (size, size):
+            images = nn.functional.interpolate(
+                images, (size, size), mode="bilinear", antialias=True
+            )
+        shift, spread = (torch.tensor(values).to(images)[:, None, None] for values in (mean, std))
+        return ((images - shift) / spread, *others)
+
+    model.register_forward_pre_hook(prepare)
+    return model
