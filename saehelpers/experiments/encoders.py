@@ -45,8 +45,8 @@ class EncoderRun:
 def load_or_train_encoder(
     config: EncoderRun,
     images: UInt8[Tensor, "n 3 size size"],
-    labels: Int[Tensor, " n"],
-    validation: tuple[UInt8[Tensor, "m 3 size size"], Int[Tensor, " m"]],
+    labels: Int[Tensor, " n"] | None,
+    validation: tuple[UInt8[Tensor, "m 3 size size"], Int[Tensor, " m"] | None],
     models: Path | str,
     device: str = "cpu",
     force: bool = False,
@@ -56,7 +56,15 @@ def load_or_train_encoder(
     Its losses are mean cross-entropies in nats; `validation_accuracy` is the share of held-out
     images, each under one element, whose class is the one predicted. Weights are kept in half
     precision and always come from disk.
+
+    Raises:
+        ValueError: the images have no labels.
     """
+    if labels is None:
+        raise ValueError(
+            "a classifier needs labels, these images have none: put those of each class into a "
+            "folder of its own, or choose a pretrained encoder (see load_encoder)"
+        )
     model = make_convnext(config.widths, config.depths, config.patch, config.n_classes, config.seed)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
