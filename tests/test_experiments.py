@@ -427,9 +427,9 @@ def test_explained_pixels_of_an_encoder(bright, trained, tmp_path, n_pixels, n_r
     assert len(written) == 2
 
 
-def test_a_classifier_needs_labels(bright, run, tmp_path):
+def test_a_classifier_needs_labels(bright, tmp_path):
     with pytest.raises(ValueError, match="these images have none"):
-        load_or_train_encoder(run, bright[0], None, (bright[0], None), tmp_path)
+        load_or_train_encoder(ENCODER, bright[0], None, (bright[0], None), tmp_path)
 
 
 def test_a_layer_that_the_encoder_does_not_have(bright, trained, tmp_path):
