@@ -21,10 +21,12 @@ from saehelpers.datasets.galaxies import (
     load_galaxies,
     load_galaxy_mnist,
     load_hubble,
+    match_sky,
     measure_galaxies,
     simulate_galaxies,
 )
 from saehelpers.datasets.galaxies.base import read_hdf5
+from saehelpers.datasets.galaxies.sky import measure_sky
 
 SIZE = 64
 
@@ -244,3 +246,27 @@ def test_measured_shapes_turn_with_the_image(drawn):
 
 def test_nothing_to_measure():
     assert measured(np.zeros((2, SIZE, SIZE, 3), np.uint8)).isna().all(axis=None)
+
+
+def noisy(n, level, noise, seed):
+    drawn = np.random.default_rng(seed).normal(level, noise, (n, 3, SIZE, SIZE))
+    return torch.from_numpy(np.clip(np.round(drawn), 0, 255).astype(np.uint8))
+
+
+def test_skies_are_measured_and_matched():
+    dark, bright = noisy(6, 40, 8, 0), noisy(5, 90, 15, 1)
+    dark[:, :, 24:40, 24:40] += 100  # a galaxy, which is no sky
+    matched = match_sky(dark, bright)
+    for images, level, noise in ((dark, 40, 8), (bright, 90, 15), (matched, 90, 15)):
+        levels, noises = measure_sky(images.numpy().astype(np.float32))
+        assert levels.shape == noises.shape == (len(images), 3)
+        assert abs(levels - level).max() < 3 and abs(noises - noise).max() < 0.15 * noise
+    brightness = matched[:, :, 24:40, 24:40].float().mean() - matched[:, :, :16].float().mean()
+    assert brightness.item() == pytest.approx(100, abs=2)
+    assert torch.equal(match_sky(dark, bright), matched)
+
+
+def test_noise_is_never_taken_away():
+    rough, smooth = noisy(4, 60, 12, 0), noisy(4, 30, 2, 1)
+    _, noises = measure_sky(match_sky(rough, smooth).numpy().astype(np.float32))
+    assert abs(noises - 12).max() < 1.5

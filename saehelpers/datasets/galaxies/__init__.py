@@ -7,6 +7,7 @@ from saehelpers.datasets.galaxies.galaxy_mnist import load_galaxy_mnist
 from saehelpers.datasets.galaxies.hubble import load_hubble
 from saehelpers.datasets.galaxies.measured import measure_galaxies
 from saehelpers.datasets.galaxies.simulated import draw_galaxy, simulate_galaxies
+from saehelpers.datasets.galaxies.sky import match_sky
 from saehelpers.datasets.images import ImageSet, load_image_folder
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "load_galaxies",
     "load_galaxy_mnist",
     "load_hubble",
+    "match_sky",
     "measure_galaxies",
     "simulate_galaxies",
 ]

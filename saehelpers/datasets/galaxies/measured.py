@@ -10,6 +10,7 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from saehelpers.datasets.galaxies.sky import measure_sky
 from saehelpers.sweeps import sweep
 
 CHUNK = 100  # images that a process measures at a time
@@ -39,11 +40,9 @@ def _measure_chunk(start: int, images: np.ndarray) -> tuple[int, list]:
 
 
 def _measure(light: np.ndarray) -> tuple[float, ...]:
-    size = len(light)
-    edges = [light[:4], light[-4:], light[:, :4], light[:, -4:]]
-    border = np.concatenate([edge.ravel() for edge in edges])
-    sky, middle = np.median(border), size // 2
-    noise = 1.4826 * np.median(np.abs(border - sky)) + 0.5  # half a step of the 8-bit scale
+    size, middle = len(light), len(light) // 2
+    (sky,), (noise,) = measure_sky(light[None])
+    noise += 0.5  # half a step of the 8-bit scale
     light = light - sky
     with warnings.catch_warnings(action="ignore", category=NoDetectionsWarning):
         segments = detect_sources(gaussian_filter(light, 1.0), 2 * noise, size // 4)
