@@ -66,7 +66,7 @@ def read_attention(model: nn.Module, tokens: Int[Tensor, "batch t"], layer: int)
     }
     try:
         with splice(model, edits):
-            model(tokens.to(next(model.parameters()).device))
+            model.transformer(tokens.to(next(model.parameters()).device))
     finally:
         handle.remove()
     if read["patterns"] is None:
@@ -151,7 +151,8 @@ def attribution_by_source(
     n_batch, _, n_t, n_s = patterns.shape
     found = patterns.new_empty(n_batch, n_s, n_t, len(directions))
     for pattern, reads, out in zip(patterns, projected, found, strict=True):
-        torch.bmm(pattern.permute(2, 1, 0), reads, out=out)  # (s, t, heads) (s, heads, latents)
+        taken = pattern.permute(2, 1, 0).contiguous()  # of many small strided ones, bmm is slow
+        torch.bmm(taken, reads, out=out)  # (s, t, heads) (s, heads, latents)
     return found.permute(0, 3, 2, 1)
 
 

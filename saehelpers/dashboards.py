@@ -26,7 +26,7 @@ from saehelpers.saes import SAE
 N_TOP, N_SAMPLED = 12, 8  # examples of each latent: the strongest, and others that are active
 N_WORDS, N_NEIGHBOURS, N_BINS = 10, 8, 40
 BEFORE, AFTER = 48, 15  # tokens shown around the strongest one of a context
-N_SOURCES = 6  # of each active token
+N_SOURCES, LEAST_SOURCE = 6, 0.01  # of each active token; smaller shares of the largest left out
 
 
 def text_dashboard(
@@ -239,12 +239,13 @@ def _quantised(values: Tensor, largest: float) -> str:
 
 
 def _strongest(attributions: Float[Tensor, "t s"], active) -> dict[int, list[tuple[int, float]]]:
-    """For each active token its strongest sources: [position, attribution]."""
+    """For each active token its strongest sources: (position, attribution)."""
     found = {}
     for t in active.nonzero().flatten().tolist():
         row = attributions[t, : t + 1]
-        order = row.abs().topk(min(N_SOURCES, len(row))).indices.tolist()
-        found[t] = [(s, float(f"{float(row[s]):.3g}")) for s in order]
+        sizes, order = row.abs().topk(min(N_SOURCES, len(row)))
+        kept = order[sizes >= LEAST_SOURCE * sizes[0]].tolist()
+        found[t] = [(s, float(f"{float(row[s]):.3g}")) for s in kept]
     return found
 
 
