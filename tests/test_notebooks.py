@@ -62,10 +62,16 @@ def test_paper_sizes_name_parameters_that_exist(path):
     assert set(yaml.safe_load(path.read_text())) <= set(parameters(FOLDER / path.stem))
 
 
-def test_shapes_notebooks_share_their_settings():
-    """Notebook 04 finds the models of notebook 02 only if their settings agree."""
-    train = parameters(FOLDER / "02_shapes_train.ipynb")
-    probe = parameters(FOLDER / "04_shapes_probes.ipynb")
-    shared = set(train) & set(probe) - {"BASE_MODELS"}
+@pytest.mark.parametrize(
+    ("train", "probe", "own"),
+    [
+        ("02_shapes_train", "04_shapes_probes", {"BASE_MODELS"}),
+        ("03_galaxy_train", "05_galaxy_probes", set()),
+    ],
+)
+def test_probing_notebooks_share_the_settings_of_training(train, probe, own):
+    """Notebook 04 finds the models of notebook 02 only if their settings agree; so do 05, 03."""
+    train, probe = (parameters(FOLDER / f"{name}.ipynb") for name in (train, probe))
+    shared = set(train) & set(probe) - own
     assert len(shared) > 20
     assert {name: train[name] for name in shared} == {name: probe[name] for name in shared}
