@@ -6,6 +6,7 @@ every "<" is escaped; the page itself puts text in as text only. Activations are
 """
 
 import base64
+import html
 import json
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from IPython.display import HTML
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -179,6 +181,13 @@ def attention_dashboard(
         attribution.head_attribution(sae, n_heads)[latents],
         attribution.decoder_directions(sae, everything, n_heads).flatten(1),
     )
+
+
+def show(page: Path | str, height: int = 640) -> HTML:
+    """A dashboard within a notebook, all of it: JupyterLab serves no files above its root."""
+    text = html.escape(Path(page).read_text(encoding="utf-8"))
+    frame = f'<iframe srcdoc="{text}" width="100%" height="{height}" style="border:0"></iframe>'
+    return HTML(f"<div>{frame}</div>")
 
 
 class _Table:

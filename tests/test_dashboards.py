@@ -279,10 +279,10 @@ def test_nothing_is_cut_off_on_a_phone(browse, page, scheme):
     )
 
 
-def test_it_opens_inside_another_page(browse, page, tmp_path):
-    """As JupyterLab shows it: in a frame."""
+def test_it_opens_inside_a_notebook(browse, page, tmp_path):
+    """Without its file: a notebook's output holds the whole page."""
     outer = tmp_path / "outer.html"
-    outer.write_text(f'<link rel="icon" href="data:,"><iframe src="{page.as_uri()}"></iframe>')
+    outer.write_text(f'<link rel="icon" href="data:,">{dashboards.show(page).data}')
     tab = browse(outer)
     frame = tab.frame_locator("iframe")
     assert frame.locator(".context").count() > 3
