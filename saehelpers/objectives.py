@@ -133,8 +133,8 @@ OBJECTIVES: Mapping[str, Callable] = {
 
 
 def l1(latents: Tensor, sae: SAE, p: float) -> Tensor:
-    """||z||_1, averaged over the batch."""
-    return latents.abs().sum(-1).mean(-1)
+    """||z||_1, averaged over the batch; latents are never negative."""
+    return latents.sum(-1).mean(-1)
 
 
 def lp(latents: Tensor, sae: SAE, p: float) -> Tensor:
