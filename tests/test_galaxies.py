@@ -216,6 +216,10 @@ def test_folder_of_images_as_source(tmp_path):
     found = load_galaxies(str(tmp_path), tmp_path, size=16)
     assert (found.images.shape, found.classes) == ((1, 3, 16, 16), ("round",))
     assert found.images[0, :, 3, 5].tolist() == [1, 2, 3]
+    (tmp_path / "round" / "b.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"b\.png cannot be read"):
+        load_galaxies(str(tmp_path), tmp_path, size=16)
+    assert len(load_galaxies(str(tmp_path), tmp_path, size=16, skip_unreadable=True).images) == 1
 
 
 def measured(images: np.ndarray) -> pd.DataFrame:

@@ -25,7 +25,12 @@ SOURCES = ("simulated", "hubble", "galaxy_mnist")
 
 
 def load_galaxies(
-    source: str, folder: Path | str, n_images: int = 10_000, size: int = 64, seed: int = 0
+    source: str,
+    folder: Path | str,
+    n_images: int = 10_000,
+    size: int = 64,
+    seed: int = 0,
+    skip_unreadable: bool = False,
 ) -> ImageSet:
     """Galaxies of a source: "simulated", "hubble" or "galaxy_mnist"; or images of one's own.
 
@@ -33,6 +38,7 @@ def load_galaxies(
         source: or the path of a folder of images, see `load_image_folder`.
         folder: where files are kept, and local copies looked for.
         n_images, seed: of simulated galaxies; the other sources give all that they have.
+        skip_unreadable: see `load_image_folder`.
 
     Raises:
         ValueError: there is no such source.
@@ -44,7 +50,7 @@ def load_galaxies(
     if source == "galaxy_mnist":
         return load_galaxy_mnist(folder, size)
     if Path(source).is_dir():
-        return load_image_folder(source, size)
+        return load_image_folder(source, size, skip_unreadable)
     raise ValueError(
         f"unknown source of images {source!r}: neither a folder nor one of {', '.join(SOURCES)}"
     )
