@@ -4,8 +4,9 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -34,6 +35,12 @@ class Settings:
     warmup_steps: int = 0
     accumulate: int = 1
     clip_norm: float | None = None
+
+    @classmethod
+    def of(cls, config: Any, **others: Any) -> "Settings":
+        """Those that a run's config has, and others that it leaves to its kind of model."""
+        named = [field.name for field in fields(cls) if hasattr(config, field.name)]
+        return cls(**{name: getattr(config, name) for name in named}, **others)
 
 
 def fit(

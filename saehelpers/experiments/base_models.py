@@ -119,7 +119,7 @@ def _train_base_model(model, config, images, validation, models) -> pd.DataFrame
         held_out = group.act_each(held_out, elements) if config.augment else held_out
         return {"validation_loss": nn.functional.mse_loss(model(held_out), held_out)}
 
-    settings = Settings(config.epochs, config.batch_size, config.learning_rate, config.schedule)
+    settings = Settings.of(config)
     return fit(
         model.train(),
         step,
@@ -197,9 +197,7 @@ def _train_language_model(model, config, blocks, validation, models) -> pd.DataF
         parts = validation[:512].split(config.batch_size)
         return {"validation_loss": torch.stack([loss(part) for part in parts]).mean()}
 
-    settings = Settings(
-        config.epochs, config.batch_size, config.learning_rate, config.schedule, warmup_steps=100
-    )
+    settings = Settings.of(config, warmup_steps=100)
     return fit(
         model.train(),
         step,

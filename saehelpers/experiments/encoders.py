@@ -95,13 +95,7 @@ def _train_encoder(model, config, images, labels, test_images, test_labels, mode
             "validation_accuracy": (logits.argmax(-1) == test_labels).float().mean(),
         }
 
-    settings = Settings(
-        config.epochs,
-        config.batch_size,
-        config.learning_rate,
-        config.schedule,
-        config.warmup_steps,
-    )
+    settings = Settings.of(config)
     return fit(
         model.train(),
         step,
