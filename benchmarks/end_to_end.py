@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from saehelpers.activations import read_activations, reading, standardisation
 from saehelpers.base_models import make_gpt2
-from saehelpers.end_to_end import local_loss, total_loss
+from saehelpers.end_to_end import local_loss, run_original, total_loss
 from saehelpers.language_metrics import kl_divergence
 from saehelpers.methods import EndToEndRun
 from saehelpers.saes import SAEConfig, make_sae
@@ -98,7 +98,9 @@ def measure(shape: tuple, n_contexts: int, n_latents: int, autocast: bool) -> di
     return medians(
         {
             "model": lambda: layers_that_must_run(model, tokens, layer, autocast),
-            "e2e": step_of(sae, lambda: total_loss(model, sae, tokens, config)),
+            "e2e": step_of(
+                sae, lambda: total_loss(model, sae, run_original(model, tokens, [config]), config)
+            ),
             "local": step_of(sae, lambda: local_loss(sae, x, local)),
             "whole": step_of(sae, whole),
         }

@@ -9,8 +9,10 @@ Each is a mean over tokens; activations are in their original units. Braun et al
 arXiv 2405.12241.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -30,18 +32,21 @@ from saehelpers.activations import (
 )
 from saehelpers.fitting import Settings, fit
 from saehelpers.language_metrics import (
+    Predictions,
     apply_sae,
     check_text,
     evaluate_spliced,
-    kl_divergence,
     logits_of,
 )
 from saehelpers.methods import EndToEndRun
-from saehelpers.objectives import Terms
+from saehelpers.objectives import Terms, differentiated
 from saehelpers.saes import SAE, make_sae
 
 STANDARDISATION_BLOCKS = 64
 EVALUATION_BLOCKS = 16
+# in which SAEs that are trained side by side may differ
+OWN_FIELDS = ("name", "sae", "lambda_local", "lambda_kl", "lambda_downstream", "lambda_sparsity",
+              "p", "downstream", "start")  # fmt: skip
 
 
 def model_id(name: str, model: nn.Module) -> str:
@@ -66,27 +71,46 @@ def activations_of(
     return _chosen(read_activations(model, blocks, config.module, 64), config)
 
 
-def total_loss(
-    model: nn.Module, sae: SAE, tokens: Int[Tensor, "batch context"], config: EndToEndRun
-) -> Terms:
+@dataclass(frozen=True)
+class Original:
+    """What a model does with tokens by itself: what every SAE at a module is held against.
+
+    prefix: what came out of the modules before the splice, see `activations.recording_prefix`;
+    activations: by module, of the spliced one and of downstream ones.
+    """
+
+    tokens: Int[Tensor, "batch context"]
+    prefix: dict[str, list[Any]]
+    activations: dict[str, Tensor]
+    predictions: Predictions
+
+
+@torch.no_grad()
+def run_original(
+    model: nn.Module, tokens: Int[Tensor, "batch context"], configs: Sequence[EndToEndRun]
+) -> Original:
+    """The model's own run over tokens, once for all SAEs of these configs, at one module."""
+    module = configs[0].module
+    watched = {module: None} | dict.fromkeys(name for run in configs for name in run.downstream)
+    with (
+        _autocast(tokens, configs[0]),
+        recording_prefix(model, module) as prefix,
+        reading(model, watched) as activations,
+    ):
+        logits = logits_of(model, tokens)
+    return Original(tokens, prefix, activations, Predictions.of(logits))
+
+
+def total_loss(model: nn.Module, sae: SAE, original: Original, config: EndToEndRun) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
     loss = lambda_local local + lambda_kl kl + lambda_downstream downstream
            + lambda_sparsity sparsity
 
-    Only what its weight asks for is computed. The model runs once without gradient, and once
-    more, with it, from the splice onward.
+    Only what its weight asks for is computed. The model runs with gradient, from the splice
+    onward.
     """
-    autocast = torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.autocast)
-    watched = [config.module, *config.downstream]
-    with (
-        autocast,
-        torch.no_grad(),
-        recording_prefix(model, config.module) as prefix,
-        reading(model, watched) as original,
-    ):
-        logits = logits_of(model, tokens)
-    x = _chosen(original[config.module], config)
+    x = _chosen(original.activations[config.module], config)
     latents, recons = apply_sae(sae, x)
 
     def replace(_: Tensor) -> Tensor:
@@ -94,19 +118,25 @@ def total_loss(
 
     edit = at_positions(replace, config.positions) if config.positions else replace
     with (
-        autocast,
-        replaying(model, prefix),
+        _autocast(original.tokens, config),
+        replaying(model, original.prefix),
         splice(model, {config.module: edit}),
         reading(model, config.downstream) as changed,
     ):
-        changed_logits = logits_of(model, tokens)
+        changed_logits = logits_of(model, original.tokens)
     terms = _local_terms(x, latents, recons, config)
     if config.lambda_kl:
-        terms["kl"] = kl_divergence(logits, changed_logits)
+        terms["kl"] = original.predictions.kl_to(changed_logits)
     if config.downstream:
-        errors = [mse_loss(changed[m].float(), original[m].float()) for m in config.downstream]
+        errors = [
+            mse_loss(changed[m].float(), original.activations[m].float()) for m in config.downstream
+        ]
         terms["downstream"] = torch.stack(errors).mean()
     return _weighted(terms, config)
+
+
+def _autocast(tokens: Tensor, config: EndToEndRun) -> torch.autocast:
+    return torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.autocast)
 
 
 def local_loss(sae: SAE, x: Float[Tensor, "batch positions d"], config: EndToEndRun) -> Terms:
@@ -148,85 +178,138 @@ def check_downstream(model: nn.Module, tokens: Tensor, config: EndToEndRun) -> N
         )
 
 
+def ensemble(config: EndToEndRun) -> tuple:
+    """What the configs of SAEs that can be trained side by side have in common."""
+    shared = [field.name for field in fields(config) if field.name not in OWN_FIELDS]
+    return (config.local, *(getattr(config, name) for name in shared))
+
+
 def train_end_to_end(
-    config: EndToEndRun,
+    configs: Sequence[EndToEndRun],
     model: nn.Module,
     blocks: Int[Tensor, "n context"],
     validation: Int[Tensor, "m context"],
     activations: Float[Tensor, "n positions d"] | None = None,
-    start: SAE | None = None,
+    starts: Sequence[SAE | None] = (),
     checkpoint: Path | None = None,
     progress: bool = True,
     log: Callable[[dict], object] | None = None,
-) -> tuple[SAE, pd.DataFrame]:
-    """Train an SAE of a language model, which is frozen and put into evaluation mode.
+) -> tuple[list[SAE], list[pd.DataFrame]]:
+    """Train SAEs of a language model, which is frozen and put into evaluation mode.
+
+    They are trained side by side, on the same batches, so that the model's own run serves all;
+    one SAE's gradient is computed at a time, so that memory is that of one.
 
     Args:
+        configs: one for each SAE, of one module. They may differ in the SAE and in its loss,
+            but local training, which never runs the model, goes with local training alone.
         blocks, validation: tokens to train on and held-out ones.
         activations: `activations_of` the blocks, for local training; read from the model if
             they are not given.
-        start: the SAE that training goes on from, `config.start`.
+        starts: the SAEs that training goes on from, `config.start`, or None; for each config.
         log: called with every row of the history (`wandb.log`, say).
 
     Returns:
-        The SAE and its history: the loss and its terms over an epoch, then, on 16 held-out
+        The SAEs and their histories: the loss and its terms over an epoch, then, on 16 held-out
         contexts, ce_increase, kl, explained_variance, l0 and alive_latents.
 
     Raises:
-        ValueError: the text, a module, the SAE's width or the config's model do not fit.
+        ValueError: the text, a module, an SAE's width or the configs' model do not fit.
     """
+    first = configs[0]
+    if len({ensemble(config) for config in configs}) > 1:
+        raise ValueError("SAEs trained side by side may differ in the SAE and its loss only")
     model.eval().requires_grad_(False)
-    check_model(config, model)
+    check_model(first, model)
     check_text(model, blocks)
-    check_downstream(model, blocks[:1], config)
+    for config in configs:
+        check_downstream(model, blocks[:1], config)
     if activations is None:
-        n_read = config.epochs * config.blocks_per_epoch if config.local else STANDARDISATION_BLOCKS
-        activations = activations_of(config, model, blocks[:n_read])
-    if activations.shape[-1] != config.sae.d:
-        raise ValueError(
-            f"sae.d is {config.sae.d}, the activations of {config.module!r} are "
-            f"{activations.shape[-1]} wide"
-        )
-    sae = start or make_sae(config.sae, config.seed)
-    if start is None:
-        sae.set_standardisation(*standardisation(activations[:STANDARDISATION_BLOCKS]))
-    sae.to(blocks.device).train().requires_grad_(True)
+        n_read = first.epochs * first.blocks_per_epoch if first.local else STANDARDISATION_BLOCKS
+        activations = activations_of(first, model, blocks[:n_read])
+    saes = _begin(configs, starts or [None] * len(configs), activations).to(blocks.device)
     activations = activations.to(blocks.device)
-    n_blocks = min(config.blocks_per_epoch, len(blocks))
-    first = 0
+    n_blocks = min(first.blocks_per_epoch, len(blocks))
+    offset = 0
 
     def begin_epoch(epoch: int) -> None:
-        nonlocal first
-        first = epoch * n_blocks
+        nonlocal offset
+        offset = epoch * n_blocks
 
     def step(index: Tensor, uniform: Tensor) -> Terms:
-        rows = (first + index[0]) % len(blocks)
-        if config.local:
-            return local_loss(sae, activations[rows], config)
-        return total_loss(model, sae, blocks[rows], config)
+        rows = (offset + index[0]) % len(blocks)
+        original = None if first.local else run_original(model, blocks[rows], configs)
+        found = []
+        for sae, config in zip(saes, configs, strict=True):
+            if original is None:
+                terms = local_loss(sae, activations[rows], config)
+            else:
+                terms = total_loss(model, sae, original, config)
+            found.append(terms | {"loss": differentiated(terms["loss"], sae)})
+        return _stacked(found)
 
-    def evaluate(epoch: int) -> dict[str, Tensor]:
-        sae.eval()
-        held_out = validation[:EVALUATION_BLOCKS]
-        table = evaluate_spliced(model, {config.module: sae}, held_out, (), config.positions)
-        sae.train()
-        values = table.set_index("metric")["value"]
-        kept = ["ce_increase", "kl", "explained_variance", "l0", "alive_latents"]
-        return {name: torch.tensor(values[name]) for name in kept}
+    def evaluate(epoch: int) -> Terms:
+        return _stacked(
+            [_evaluation(model, *pair, validation) for pair in zip(saes, configs, strict=True)]
+        )
+
+    def each(method: str) -> Callable[[], None]:
+        """Of the SAEs whose dictionary is held at unit norm."""
+        held = [sae for sae in saes if sae.config.unit_decoder]
+        return lambda: [getattr(sae, method)() for sae in held]
 
     history = fit(
-        sae,
+        saes,
         step,
         n_blocks,
-        [config.seed],
-        Settings.of(config),
-        before_update=sae.project_gradient if config.sae.unit_decoder else None,
-        after_update=sae.normalise_dictionary if config.sae.unit_decoder else None,
+        [first.seed],
+        Settings.of(first),
+        before_update=each("project_gradient"),
+        after_update=each("normalise_dictionary"),
         begin_epoch=begin_epoch,
         evaluate=evaluate,
         checkpoint=checkpoint,
-        description=config.name,
+        description=", ".join(dict.fromkeys(config.name for config in configs)),
         progress=progress,
         log=log,
     )
-    return sae.eval().requires_grad_(False), history.drop(columns="instance")
+    histories = [
+        rows.drop(columns="instance").dropna(axis=1, how="all").reset_index(drop=True)
+        for _, rows in history.groupby("instance")
+    ]
+    return [sae.eval().requires_grad_(False) for sae in saes], histories
+
+
+def _begin(
+    configs: Sequence[EndToEndRun], starts: Sequence[SAE | None], activations: Tensor
+) -> nn.ModuleList:
+    """The SAEs as they are before training."""
+    width = activations.shape[-1]
+    saes = nn.ModuleList()
+    for config, start in zip(configs, starts, strict=True):
+        if config.sae.d != width:
+            raise ValueError(
+                f"sae.d is {config.sae.d}, the activations of {config.module!r} are {width} wide"
+            )
+        sae = start or make_sae(config.sae, config.seed)
+        if start is None:
+            sae.set_standardisation(*standardisation(activations[:STANDARDISATION_BLOCKS]))
+        saes.append(sae)
+    return saes.train().requires_grad_(True)
+
+
+def _evaluation(model: nn.Module, sae: SAE, config: EndToEndRun, validation: Tensor) -> Terms:
+    sae.eval()
+    held_out = validation[:EVALUATION_BLOCKS]
+    table = evaluate_spliced(model, {config.module: sae}, held_out, (), config.positions)
+    sae.train()
+    values = table.set_index("metric")["value"]
+    kept = ["ce_increase", "kl", "explained_variance", "l0", "alive_latents"]
+    return {name: torch.tensor(values[name]) for name in kept}
+
+
+def _stacked(found: list[Terms]) -> Terms:
+    """Terms of every SAE, (inst) each; NaN where an SAE has no such term."""
+    names = dict.fromkeys(name for terms in found for name in terms)
+    nothing = next(iter(found[0].values())).new_tensor(torch.nan)
+    return {name: torch.stack([terms.get(name, nothing) for terms in found]) for name in names}

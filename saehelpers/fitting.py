@@ -61,7 +61,8 @@ def fit(
     """The training loop: Adam over shuffled samples, with one stream of draws per instance.
 
     Args:
-        model: its parameters are trained.
+        model: its parameters are trained. A ModuleList is of models that are trained side by
+            side: the gradient of each is clipped by itself.
         step: takes sample indices (inst, batch) and uniform draws in [0, 1) of the same
             shape, and returns the terms of the loss, each (inst); "loss" is minimised.
         seeds: one for each instance. All draws of an epoch come from (seed, epoch), so that
@@ -81,6 +82,7 @@ def fit(
             checkpoint stays.
     """
     parameters = list(model.parameters())
+    parts = model if isinstance(model, nn.ModuleList) else [model]
     optimiser = torch.optim.Adam(parameters, settings.learning_rate, fused=True)
     n_steps = math.ceil(n_samples / settings.batch_size)
     first, rows = _resume(checkpoint, model, optimiser)
@@ -109,7 +111,8 @@ def fit(
             if before_update is not None:
                 before_update()
             if settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+                for part in parts:
+                    nn.utils.clip_grad_norm_(part.parameters(), settings.clip_norm)
             for group in optimiser.param_groups:
                 group["lr"] = _learning_rate(settings, number, settings.epochs * n_steps)
             optimiser.step()

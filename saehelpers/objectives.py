@@ -12,7 +12,7 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from saehelpers.saes import SAE, BlockDiagonalSAE, GroupCrosscoder
@@ -211,6 +211,15 @@ def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, weights: tuple) ->
     if torch.is_grad_enabled():
         sums["loss"] = _WithGradients.apply(sums["loss"], gradients, *parameters)
     return sums
+
+
+def differentiated(loss: Float[Tensor, ""], model: nn.Module) -> Float[Tensor, ""]:
+    """A loss whose gradients by the model's parameters are taken at once.
+
+    What they were computed from is free again; `backward` hands them out.
+    """
+    parameters = list(model.parameters())
+    return _WithGradients.apply(loss.detach(), torch.autograd.grad(loss, parameters), *parameters)
 
 
 class _WithGradients(torch.autograd.Function):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from concurrent.futures import Future
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -19,7 +20,8 @@ from saehelpers.activations import (
     standardisation,
 )
 from saehelpers.base_models import make_gpt2
-from saehelpers.end_to_end import local_loss, model_id, total_loss, train_end_to_end
+from saehelpers.end_to_end import local_loss, model_id, run_original, train_end_to_end
+from saehelpers.end_to_end import total_loss as loss_of_original
 from saehelpers.experiments import load_onto, load_or_train_end_to_end
 from saehelpers.fitting import Settings, fit
 from saehelpers.methods import EndToEndRun, run_columns
@@ -76,6 +78,15 @@ def sae(config, model, blocks):
 
 def change(config, **settings) -> EndToEndRun:
     return dataclasses.replace(config, **settings)
+
+
+def total_loss(model, sae, tokens, config):
+    return loss_of_original(model, sae, run_original(model, tokens, [config]), config)
+
+
+def train_one(config, *arguments, **settings):
+    (sae,), (history,) = train_end_to_end([config], *arguments, progress=False, **settings)
+    return sae, history
 
 
 class Identity(nn.Module):
@@ -194,9 +205,7 @@ def test_kl_divergence_takes_the_original_first():
 def test_training_lowers_the_kl_and_logs_every_row(config, model, blocks):
     logged = []
     config = change(config, epochs=8, learning_rate=1e-2)
-    trained, history = train_end_to_end(
-        config, model, blocks[:64], blocks[64:], progress=False, log=logged.append
-    )
+    trained, history = train_one(config, model, blocks[:64], blocks[64:], log=logged.append)
     assert history["kl"].iloc[-1] < 0.7 * history["kl"].iloc[0]
     assert [row["kl"] for row in logged] == list(history["kl"])
     assert_close(trained.dictionary.norm(dim=-1), torch.ones(24))
@@ -214,20 +223,40 @@ def test_local_training_runs_the_model_for_nothing_but_its_evaluation(config, mo
     config = change(config, lambda_local=1.0, lambda_kl=0.0)
     x = read_activations(model, blocks, LAYER)
     with splice(model, {LAYER: lambda x: x + 100.0}):
-        given, history = train_end_to_end(config, model, blocks, blocks, x, progress=False)
-    read, _ = train_end_to_end(config, model, blocks, blocks, progress=False)
+        given, history = train_one(config, model, blocks, blocks, x)
+    read, _ = train_one(config, model, blocks, blocks)
     assert_close(given.dictionary, read.dictionary, atol=1e-5, rtol=0)
     assert history["explained_variance"].iloc[-1] < 0  # the evaluation saw the other model
 
 
 def test_a_batch_in_parts_is_the_batch(config, model, blocks):
     whole, in_parts = (
-        train_end_to_end(change(config, accumulate=n), model, blocks, blocks[64:], progress=False)[
-            0
-        ]
-        for n in (1, 3)
+        train_one(change(config, accumulate=n), model, blocks, blocks[64:])[0] for n in (1, 3)
     )
     assert_close(whole.dictionary, in_parts.dictionary, atol=1e-4, rtol=0)
+
+
+def test_saes_side_by_side_are_those_trained_alone(config, model, blocks):
+    more = {"lambda_local": 0.1, "downstream": LATER, "lambda_downstream": 1.0, "name": "mixture"}
+    wide = dataclasses.replace(config.sae, n_latents=40, activation="relu")
+    configs = [config, change(config, sae=wide, lambda_sparsity=0.1, **more)]
+    text = (blocks[:64], blocks[64:])
+    saes, histories = train_end_to_end(configs, model, *text, progress=False)
+    for own, sae, history in zip(configs, saes, histories, strict=True):
+        alone, its_history = train_one(own, model, *text)
+        for (name, parameter), other in zip(
+            sae.named_parameters(), alone.parameters(), strict=True
+        ):
+            assert torch.equal(parameter, other), name
+        pd.testing.assert_frame_equal(history, its_history, check_like=True)
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"module": LATER[0]}, {"lambda_local": 1.0, "lambda_kl": 0.0}]
+)
+def test_saes_that_cannot_be_trained_side_by_side(other, config, model, blocks):
+    with pytest.raises(ValueError, match="may differ in the SAE and its loss only"):
+        train_end_to_end([config, change(config, **other)], model, blocks, blocks)
 
 
 def test_gradients_are_clipped():
@@ -243,6 +272,25 @@ def test_gradients_are_clipped():
         progress=False,
     )
     assert norms == pytest.approx([0.5, 0.5])
+
+
+def test_gradients_of_models_side_by_side_are_clipped_each_by_itself():
+    pair = nn.ModuleList([nn.Linear(1, 1, bias=False) for _ in range(2)])
+    norms = []
+    fit(
+        pair,
+        lambda index, uniform: {
+            "loss": torch.stack(
+                [scale * part.weight.sum() for scale, part in zip((50, 0.1), pair, strict=True)]
+            )
+        },
+        2,
+        [0],
+        Settings(1, 2, 1e-3, clip_norm=0.5),
+        after_update=lambda: norms.extend(part.weight.grad.norm().item() for part in pair),
+        progress=False,
+    )
+    assert norms == pytest.approx([0.5, 0.1])
 
 
 def test_bfloat16_is_near_full_precision(config, model, sae, blocks):
@@ -271,7 +319,7 @@ def test_bfloat16_is_near_full_precision(config, model, sae, blocks):
 )
 def test_what_does_not_fit_the_model(settings, error, config, model, blocks):
     with pytest.raises(ValueError, match=error):
-        train_end_to_end(change(config, **settings), model, blocks, blocks, progress=False)
+        train_one(change(config, **settings), model, blocks, blocks)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.end_to_end import activations_of, check_model, train_end_to_end
+from saehelpers.end_to_end import check_model, ensemble, train_end_to_end
 from saehelpers.experiments.loading import checkpoint_path, fill
 from saehelpers.experiments.saes import load_sae
 from saehelpers.methods import EndToEndRun
@@ -29,40 +29,34 @@ def load_or_train_end_to_end(
 ) -> list[SAE]:
     """The SAEs of these configs, in their order, loaded from disk or trained.
 
-    Each in a process of its own (see `saehelpers.sweeps.sweep`), but local ones of a module
-    one after another, from activations that are read once. An SAE that others go on from
-    (`start`) must be on disk, in `models`. Arguments as in `train_end_to_end`.
+    Those that can be trained side by side are (`end_to_end.ensemble`), each such group in a
+    process of its own (see `saehelpers.sweeps.sweep`). An SAE that others go on from (`start`)
+    must be on disk, in `models`. Arguments as in `train_end_to_end`.
     """
     missing = [config for config in configs if force or runs.load_run(models, config) is None]
     if missing:
         print(f"training {len(missing)} of {len(configs)} SAEs, the others are on disk")
-    jobs: dict[object, list[EndToEndRun]] = {}
+    groups: dict[tuple, list[EndToEndRun]] = {}
     for config in missing:
-        together = (config.module, config.positions) if config.local else config
-        jobs.setdefault(together, []).append(config)
+        groups.setdefault(ensemble(config), []).append(config)
     shared = (model, blocks, validation, models, device, force)
-    for _ in sweep(_train_and_save, [(job, *shared) for job in jobs.values()], "SAEs", executor):
+    jobs = [(group, *shared) for group in groups.values()]
+    for _ in sweep(_train_and_save, jobs, "SAEs", executor):
         pass
     return [load_sae(config, models) for config in configs]
 
 
 def _train_and_save(configs, model, blocks, validation, models, device, force) -> None:
-    model.to(device)
-    activations = None
-    if configs[0].local:
-        n_read = max(config.epochs * config.blocks_per_epoch for config in configs)
-        activations = activations_of(configs[0], model, blocks[:n_read].to(device))
-    for config in configs:
-        sae, history = train_end_to_end(
-            config,
-            model,
-            blocks.to(device),
-            validation.to(device),
-            activations,
-            load_start(config, models) if config.start else None,
-            checkpoint_path(models, [config]),
-            progress=False,
-        )
+    trained = train_end_to_end(
+        configs,
+        model.to(device),
+        blocks.to(device),
+        validation.to(device),
+        starts=[load_start(config, models) if config.start else None for config in configs],
+        checkpoint=checkpoint_path(models, configs),
+        progress=False,
+    )
+    for config, sae, history in zip(configs, *trained, strict=True):
         runs.save_run(models, config, sae.state_dict(), history, overwrite=force)
 
 

@@ -1,5 +1,6 @@
 """Trained once, then loaded: what the runs of every kind of model share."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -51,5 +52,6 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], config, models) -> nn.Mod
 
 
 def checkpoint_path(models: Path | str, configs: list) -> Path:
-    ids = "-".join(sorted(runs.config_hash(config)[:8] for config in configs))
-    return Path(models) / ".unfinished" / f"{configs[0].name}-{ids}.safetensors"
+    hashes = sorted(runs.config_hash(config) for config in configs)
+    name = f"{configs[0].name}-{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}"
+    return Path(models) / ".unfinished" / f"{name}.safetensors"
