@@ -43,7 +43,7 @@ from saehelpers.objectives import Terms, differentiated
 from saehelpers.saes import SAE, make_sae
 
 STANDARDISATION_BLOCKS = 64
-EVALUATION_BLOCKS = 16
+EVALUATION_BLOCKS = 8
 # in which SAEs that are trained side by side may differ
 OWN_FIELDS = ("name", "sae", "lambda_local", "lambda_kl", "lambda_downstream", "lambda_sparsity",
               "p", "downstream", "start")  # fmt: skip
@@ -210,7 +210,7 @@ def train_end_to_end(
         log: called with every row of the history (`wandb.log`, say).
 
     Returns:
-        The SAEs and their histories: the loss and its terms over an epoch, then, on 16 held-out
+        The SAEs and their histories: the loss and its terms over an epoch, then, on 8 held-out
         contexts, ce_increase, kl, explained_variance, l0 and alive_latents.
 
     Raises:
