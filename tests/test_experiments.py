@@ -56,8 +56,7 @@ def no_training(monkeypatch):
 
         for module, name in (
             ("saes", "train_saes"),
-            ("base_models", "fit"),
-            ("encoders", "fit"),
+            ("loading", "fit"),
             ("explained", "fit_action"),
         ):
             monkeypatch.setattr(f"saehelpers.experiments.{module}.{name}", fail)

@@ -17,8 +17,7 @@ from saehelpers.datasets.text import (
     token_blocks,
     train_tokeniser,
 )
-from saehelpers.experiments.loading import checkpoint_path, fill, load_or_train
-from saehelpers.fitting import Settings, fit
+from saehelpers.experiments.loading import fill, fit_run, load_or_train
 from saehelpers.metrics import next_token_loss
 from saehelpers.symmetry import Group
 
@@ -119,17 +118,7 @@ def _train_base_model(model, config, images, validation, models) -> pd.DataFrame
         held_out = group.act_each(held_out, elements) if config.augment else held_out
         return {"validation_loss": nn.functional.mse_loss(model(held_out), held_out)}
 
-    settings = Settings.of(config)
-    return fit(
-        model.train(),
-        step,
-        len(images),
-        [config.seed],
-        settings,
-        evaluate=evaluate,
-        checkpoint=checkpoint_path(models, [config]),
-        description=config.name,
-    ).drop(columns="instance")
+    return fit_run(model, step, len(images), config, models, evaluate)
 
 
 def load_or_train_language_model(
@@ -197,15 +186,4 @@ def _train_language_model(model, config, blocks, validation, models) -> pd.DataF
         parts = validation[:512].split(config.batch_size)
         return {"validation_loss": torch.stack([loss(part) for part in parts]).mean()}
 
-    settings = Settings.of(config, warmup_steps=100)
-    return fit(
-        model.train(),
-        step,
-        n_blocks,
-        [config.seed],
-        settings,
-        begin_epoch=begin_epoch,
-        evaluate=evaluate,
-        checkpoint=checkpoint_path(models, [config]),
-        description=config.name,
-    ).drop(columns="instance")
+    return fit_run(model, step, n_blocks, config, models, evaluate, begin_epoch, warmup_steps=100)

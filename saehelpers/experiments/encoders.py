@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from saehelpers import runs
 from saehelpers.base_models import make_convnext
 from saehelpers.experiments.explained import ActionRun, Explained, load_or_fit_action
-from saehelpers.experiments.loading import checkpoint_path, fill, load_or_train
+from saehelpers.experiments.loading import fill, fit_run, load_or_train
 from saehelpers.feature_maps import orbit_pixels
-from saehelpers.fitting import Settings, fit
 from saehelpers.symmetry import Group
 
 ACTION_SAMPLES = 20_000  # orbits that an action is fitted to, at most
@@ -95,17 +94,7 @@ def _train_encoder(model, config, images, labels, test_images, test_labels, mode
             "validation_accuracy": (logits.argmax(-1) == test_labels).float().mean(),
         }
 
-    settings = Settings.of(config)
-    return fit(
-        model.train(),
-        step,
-        len(images),
-        [config.seed],
-        settings,
-        evaluate=evaluate,
-        checkpoint=checkpoint_path(models, [config]),
-        description=config.name,
-    ).drop(columns="instance")
+    return fit_run(model, step, len(images), config, models, evaluate)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from saehelpers import runs
+from saehelpers.fitting import Settings, fit
 
 
 def load_or_train(
@@ -55,3 +56,27 @@ def checkpoint_path(models: Path | str, configs: list) -> Path:
     hashes = sorted(runs.config_hash(config) for config in configs)
     name = f"{configs[0].name}-{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}"
     return Path(models) / ".unfinished" / f"{name}.safetensors"
+
+
+def fit_run(
+    model: nn.Module,
+    step: Callable,
+    n_samples: int,
+    config,
+    models: Path | str,
+    evaluate: Callable,
+    begin_epoch: Callable | None = None,
+    **settings,
+) -> pd.DataFrame:
+    """`fitting.fit` of one model with what its run decides, and `settings` beyond that."""
+    return fit(
+        model.train(),
+        step,
+        n_samples,
+        [config.seed],
+        Settings.of(config, **settings),
+        begin_epoch=begin_epoch,
+        evaluate=evaluate,
+        checkpoint=checkpoint_path(models, [config]),
+        description=config.name,
+    ).drop(columns="instance")
