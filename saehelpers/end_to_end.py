@@ -41,6 +41,7 @@ from saehelpers.language_metrics import (
 from saehelpers.methods import EndToEndRun
 from saehelpers.objectives import Terms, differentiated
 from saehelpers.saes import SAE, make_sae
+from saehelpers.sparse import Latents, densified
 
 STANDARDISATION_BLOCKS = 64
 EVALUATION_BLOCKS = 8
@@ -145,12 +146,12 @@ def local_loss(sae: SAE, x: Float[Tensor, "batch positions d"], config: EndToEnd
     return _weighted(_local_terms(x, latents, recons, config), config)
 
 
-def _local_terms(x: Tensor, latents: Tensor, recons: Tensor, config: EndToEndRun) -> Terms:
+def _local_terms(x: Tensor, latents: Latents, recons: Tensor, config: EndToEndRun) -> Terms:
     terms = {}
     if config.lambda_local:
         terms["local"] = mse_loss(recons.float(), x.float())
     if config.lambda_sparsity:
-        norms = torch.linalg.vector_norm(latents, config.p, dim=-1)
+        norms = torch.linalg.vector_norm(densified(latents), config.p, dim=-1)
         terms["sparsity"] = norms.mean() / x.shape[-1]
     return terms
 
@@ -294,6 +295,7 @@ def _begin(
         sae = start or make_sae(config.sae, config.seed)
         if start is None:
             sae.set_standardisation(*standardisation(activations[:STANDARDISATION_BLOCKS]))
+        sae.align()
         saes.append(sae)
     return saes.train().requires_grad_(True)
 

@@ -83,7 +83,8 @@ def fit(
     """
     parameters = list(model.parameters())
     parts = model if isinstance(model, nn.ModuleList) else [model]
-    optimiser = torch.optim.Adam(parameters, settings.learning_rate, fused=True)
+    upright = [_upright(parameter) for parameter in parameters]
+    optimiser = torch.optim.Adam(upright, settings.learning_rate, fused=True)
     n_steps = math.ceil(n_samples / settings.batch_size)
     first, rows = _resume(checkpoint, model, optimiser)
     saved = time.monotonic()
@@ -100,7 +101,7 @@ def fit(
         )
         totals: dict[str, Tensor] = {}
         for number, (index, uniform) in enumerate(batches, start=epoch * n_steps):
-            optimiser.zero_grad()
+            model.zero_grad()
             terms = _gradient(step, index, uniform, settings.accumulate)
             loss = terms["loss"].sum()
             if not torch.isfinite(loss):
@@ -115,6 +116,9 @@ def fit(
                     nn.utils.clip_grad_norm_(part.parameters(), settings.clip_norm)
             for group in optimiser.param_groups:
                 group["lr"] = _learning_rate(settings, number, settings.epochs * n_steps)
+            for moved, parameter in zip(upright, parameters, strict=True):
+                if moved is not parameter:
+                    moved.grad = parameter.grad.mT
             optimiser.step()
             if after_update is not None:
                 after_update()
@@ -133,6 +137,14 @@ def fit(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return pd.DataFrame(rows)
+
+
+def _upright(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter as it lies in memory: one that is a transposed matrix the other way round.
+
+    A fused optimiser copies what it does not find contiguous.
+    """
+    return parameter if parameter.is_contiguous() else nn.Parameter(parameter.data.mT)
 
 
 def _gradient(step: Callable, index: Tensor, uniform: Tensor, parts: int) -> dict[str, Tensor]:

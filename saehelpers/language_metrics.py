@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from saehelpers import metrics
 from saehelpers.activations import at_positions, reading, splice
+from saehelpers.saes import SAE
+from saehelpers.sparse import Latents
 
 
 def logits_of(model: nn.Module, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n context v"]:
@@ -23,10 +25,11 @@ def logits_of(model: nn.Module, tokens: Int[Tensor, "n context"]) -> Float[Tenso
 
 def apply_sae(
     sae: nn.Module, x: Float[Tensor, "n context d"]
-) -> tuple[Float[Tensor, "tokens n_latents"], Float[Tensor, "n context d"]]:
+) -> tuple[Latents, Float[Tensor, "n context d"]]:
     """Latents and recons of activations at every token, in full precision also in autocast."""
     with torch.autocast(x.device.type, enabled=False):
-        latents = sae.encode(x.flatten(0, 1).float())
+        encode = sae.latents if isinstance(sae, SAE) else sae.encode
+        latents = encode(x.flatten(0, 1).float())
         return latents, sae.decode(latents).view_as(x).to(x.dtype)
 
 

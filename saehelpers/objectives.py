@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from saehelpers.saes import SAE, BlockDiagonalSAE, GroupCrosscoder
+from saehelpers.sparse import Latents, SparseLatents, densified
 
 Terms = dict[str, Tensor]
 
@@ -65,29 +66,36 @@ def squared_error(target: Float[Tensor, "*inst batch d"], recons: Tensor) -> Ten
     return mse_loss(recons, target, reduction="none").sum(-1).mean(-1)
 
 
-def reconstruction(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+def squared_distance(latents: Latents, others: Latents) -> Float[Tensor, "*inst"]:
+    """|| latents - others ||^2, averaged over the batch."""
+    if isinstance(latents, SparseLatents):
+        return latents.squared_distance(others)
+    return squared_error(latents, others)
+
+
+def reconstruction(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """|| psi(gx) - D(E(psi(gx))) ||^2: a vanilla SAE, trained on transformed inputs."""
-    latents = sae.encode(batch.transformed)
+    latents = sae.latents(batch.transformed)
     return {"reconstruction": squared_error(batch.transformed, sae.decode(latents))}, latents
 
 
-def canonical(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+def canonical(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """|| psi(x) - D(E(psi(gx))) ||^2 (eq. 5)."""
-    latents = sae.encode(batch.transformed)
+    latents = sae.latents(batch.transformed)
     return {"reconstruction": squared_error(batch.canonical, sae.decode(latents))}, latents
 
 
-def latent_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+def latent_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """|| psi(x) - D(E(psi(x))) ||^2 + lambda || E(psi(x)) - E(psi(gx)) ||^2 (eq. 6)."""
     latents, transformed_latents = _encode_both(sae, batch)
     terms = {
         "reconstruction": squared_error(batch.canonical, sae.decode(latents)),
-        "symmetry": squared_error(latents, transformed_latents),
+        "symmetry": squared_distance(latents, transformed_latents),
     }
     return terms, latents
 
 
-def output_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+def output_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """|| psi(x) - D(E(psi(x))) ||^2 + lambda || D(E(psi(x))) - D(E(psi(gx))) ||^2 (eq. 7)."""
     latents, transformed_latents = _encode_both(sae, batch)
     recons, transformed_recons = sae.decode(latents), sae.decode(transformed_latents)
@@ -181,7 +189,7 @@ def total_loss(
         terms["mse"] = reconstruction(sae, batch)[0]["reconstruction"]
         loss = loss + lambda_mse * terms["mse"]
     if sparsity is not None:
-        terms["sparsity"] = SPARSITY_TERMS[sparsity](latents, sae, p)
+        terms["sparsity"] = SPARSITY_TERMS[sparsity](densified(latents), sae, p)
         loss = loss + lambda_sparsity * terms["sparsity"]
     return {"loss": loss, **terms}
 
@@ -240,7 +248,7 @@ class _WithGradients(torch.autograd.Function):
         return None, None, *map(weighted, ctx.saved_tensors)
 
 
-def _encode_both(sae: SAE, batch: OrbitBatch) -> tuple[Tensor, Tensor]:
+def _encode_both(sae: SAE, batch: OrbitBatch) -> tuple[Latents, Latents]:
     """E(psi(x)) and E(psi(gx)), in one pass."""
-    both = sae.encode(torch.cat([batch.canonical, batch.transformed], dim=-2))
-    return both.chunk(2, dim=-2)
+    both = sae.latents(torch.cat([batch.canonical, batch.transformed], dim=-2))
+    return both.halves() if isinstance(both, SparseLatents) else both.chunk(2, dim=-2)

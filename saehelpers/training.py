@@ -14,6 +14,7 @@ from saehelpers.fitting import Settings, fit
 from saehelpers.methods import SAERun
 from saehelpers.objectives import OBJECTIVES, OrbitBatch, total_loss
 from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
+from saehelpers.sparse import firing_counts
 from saehelpers.symmetry.actions import check_orbits
 
 EVALUATION_SAMPLES = 1024
@@ -76,6 +77,7 @@ def train_saes(
         if isinstance(sae, ArchetypalSAE):
             sae.set_centres(batches.sample(i, KMEANS_SAMPLES, configs[i].seed), configs[i].seed)
     model = stack(saes).to(activations[0].device).train()
+    model.align()
 
     held_out = batches if validation is None else _Batches(validation, statistics)
     evaluation_batch = held_out.fixed(EVALUATION_SAMPLES, len(configs))
@@ -89,12 +91,12 @@ def train_saes(
         terms, latents = OBJECTIVES[config.objective](model, evaluation_batch)
         model.train()
         fvu = terms["reconstruction"] / (config.sae.d * blocks)
-        active = latents > 0
+        counts = firing_counts(latents)
         return {
             "fvu": fvu,
             "explained_variance": 1 - fvu,
-            "l0": active.sum(-1).float().mean(-1),
-            "dead_latents": (~active.any(-2)).sum(-1),
+            "l0": counts.sum(-1) / evaluation_batch.starts.shape[-1],
+            "dead_latents": (counts == 0).sum(-1),
         }
 
     streams = any(not isinstance(source, Tensor) for source in sources)

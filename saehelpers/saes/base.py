@@ -18,12 +18,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.sparse import BatchTopK, JumpReLU, TopK
+from saehelpers.sparse import BatchTopK, JumpReLU, Latents, SparseLatents, TopK, sparse_encode
 
 ENCODERS = ("linear", "two_layer")
 ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu}
 SAE_ACTIVATIONS = ("topk", "batch_topk", "relu", "jumprelu")
 DICTIONARIES = ("free", "archetypal", "blocks", "block_diagonal")
+SPARSE_FROM = 2**17  # entries of the dictionary from which the sparse path is faster,
+SPARSE_SHARE = 16  # if so many times k latents are there
+PROJECTED = 1024  # rows at a time, which stay in the cache
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,39 @@ class SAE(nn.Module):
 
     def encode(self, x: Float[Tensor, "*inst batch d"]) -> Float[Tensor, "*inst batch n_latents"]:
         """Latents of activations (batch, d), which are in their original units."""
+        return self.activation(self._pre_activations(x))
+
+    def latents(self, x: Float[Tensor, "*inst batch d"]) -> Latents:
+        """`encode(x)`, as SparseLatents where these are faster to work with."""
+        if not self.is_sparse:
+            return self.encode(x)
+        weight, bias = self.encoder_weights[-1], self.encoder_biases[-1]
+        return sparse_encode(self._last_input(x), weight, bias, self.activation)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether training goes by SparseLatents: large TopK and BatchTopK SAEs on a CPU."""
+        config = self.config
+        return (
+            "topk" in config.activation
+            and config.dictionary == "free"
+            and self.decoder_weight.device.type == "cpu"
+            and config.d * config.n_latents >= SPARSE_FROM
+            and config.n_latents >= SPARSE_SHARE * config.topk
+        )
+
+    @torch.no_grad()
+    def align(self) -> None:
+        """Before sparse training, lay each latent's encoder weights side by side in memory.
+
+        That is how their gradient comes; the optimiser wants both alike.
+        """
+        if self.is_sparse:
+            weight = self.encoder_weights[-1]
+            weight.data = weight.mT.contiguous().mT
+
+    def _last_input(self, x: Tensor) -> Tensor:
+        """What the last layer of the encoder reads."""
         if x.shape[-1] != self.config.d:
             raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
         inverse = 1 / self.scale[..., None, None]
@@ -167,15 +203,19 @@ class SAE(nn.Module):
         if self.config.pre_encoder_bias:
             x = x - self.canonical_bias.unsqueeze(-2)
         between = ENCODER_ACTIVATIONS[self.config.encoder_activation]
-        for depth, (weight, bias) in enumerate(
-            zip(self.encoder_weights, self.encoder_biases, strict=True)
-        ):
-            x = _affine(between(x) if depth else x, weight, bias)
-        return self.activation(x)
+        if len(self.encoder_weights) > 1:
+            x = between(_affine(x, self.encoder_weights[0], self.encoder_biases[0]))
+        return x
 
-    def decode(self, latents: Float[Tensor, "*inst batch n_latents"]) -> Tensor:
+    def _pre_activations(self, x: Tensor) -> Tensor:
+        return _affine(self._last_input(x), self.encoder_weights[-1], self.encoder_biases[-1])
+
+    def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
         """Reconstructions (recons), in the activations' original units."""
-        recons = _affine(latents, self.dictionary, self.canonical_bias)
+        if isinstance(latents, SparseLatents):
+            recons = latents.decode(self.dictionary) + self.canonical_bias.unsqueeze(-2)
+        else:
+            recons = _affine(latents, self.dictionary, self.canonical_bias)
         return torch.addcmul(self.mean.unsqueeze(-2), self.scale[..., None, None], recons)
 
     def forward(self, x: Float[Tensor, "*inst batch d"]) -> Tensor:
@@ -194,9 +234,11 @@ class SAE(nn.Module):
     @torch.no_grad()
     def project_gradient(self) -> None:
         """Remove from the dictionary's gradient what would only change its rows' norms."""
-        weight, gradient = self.decoder_weight, self.decoder_weight.grad
-        unit = weight / weight.norm(dim=-1, keepdim=True)
-        gradient.sub_((gradient * unit).sum(-1, keepdim=True) * unit)
+        weights, gradients = self.decoder_weight, self.decoder_weight.grad
+        parts = weights.split(PROJECTED, -2), gradients.split(PROJECTED, -2)
+        for weight, gradient in zip(*parts, strict=True):
+            unit = weight / weight.norm(dim=-1, keepdim=True)
+            gradient.sub_((gradient * unit).sum(-1, keepdim=True) * unit)
 
     @torch.no_grad()
     def normalise_dictionary(self) -> None:
@@ -204,12 +246,16 @@ class SAE(nn.Module):
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x weight + bias, instance by instance where the weight has an axis of instances."""
+    """x weight + bias, instance by instance where the weight has an axis of instances.
+
+    The result has the precision of the parameters, also where autocast lowers the product's.
+    """
     if weight.ndim == 2:
-        return nn.functional.linear(x, weight.mT, bias)
+        return nn.functional.linear(x, weight.mT, bias).to(bias.dtype)
     instances = weight.shape[:-2]  # of SAEs, of heads within them
-    x, weight, bias = (part.flatten(0, len(instances) - 1) for part in (x, weight, bias))
-    return torch.baddbmm(bias.unsqueeze(-2), x, weight).unflatten(0, instances)
+    x, weight, offset = (part.flatten(0, len(instances) - 1) for part in (x, weight, bias))
+    product = torch.baddbmm(offset.unsqueeze(-2), x, weight)
+    return product.unflatten(0, instances).to(bias.dtype)
 
 
 def make_activation(config: SAEConfig) -> nn.Module:

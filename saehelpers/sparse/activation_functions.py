@@ -43,13 +43,14 @@ class BatchTopK(nn.Module):
         if self.training:
             kept = self.k * x.shape[-2]
             smallest = x.flatten(-2).topk(kept, dim=-1).values[..., -1]  # (inst)
-            self._update(smallest.detach())
+            self.update(smallest.detach())
             cut = smallest
         else:
             cut = self.threshold
         return x * (x >= cut.clamp(min=0)[..., None, None])
 
-    def _update(self, smallest: Tensor) -> None:
+    def update(self, smallest: Float[Tensor, "*inst"]) -> None:
+        """Move the threshold towards the smallest value that was kept of a batch."""
         moved = self.threshold + self.momentum * (smallest - self.threshold)
         self.threshold.copy_(torch.where(self.threshold < 0, smallest, moved))
 

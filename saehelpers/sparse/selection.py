@@ -1,0 +1,143 @@
+"""Which latents are kept, without a tensor of all pre-activations.
+
+Pre-activations are computed for some samples at a time, into one buffer that stays in the
+processor's cache, and the largest are picked from it.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saehelpers.sparse.activation_functions import BatchTopK, TopK
+from saehelpers.sparse.latents import Kept, Pairs, SparseLatents
+from saehelpers.sparse.products import fast_products
+
+BUFFER = 2**22  # pre-activations held at a time
+GROUP = 8  # pre-activations of which the largest stands for all
+DIRECT = 32  # among up to k times as many, the k largest are picked at once
+
+
+class Found(NamedTuple):
+    """Pre-activations that were picked, sample by sample."""
+
+    values: Float[Tensor, " found"]
+    samples: Int[Tensor, " found"]
+    latents: Int[Tensor, " found"]
+
+    def smallest(self, expected: int) -> Tensor:
+        """The smallest value, or 0 if fewer than expected are positive."""
+        values = self.values.float()
+        return values.min() if len(values) == expected else values.new_zeros(())
+
+
+def sparse_encode(
+    x: Float[Tensor, "*inst batch d"],
+    weight: Float[Tensor, "*inst d n_latents"],
+    bias: Float[Tensor, "*inst n_latents"],
+    activation: TopK | BatchTopK,
+    allowed: Bool[Tensor, "*inst n_latents"] | None = None,
+) -> SparseLatents:
+    """activation(x weight + bias), of which the active latents alone are stored.
+
+    Under autocast the latents are chosen by pre-activations in its precision; the values of
+    those chosen, and all gradients, are computed in float32.
+
+    Args:
+        allowed: the latents that may be chosen; all if it is not given.
+    """
+    batch, n_latents = x.shape[-2], weight.shape[-1]
+    x_rows, weight_rows, biases = x.flatten(0, -2), weight.mT.flatten(0, -2), bias.flatten()
+    found = []
+    with torch.no_grad(), fast_products():
+        for i, part in enumerate(x_rows.split(batch)):
+            own = slice(i * n_latents, (i + 1) * n_latents)
+            rows, offsets, names = weight_rows[own], biases[own], None
+            if allowed is not None:
+                names = allowed.view(-1, n_latents)[i].nonzero().squeeze(1)
+                rows, offsets = rows[names], offsets[names]
+            found.append(_choose(_pre_activations(part, rows, offsets), batch, activation, i))
+            if names is not None:
+                found[-1] = found[-1]._replace(latents=names[found[-1].latents])
+        if isinstance(activation, BatchTopK) and activation.training:
+            smallest = torch.stack([z.smallest(activation.k * batch) for z in found])
+            activation.update(smallest.view_as(activation.threshold))
+        values = torch.cat([z.values for z in found])
+        samples = torch.cat([z.samples + i * batch for i, z in enumerate(found)])
+        latents = torch.cat([z.latents + i * n_latents for i, z in enumerate(found)])
+        pairs = Pairs(samples, latents, len(x_rows), len(weight_rows))
+        if values.dtype != x.dtype:
+            values = pairs.products(x_rows, weight_rows) + biases[latents]
+    values = Kept.apply(x_rows, weight_rows, biases, values, pairs)
+    return SparseLatents(values, pairs, (*x.shape[:-1], n_latents))
+
+
+def _pre_activations(x: Tensor, rows: Tensor, bias: Tensor) -> Iterator[Tensor]:
+    """x rows^T + bias, some samples at a time; each overwrites the one before."""
+    if torch.is_autocast_enabled(x.device.type):
+        lower = torch.get_autocast_dtype(x.device.type)
+        x, rows, bias = x.to(lower), rows.to(lower), bias.to(lower)
+    n_samples = max(1, BUFFER // max(1, len(rows)))
+    buffer = x.new_empty(min(n_samples, len(x)), len(rows))
+    for part in x.split(n_samples):
+        yield torch.addmm(bias, part, rows.T, out=buffer[: len(part)])
+
+
+def _choose(
+    blocks: Iterator[Tensor], batch: int, activation: TopK | BatchTopK, instance: int
+) -> Found:
+    if isinstance(activation, TopK):
+        found = [top_k(block, min(activation.k, block.shape[-1])) for block in blocks]
+        values, latents = (torch.cat(part) for part in zip(*found, strict=True))
+        samples = torch.arange(batch, device=values.device)[:, None].expand_as(latents)
+        return Found(values.flatten(), samples.flatten(), latents.flatten())
+    if activation.training:
+        return largest_positive(blocks, activation.k * batch)
+    return largest_positive(blocks, None, activation.threshold.view(-1)[instance].item())
+
+
+def top_k(x: Float[Tensor, "batch n"], k: int) -> tuple[Tensor, Tensor]:
+    """`x.topk(k)` along the last axis, unsorted, several times as fast where n is large.
+
+    The k largest values lie in the k groups with the largest maxima, which are found likewise.
+    """
+    n = x.shape[-1]
+    if n <= DIRECT * k or n % GROUP:
+        return x.topk(k, dim=-1, sorted=False)
+    _, groups = top_k(x.unflatten(-1, (GROUP, -1)).amax(-2), k)
+    members = torch.arange(0, n, n // GROUP, device=x.device)
+    candidates = (groups[:, None] + members[:, None]).flatten(-2)
+    values, chosen = x.gather(-1, candidates).topk(k, dim=-1, sorted=False)
+    return values, candidates.gather(-1, chosen)
+
+
+def largest_positive(
+    blocks: Iterator[Float[Tensor, "some n"]], kept: int | None, least: float = 0.0
+) -> Found:
+    """Of all samples together the `kept` largest values, as far as they are positive.
+
+    Those of at least `least` come into question, which rises to the smallest of the `kept`
+    largest so far: of most groups, the maximum alone is looked at.
+    """
+    parts, n_samples = [], 0
+    for block in blocks:
+        n = block.shape[-1]
+        grouped = block.unflatten(-1, (GROUP if n % GROUP == 0 else 1, -1))
+        maxima = grouped.amax(-2)
+        if kept and not parts and maxima.numel() > kept:
+            least = max(least, maxima.flatten().topk(kept, sorted=False).values.min().item())
+        samples, groups = ((maxima >= least) & (maxima > 0)).nonzero(as_tuple=True)
+        values = grouped[samples, :, groups]  # (found, members of a group)
+        latents = groups[:, None] + torch.arange(0, n, maxima.shape[-1], device=block.device)
+        samples = (samples + n_samples)[:, None].expand_as(latents)
+        within = (values >= least) & (values > 0)
+        parts.append(Found(values[within], samples[within], latents[within]))
+        n_samples += len(block)
+        if kept and sum(len(part.values) for part in parts) > kept:
+            together = Found(*map(torch.cat, zip(*parts, strict=True)))
+            values, chosen = together.values.topk(kept, sorted=False)
+            chosen = chosen.sort().values
+            parts, least = [Found(*(part[chosen] for part in together))], values.min().item()
+    return Found(*map(torch.cat, zip(*parts, strict=True)))
