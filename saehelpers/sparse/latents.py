@@ -107,14 +107,14 @@ class SparseLatents:
 
     def squared_distance(self, other: "SparseLatents") -> Float[Tensor, "*inst"]:
         """|| self - other ||^2, summed over latents and averaged over the batch."""
-        *instances, batch, n_latents = self.shape
+        *instances, batch, _ = self.shape
         keys = [z.pairs.samples * self.pairs.n_latents + z.pairs.latents for z in (self, other)]
         cells, cell = torch.cat(keys).unique(return_inverse=True)
         signed = torch.cat([self.values, -other.values])
         differences = signed.new_zeros(len(cells)).index_add(0, cell, signed)
         instance = cells.div(self.pairs.n_latents * batch, rounding_mode="floor")
         sums = signed.new_zeros(math.prod(instances)).index_add(0, instance, differences.square())
-        return sums.view(*instances) / batch
+        return sums.view(instances) / batch
 
 
 Latents = Tensor | SparseLatents
