@@ -114,7 +114,7 @@ class SparseLatents:
         differences = signed.new_zeros(len(cells)).index_add(0, cell, signed)
         instance = cells.div(self.pairs.n_latents * batch, rounding_mode="floor")
         sums = signed.new_zeros(math.prod(instances)).index_add(0, instance, differences.square())
-        return sums.view(*instances) / batch
+        return sums.view(instances) / batch
 
 
 Latents = Tensor | SparseLatents
