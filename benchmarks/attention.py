@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from saehelpers.base_models import make_gpt2
 from saehelpers.dashboards import attention_dashboard
 from saehelpers.objectives import OrbitBatch, total_loss
 from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae
+from saehelpers.sparse import fast_products
 
 HEADS, D_HEAD, LATENTS, BATCH = 12, 64, 2048, 1024  # latents of each head
 REPEATS = 7
@@ -34,6 +36,8 @@ ACTIVATIONS = {
 
 class DenseBlocks(SAE):
     """The same parameters, put into dense block-diagonal matrices at every step."""
+
+    is_sparse = False
 
     def __init__(self, blocks: BlockDiagonalSAE):
         nn.Module.__init__(self)
@@ -58,7 +62,9 @@ def training_step(case: str, kind: str):
         n_heads=HEADS, **ACTIVATIONS[case],
     )  # fmt: skip
     sae = make_sae(config)
+    sae.align()
     model = sae if kind == "head by head" else DenseBlocks(sae)
+    products = fast_products if kind == "head by head" else nullcontext  # as `train_saes` has it
     optimiser = torch.optim.Adam(sae.parameters(), 1e-4, fused=True)
     x = torch.randn(BATCH, HEADS * D_HEAD)
     as_it_is = (torch.zeros(1, x.shape[1]), torch.ones(1, x.shape[1]))
@@ -68,8 +74,9 @@ def training_step(case: str, kind: str):
 
     def step():
         optimiser.zero_grad()
-        loss = total_loss(model, batch, "reconstruction", sparsity=sparsity, lambda_sparsity=1e-3)
-        loss["loss"].backward()
+        with products():
+            loss = total_loss(model, batch, "reconstruction", 1.0, 0.0, sparsity, 1e-3)
+            loss["loss"].backward()
         optimiser.step()
 
     for parameter in sae.parameters():  # Adam's moments and the gradients are no part of a step

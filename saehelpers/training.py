@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from saehelpers.fitting import Settings, fit
 from saehelpers.methods import SAERun
 from saehelpers.objectives import OBJECTIVES, OrbitBatch, total_loss
 from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
-from saehelpers.sparse import firing_counts
+from saehelpers.sparse import fast_products, firing_counts
 from saehelpers.symmetry.actions import check_orbits
 
 EVALUATION_SAMPLES = 1024
@@ -129,20 +130,21 @@ def train_saes(
         batches.fill(drawn)
 
     unit = config.sae.unit_decoder
-    history = fit(
-        model,
-        step,
-        len(activations[0]),
-        [run.draws for run in configs],
-        Settings.of(config),
-        before_update=model.project_gradient if unit else None,
-        after_update=model.normalise_dictionary if unit else None,
-        evaluate=evaluate,
-        begin_epoch=begin_epoch,
-        checkpoint=checkpoint,
-        description=config.name,
-        progress=progress,
-    )
+    with fast_products() if config.sae.is_large else nullcontext():
+        history = fit(
+            model,
+            step,
+            len(activations[0]),
+            [run.draws for run in configs],
+            Settings.of(config),
+            before_update=model.project_gradient if unit else None,
+            after_update=model.normalise_dictionary if unit else None,
+            evaluate=evaluate,
+            begin_epoch=begin_epoch,
+            checkpoint=checkpoint,
+            description=config.name,
+            progress=progress,
+        )
     trained = unstack(model.eval())
     for i, sae in enumerate(trained):
         sae.set_standardisation(*statistics[i % len(statistics)])

@@ -10,7 +10,8 @@ from saehelpers.activations import standardisation
 from saehelpers.methods import SAERun
 from saehelpers.metrics import fvu
 from saehelpers.objectives import OrbitBatch, decoder_l1, total_loss
-from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae, stack, unstack
+from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, base, make_sae, stack, unstack
+from saehelpers.sparse import SparseLatents, densified
 from saehelpers.training import train_saes
 
 HEADS, WIDTH, LATENTS = 3, 4, 8  # of each head the latter two
@@ -46,6 +47,8 @@ def made(seed=0, **options) -> BlockDiagonalSAE:
 
 class DenseBlocks(SAE):
     """The same computation with dense matrices that are zero but for the heads' blocks."""
+
+    is_sparse = False
 
     def __init__(self, sae: BlockDiagonalSAE):
         torch.nn.Module.__init__(self)
@@ -84,18 +87,25 @@ def loss_and_gradients(sae, x, sparsity="l1"):
     return terms, torch.autograd.grad(terms["loss"], parameters)
 
 
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_agrees_with_dense_block_matrices(options):
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_agrees_with_dense_block_matrices(name, sparse, monkeypatch):
+    options = KINDS[name]
+    if sparse:
+        monkeypatch.setattr(base, "LARGE", 0)
+        monkeypatch.setattr(base, "SPARSE_SHARE", 1)
     sae, x = made(**options), random(50, HEADS * WIDTH, seed=7)
     dense = DenseBlocks(made(**options))
     assert_close(sae.encode(x), dense.encode(x), atol=1e-5, rtol=1e-5)
     assert_close(sae(x), dense(x), atol=1e-5, rtol=1e-5)
+    assert_close(densified(sae.latents(x)), dense.encode(x), atol=1e-5, rtol=1e-5)
+    assert isinstance(sae.latents(x), SparseLatents) == (sparse and "all heads" in name)
     (terms, gradients), (dense_terms, dense_gradients) = (
         loss_and_gradients(model, x) for model in (sae, dense)
     )
     assert set(terms) == {"loss", "reconstruction", "sparsity"}
-    for name, value in terms.items():
-        assert_close(value, dense_terms[name], atol=1e-5, rtol=1e-5)
+    for term, value in terms.items():
+        assert_close(value, dense_terms[term], atol=1e-5, rtol=1e-5)
     for gradient, expected in zip(gradients, dense_gradients, strict=True):
         assert_close(gradient, expected, atol=1e-5, rtol=1e-5)
 

@@ -41,7 +41,7 @@ def kind(request) -> str:
 @pytest.fixture
 def sparse_from_the_start(monkeypatch):
     """SAEs of every size take the sparse path."""
-    monkeypatch.setattr(base, "SPARSE_FROM", 0)
+    monkeypatch.setattr(base, "LARGE", 0)
     monkeypatch.setattr(base, "SPARSE_SHARE", 1)
 
 
@@ -172,7 +172,7 @@ def test_losses_and_gradients_are_the_dense_ones(
     sparse, weights = copy.deepcopy(dense), {"lambda_mse": 0.3, "sparsity": "lp", "p": 0.5}
     expected = total_loss(dense, batch_of(2), objective, **weights, lambda_sparsity=0.1)
     expected["loss"].sum().backward()
-    monkeypatch.setattr(base, "SPARSE_FROM", 0)
+    monkeypatch.setattr(base, "LARGE", 0)
     sparse.align()
     assert isinstance(sparse.latents(batch_of(2).canonical), SparseLatents)
     sparse.load_state_dict(dense.state_dict())
@@ -202,14 +202,23 @@ def test_no_tensor_of_all_latents_is_made(sparse_from_the_start):
     assert max(sizes) <= 4096 * D < 4096 * 4 * D
 
 
-@pytest.mark.parametrize("options", [{}, {"unit_decoder": True}, {"encoder": "two_layer"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"unit_decoder": True},
+        {"encoder": "two_layer"},
+        {"dictionary": "block_diagonal", "n_heads": 2, "unit_decoder": True},
+        {"dictionary": "block_diagonal", "n_heads": 2, "topk_per_head": True},
+    ],
+)
 def test_training_gives_the_same_curve_and_weights(kind, options, monkeypatch):
     config = SAEConfig(D, N_LATENTS, kind, 4, encoder="linear", encoder_hidden=24)
     config = dataclasses.replace(config, **options)
     runs = [SAERun("any", "random", config, seed=s, epochs=5, batch_size=50) for s in (0, 1)]
     activations = random(300, 1, D)
     dense, dense_histories = train_saes(runs, [activations], progress=False)
-    monkeypatch.setattr(base, "SPARSE_FROM", 0)
+    monkeypatch.setattr(base, "LARGE", 0)
     sparse, histories = train_saes(runs, [activations], progress=False)
     for history, reference in zip(histories, dense_histories, strict=True):
         assert_close(

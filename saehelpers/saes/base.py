@@ -24,8 +24,8 @@ ENCODERS = ("linear", "two_layer")
 ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu}
 SAE_ACTIVATIONS = ("topk", "batch_topk", "relu", "jumprelu")
 DICTIONARIES = ("free", "archetypal", "blocks", "block_diagonal")
-SPARSE_FROM = 2**17  # entries of the dictionary from which the sparse path is faster,
-SPARSE_SHARE = 16  # if so many times k latents are there
+LARGE = 2**17  # entries of the dictionary from which products take most of the time
+SPARSE_SHARE = 16  # the sparse path is faster if so many times k latents are there
 PROJECTED = 1024  # rows at a time, which stay in the cache
 
 
@@ -106,6 +106,17 @@ class SAEConfig:
                 f"prefixes must rise to n_latents = {self.n_latents}, got {self.prefixes}"
             )
 
+    @property
+    def is_large(self) -> bool:
+        """Whether products take most of the time of a training step."""
+        return self.d // self.n_heads * self.n_latents >= LARGE
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it is faster to work with the active latents alone than with all."""
+        few = "topk" in self.activation and self.n_latents >= SPARSE_SHARE * self.topk
+        return few and self.is_large and self.dictionary in ("free", "block_diagonal")
+
 
 class SAE(nn.Module):
     """An SAE with a free dictionary; see the module's equations.
@@ -170,19 +181,12 @@ class SAE(nn.Module):
         if not self.is_sparse:
             return self.encode(x)
         weight, bias = self.encoder_weights[-1], self.encoder_biases[-1]
-        return sparse_encode(self._last_input(x), weight, bias, self.activation)
+        return sparse_encode(self.last_input(x), weight, bias, self.activation)
 
     @property
     def is_sparse(self) -> bool:
-        """Whether training goes by SparseLatents: large TopK and BatchTopK SAEs on a CPU."""
-        config = self.config
-        return (
-            "topk" in config.activation
-            and config.dictionary == "free"
-            and self.decoder_weight.device.type == "cpu"
-            and config.d * config.n_latents >= SPARSE_FROM
-            and config.n_latents >= SPARSE_SHARE * config.topk
-        )
+        """Whether training goes by SparseLatents, as it does on a CPU where that is faster."""
+        return self.config.is_sparse and self.mean.device.type == "cpu"
 
     @torch.no_grad()
     def align(self) -> None:
@@ -191,10 +195,9 @@ class SAE(nn.Module):
         That is how their gradient comes; the optimiser wants both alike.
         """
         if self.is_sparse:
-            weight = self.encoder_weights[-1]
-            weight.data = weight.mT.contiguous().mT
+            align_rows(self.encoder_weights[-1])
 
-    def _last_input(self, x: Tensor) -> Tensor:
+    def last_input(self, x: Tensor) -> Tensor:
         """What the last layer of the encoder reads."""
         if x.shape[-1] != self.config.d:
             raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
@@ -208,7 +211,7 @@ class SAE(nn.Module):
         return x
 
     def _pre_activations(self, x: Tensor) -> Tensor:
-        return _affine(self._last_input(x), self.encoder_weights[-1], self.encoder_biases[-1])
+        return _affine(self.last_input(x), self.encoder_weights[-1], self.encoder_biases[-1])
 
     def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
         """Reconstructions (recons), in the activations' original units."""
@@ -243,6 +246,11 @@ class SAE(nn.Module):
     @torch.no_grad()
     def normalise_dictionary(self) -> None:
         self.decoder_weight.div_(self.decoder_weight.norm(dim=-1, keepdim=True))
+
+
+def align_rows(weight: nn.Parameter) -> None:
+    """Let the columns of a matrix be contiguous."""
+    weight.data = weight.data.mT.contiguous().mT
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saehelpers.saes.base import SAE, SAEConfig, make_activation
+from saehelpers.saes.base import SAE, SAEConfig, align_rows, make_activation
 from saehelpers.saes.instances import stack
+from saehelpers.sparse import HeadLatents, Latents, SparseLatents, sparse_encode
 
 
 class BlockDiagonalSAE(SAE):
@@ -49,8 +50,28 @@ class BlockDiagonalSAE(SAE):
             raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
         return self.activation(_joined(self.heads.encode(self._split(x))))
 
-    def decode(self, latents: Float[Tensor, "*inst batch n_latents"]) -> Tensor:
-        return _joined(self.heads.decode(self._split(latents)))
+    @property
+    def is_sparse(self) -> bool:
+        """As that of `SAE`, of heads that share TopK; others are SAEs that are asked themselves."""
+        return not self.separable and super().is_sparse
+
+    def align(self) -> None:
+        if self.is_sparse or self.heads.is_sparse:
+            align_rows(self.heads.encoder_weights[-1])
+
+    def latents(self, x: Float[Tensor, "*inst batch d"]) -> Latents:
+        if not self.is_sparse:
+            return self.encode(x)
+        heads = self.heads
+        weight, bias = heads.encoder_weights[-1], heads.encoder_biases[-1]
+        read = heads.last_input(self._split(x))
+        found = sparse_encode(read, weight, bias, self.activation, together=self.config.n_heads)
+        return HeadLatents(found.values, found.pairs, found.shape)
+
+    def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
+        if not isinstance(latents, SparseLatents):
+            latents = self._split(latents)
+        return _joined(self.heads.decode(latents))
 
     def _split(self, x: Tensor) -> Tensor:
         """(*inst, batch, heads * width) -> (*inst, heads, batch, width)"""

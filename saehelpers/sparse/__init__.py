@@ -1,12 +1,13 @@
 """Latents of which few are active, and arithmetic that touches only these."""
 
 from saehelpers.sparse.activation_functions import BatchTopK, JumpReLU, TopK
-from saehelpers.sparse.latents import Latents, SparseLatents, densified, firing_counts
+from saehelpers.sparse.latents import HeadLatents, Latents, SparseLatents, densified, firing_counts
 from saehelpers.sparse.products import fast_products
 from saehelpers.sparse.selection import sparse_encode, top_k
 
 __all__ = [
     "BatchTopK",
+    "HeadLatents",
     "JumpReLU",
     "Latents",
     "SparseLatents",

@@ -5,7 +5,7 @@ All that is computed from them, forward and backward, are sums of rows that an i
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -102,7 +102,8 @@ class SparseLatents:
             pairs = Pairs(
                 samples, self.pairs.latents[own], self.pairs.n_samples // 2, self.pairs.n_latents
             )
-            parts.append(SparseLatents(self.values[own], pairs, (*instances, half, n_latents)))
+            shape = (*instances, half, n_latents)
+            parts.append(replace(self, values=self.values[own], pairs=pairs, shape=shape))
         return parts[0], parts[1]
 
     def squared_distance(self, other: "SparseLatents") -> Float[Tensor, "*inst"]:
@@ -115,6 +116,22 @@ class SparseLatents:
         instance = cells.div(self.pairs.n_latents * batch, rounding_mode="floor")
         sums = signed.new_zeros(math.prod(instances)).index_add(0, instance, differences.square())
         return sums.view(instances) / batch
+
+
+class HeadLatents(SparseLatents):
+    """Latents of attention heads: `shape` is (*inst, heads, batch, latents of a head).
+
+    Outside, they are (*inst, batch, n_latents), head by head.
+    """
+
+    def dense(self) -> Float[Tensor, "*inst batch n_latents"]:
+        return super().dense().transpose(-3, -2).flatten(-2)
+
+    def firing_counts(self) -> Int[Tensor, "*inst n_latents"]:
+        return super().firing_counts().flatten(-2)
+
+    def squared_distance(self, other: "SparseLatents") -> Float[Tensor, "*inst"]:
+        return super().squared_distance(other).sum(-1)
 
 
 Latents = Tensor | SparseLatents

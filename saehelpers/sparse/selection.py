@@ -39,6 +39,7 @@ def sparse_encode(
     bias: Float[Tensor, "*inst n_latents"],
     activation: TopK | BatchTopK,
     allowed: Bool[Tensor, "*inst n_latents"] | None = None,
+    together: int = 1,
 ) -> SparseLatents:
     """activation(x weight + bias), of which the active latents alone are stored.
 
@@ -47,26 +48,28 @@ def sparse_encode(
 
     Args:
         allowed: the latents that may be chosen; all if it is not given.
+        together: so many instances (the heads of an SAE) share their activation's k.
     """
     batch, n_latents = x.shape[-2], weight.shape[-1]
     x_rows, weight_rows, biases = x.flatten(0, -2), weight.mT.flatten(0, -2), bias.flatten()
+    parts = [part.unflatten(0, (-1, size)) for part, size in
+             ((x_rows, batch), (weight_rows, n_latents), (biases, n_latents))]  # fmt: skip
     found = []
     with torch.no_grad(), fast_products():
-        for i, part in enumerate(x_rows.split(batch)):
-            own = slice(i * n_latents, (i + 1) * n_latents)
-            rows, offsets, names = weight_rows[own], biases[own], None
-            if allowed is not None:
-                names = allowed.view(-1, n_latents)[i].nonzero().squeeze(1)
-                rows, offsets = rows[names], offsets[names]
-            found.append(_choose(_pre_activations(part, rows, offsets), batch, activation, i))
-            if names is not None:
-                found[-1] = found[-1]._replace(latents=names[found[-1].latents])
+        for i, group in enumerate(zip(*(part.split(together) for part in parts), strict=True)):
+            names = None if allowed is None else allowed.view(-1, n_latents)[i].nonzero()[:, 0]
+            chosen = _choose(_pre_activations(*group, names), batch, activation, i)
+            latents = chosen.latents if names is None else names[chosen.latents]
+            instance = i * together + latents.div(n_latents, rounding_mode="floor")
+            samples = chosen.samples + instance * batch
+            found.append(Found(chosen.values, samples, latents + i * together * n_latents))
         if isinstance(activation, BatchTopK) and activation.training:
             smallest = torch.stack([z.smallest(activation.k * batch) for z in found])
             activation.update(smallest.view_as(activation.threshold))
-        values = torch.cat([z.values for z in found])
-        samples = torch.cat([z.samples + i * batch for i, z in enumerate(found)])
-        latents = torch.cat([z.latents + i * n_latents for i, z in enumerate(found)])
+        values, samples, latents = map(torch.cat, zip(*found, strict=True))
+        if together > 1:  # sample by sample again
+            samples, order = samples.sort(stable=True)
+            values, latents = values[order], latents[order]
         pairs = Pairs(samples, latents, len(x_rows), len(weight_rows))
         if values.dtype != x.dtype:
             values = pairs.products(x_rows, weight_rows) + biases[latents]
@@ -74,15 +77,25 @@ def sparse_encode(
     return SparseLatents(values, pairs, (*x.shape[:-1], n_latents))
 
 
-def _pre_activations(x: Tensor, rows: Tensor, bias: Tensor) -> Iterator[Tensor]:
-    """x rows^T + bias, some samples at a time; each overwrites the one before."""
+def _pre_activations(x: Tensor, rows: Tensor, bias: Tensor, names: Tensor | None):
+    """x rows^T + bias of instances side by side, some samples at a time; each overwrites the last.
+
+    x (inst, batch, d), rows (inst, n_latents, d), of which `names` alone if they are given.
+    """
+    if names is not None:
+        rows, bias = rows[:, names], bias[:, names]
     if torch.is_autocast_enabled(x.device.type):
         lower = torch.get_autocast_dtype(x.device.type)
         x, rows, bias = x.to(lower), rows.to(lower), bias.to(lower)
-    n_samples = max(1, BUFFER // max(1, len(rows)))
-    buffer = x.new_empty(min(n_samples, len(x)), len(rows))
-    for part in x.split(n_samples):
-        yield torch.addmm(bias, part, rows.T, out=buffer[: len(part)])
+    n, batch = rows.shape[1], x.shape[1]
+    n_samples = max(1, BUFFER // max(1, len(rows) * n))
+    buffer = x.new_empty(min(n_samples, batch), len(rows) * n)
+    for start in range(0, batch, n_samples):
+        block = buffer[: min(n_samples, batch - start)]
+        parts = zip(block.split(n, 1), x, rows, bias, strict=True)
+        for own, part, weight, offset in parts:
+            torch.addmm(offset, part[start : start + n_samples], weight.T, out=own)
+        yield block
 
 
 def _choose(
