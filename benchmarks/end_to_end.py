@@ -24,7 +24,7 @@ from saehelpers.saes import SAEConfig, make_sae
 ROUNDS = 15
 # name, (vocabulary, context, width, layers, heads), contexts a step, latents
 SIZES = [
-    ("notebook 09", (4096, 128, 128, 4, 4), 4, 512),
+    ("notebook 09", (4096, 128, 128, 4, 4), 4, 1024),
     ("GPT-2 small", (50257, 128, 768, 12, 12), 1, 3072),
 ]
 
