@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from peers import peak_rise, reset_peak
 from torch import nn
 
 from saehelpers import attribution
@@ -114,20 +115,13 @@ def dashboard(case: str, kind: str):
     return write
 
 
-def resident(field: str) -> float:
-    """MiB, of /proc."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
 def measure(name: str, case: str, kind: str) -> None:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     run = globals()[name](case, kind)
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = reset_peak()
     run()
-    peak, seconds = resident("VmHWM") - before, []
+    peak, seconds = peak_rise(before), []
     for _ in range(REPEATS if name == "training_step" else 1):
         start = time.perf_counter()
         run()

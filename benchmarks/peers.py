@@ -1,4 +1,4 @@
-"""Python environments of the peers, made when they are first asked for."""
+"""What benchmarks share: environments of the peers, made when first asked for; memory."""
 
 import subprocess
 import sys
@@ -25,3 +25,20 @@ def python_with(peer: str, *further: str) -> Path:
             python.unlink()
             raise
     return python
+
+
+def resident(field: str) -> float:
+    """MiB that the process holds ("VmRSS") or has held ("VmHWM"), from /proc."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def reset_peak() -> float:
+    """Let the peak start from here; returns what is held now, in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def peak_rise(before: float) -> float:
+    """MiB of the peak above `before`."""
+    return resident("VmHWM") - before

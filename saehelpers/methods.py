@@ -28,6 +28,10 @@ class SAERun:
         seed: of the initial weights, and of the order of the samples and their group elements.
         sparsity_warmup_steps: over which lambda_sparsity rises from zero.
         order_seed: of the order and the elements alone, where it is another.
+        auxk: dead latents that learn from the residual of a sample (AuxK), none by default; a
+            latent is dead after `dead_after` samples without it; `lambda_auxk` weighs the term.
+        autocast: compute products in bfloat16, and TopK among what they give; the weights, the
+            values of the latents of a large TopK SAE, the loss and Adam stay in float32.
     """
 
     name: str
@@ -47,6 +51,10 @@ class SAERun:
     seed: int = 0
     order_seed: int | None = runs.later(None)
     sparsity_warmup_steps: int = runs.later(0)
+    auxk: int = runs.later(0)
+    lambda_auxk: float = runs.later(1 / 32)
+    dead_after: int = runs.later(100_000)
+    autocast: bool = runs.later(False)
 
     def __post_init__(self):
         for name, value, known in (
@@ -61,6 +69,17 @@ class SAERun:
             raise ValueError("the objective 'matryoshka' and two or more prefixes go together")
         if self.objective == "crosscoder" and self.lambda_mse:
             raise ValueError("lambda_mse has no meaning for a crosscoder: it reads canonical input")
+        if not 0 <= self.auxk <= self.sae.n_latents:
+            raise ValueError(
+                f"auxk must be between 0 and n_latents = {self.sae.n_latents}, got {self.auxk}"
+            )
+        if self.auxk and self.sae.dictionary != "free":
+            raise ValueError(
+                f"auxk revives latents of a free dictionary, not of {self.sae.dictionary!r}: "
+                "set it to 0"
+            )
+        if self.dead_after < 1:
+            raise ValueError(f"dead_after must be 1 sample or more, got {self.dead_after}")
 
     @property
     def draws(self) -> int:

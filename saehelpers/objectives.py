@@ -130,6 +130,13 @@ def matryoshka(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     return {"reconstruction": errors[-1], "prefixes": sum(errors) - errors[-1]}, latents
 
 
+def input_and_target(batch: OrbitBatch, objective: str) -> tuple[Tensor, Tensor]:
+    """Of the latents that an objective returns: whose they are, and what their recons are for."""
+    reads_canonical = objective in ("latent_inv", "output_inv")
+    x = batch.canonical if reads_canonical else batch.transformed
+    return x, batch.canonical if objective == "canonical" else x
+
+
 OBJECTIVES: Mapping[str, Callable] = {
     "reconstruction": reconstruction,
     "canonical": canonical,
@@ -170,11 +177,13 @@ def total_loss(
     sparsity: str | None = None,
     lambda_sparsity: float = 0.0,
     p: float = 1.0,
+    revival: nn.Module | None = None,
 ) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
     loss = reconstruction + prefixes + lambda_sym symmetry
            + lambda_mse || psi(gx) - D(E(psi(gx))) ||^2 + lambda_sparsity sparsity
+           + lambda_auxk auxk, the term of a `saehelpers.revival.Revival`
     """
     if isinstance(sae, BlockDiagonalSAE) and sae.separable:
         weights = (objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p)
@@ -191,6 +200,9 @@ def total_loss(
     if sparsity is not None:
         terms["sparsity"] = SPARSITY_TERMS[sparsity](densified(latents), sae, p)
         loss = loss + lambda_sparsity * terms["sparsity"]
+    if revival is not None:
+        terms["auxk"] = revival(sae, batch, objective, latents)
+        loss = loss + revival.weight * terms["auxk"]
     return {"loss": loss, **terms}
 
 

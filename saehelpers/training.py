@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saehelpers.activations import standardisation
 from saehelpers.fitting import Settings, fit
 from saehelpers.methods import SAERun
 from saehelpers.objectives import OBJECTIVES, OrbitBatch, total_loss
+from saehelpers.revival import Revival
 from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.sparse import fast_products, firing_counts
 from saehelpers.symmetry.actions import check_orbits
@@ -79,6 +80,9 @@ def train_saes(
             sae.set_centres(batches.sample(i, KMEANS_SAMPLES, configs[i].seed), configs[i].seed)
     model = stack(saes).to(activations[0].device).train()
     model.align()
+    revival = None
+    if config.auxk:
+        revival = Revival(model, config.auxk, config.dead_after, config.lambda_auxk)
 
     held_out = batches if validation is None else _Batches(validation, statistics)
     evaluation_batch = held_out.fixed(EVALUATION_SAMPLES, len(configs))
@@ -108,16 +112,18 @@ def train_saes(
         nonlocal number
         number += 1
         warmed = min(1.0, number / max(1, config.sparsity_warmup_steps))
-        return total_loss(
-            model,
-            batches(index, uniform),
-            config.objective,
-            config.lambda_sym,
-            config.lambda_mse,
-            config.sparsity,
-            warmed * config.lambda_sparsity,
-            config.p,
-        )
+        with torch.autocast(index.device.type, torch.bfloat16, enabled=config.autocast):
+            return total_loss(
+                model,
+                batches(index, uniform),
+                config.objective,
+                config.lambda_sym,
+                config.lambda_mse,
+                config.sparsity,
+                warmed * config.lambda_sparsity,
+                config.p,
+                revival,
+            )
 
     def begin_epoch(epoch: int) -> None:
         nonlocal number
@@ -132,7 +138,7 @@ def train_saes(
     unit = config.sae.unit_decoder
     with fast_products() if config.sae.is_large else nullcontext():
         history = fit(
-            model,
+            model if revival is None else nn.ModuleDict({"sae": model, "revival": revival}),
             step,
             len(activations[0]),
             [run.draws for run in configs],

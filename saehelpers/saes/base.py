@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saehelpers import runs
@@ -174,7 +174,8 @@ class SAE(nn.Module):
 
     def encode(self, x: Float[Tensor, "*inst batch d"]) -> Float[Tensor, "*inst batch n_latents"]:
         """Latents of activations (batch, d), which are in their original units."""
-        return self.activation(self._pre_activations(x))
+        weight, bias = self.encoder_weights[-1], self.encoder_biases[-1]
+        return self.activation(_affine(self.last_input(x), weight, bias))
 
     def latents(self, x: Float[Tensor, "*inst batch d"]) -> Latents:
         """`encode(x)`, as SparseLatents where these are faster to work with."""
@@ -210,16 +211,34 @@ class SAE(nn.Module):
             x = between(_affine(x, self.encoder_weights[0], self.encoder_biases[0]))
         return x
 
-    def _pre_activations(self, x: Tensor) -> Tensor:
-        return _affine(self.last_input(x), self.encoder_weights[-1], self.encoder_biases[-1])
+    def top_latents(
+        self, x: Float[Tensor, "*inst batch d"], k: int, among: Bool[Tensor, "*inst n_latents"]
+    ) -> Latents:
+        """The k largest pre-activations among some latents, rectified; gradients reach only these.
+
+        Fewer where there are not as many.
+        """
+        weight, bias = self.encoder_weights[-1], self.encoder_biases[-1]
+        top = TopK(min(k, self.config.n_latents))
+        x = self.last_input(x).detach()
+        if self.is_sparse:
+            return sparse_encode(x, weight, bias, top, among)
+        return top(_affine(x, weight, bias).masked_fill(~among.unsqueeze(-2), -torch.inf))
 
     def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
         """Reconstructions (recons), in the activations' original units."""
-        if isinstance(latents, SparseLatents):
-            recons = latents.decode(self.dictionary) + self.canonical_bias.unsqueeze(-2)
-        else:
-            recons = _affine(latents, self.dictionary, self.canonical_bias)
+        recons = self._sum_of_rows(latents, self.canonical_bias)
         return torch.addcmul(self.mean.unsqueeze(-2), self.scale[..., None, None], recons)
+
+    def contribution(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
+        """What latents add to the recons: scale latents dictionary."""
+        recons = self._sum_of_rows(latents, torch.zeros_like(self.canonical_bias))
+        return self.scale[..., None, None] * recons
+
+    def _sum_of_rows(self, latents: Latents, bias: Tensor) -> Tensor:
+        if isinstance(latents, SparseLatents):
+            return latents.decode(self.dictionary) + bias.unsqueeze(-2)
+        return _affine(latents, self.dictionary, bias)
 
     def forward(self, x: Float[Tensor, "*inst batch d"]) -> Tensor:
         return self.decode(self.encode(x))
