@@ -1,6 +1,6 @@
 """SAEs, trained once, then loaded, and measured once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,23 +91,30 @@ def measure_runs(
 ) -> pd.DataFrame:
     """Measure every SAE that the results file has no rows of yet, and return the file's rows.
 
+    Rows that were measured on other numbers of samples than a job's columns say do not count.
+
     Args:
         measure: gives the values of a model's metrics by name, or rows with further columns.
         jobs: (config, further columns of its rows, arguments of `measure`).
     """
     drop_stale_rows(path, [config for config, _, _ in jobs], models)
-    done = set(results.read(path)["run_id"])
-    todo = [
-        (measure, run_columns(config) | columns, arguments)
-        for config, columns, arguments in jobs
-        if runs.run_id(config) not in done
-    ]
+    jobs = [(measure, run_columns(config) | columns, rest) for config, columns, rest in jobs]
+    done = set(_measurements(results.read(path)))
+    todo = [job for job in jobs if _measurement(job[1]) not in done]
     print(f"measuring {len(todo)} of {len(jobs)} SAEs, the others are in {Path(path).name}")
     for rows in sweep(_measure, todo, "measuring", executor):
         results.append(path, rows)
-    wanted = {runs.run_id(config) for config, _, _ in jobs}
+    wanted = {_measurement(columns) for _, columns, _ in jobs}
     table = results.read(path)
-    return table[table["run_id"].isin(wanted)]
+    return table[[measurement in wanted for measurement in _measurements(table)]]
+
+
+def _measurements(table: pd.DataFrame) -> Iterable[tuple]:
+    return zip(*(table[name] for name in ("run_id", *results.SAMPLES)), strict=True)
+
+
+def _measurement(columns: dict[str, Any]) -> tuple:
+    return tuple(columns.get(name, pd.NA) for name in ("run_id", *results.SAMPLES))
 
 
 def _measure(measure, columns, arguments) -> list[dict[str, Any]]:
