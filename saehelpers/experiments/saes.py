@@ -12,6 +12,7 @@ from saehelpers.datasets.synthetic import Stream
 from saehelpers.experiments.loading import checkpoint_path, fill, load_existing
 from saehelpers.feature_maps import map_activations
 from saehelpers.methods import EndToEndRun, SAERun, run_columns
+from saehelpers.progress import left
 from saehelpers.saes import SAE, make_sae
 from saehelpers.sweeps import sweep
 from saehelpers.training import ensemble, train_saes
@@ -38,14 +39,13 @@ def load_or_train_saes(
         device: where they are trained; what is returned is on the CPU.
     """
     sources = activations if isinstance(activations, list) else [activations] * len(configs)
-    missing = [
-        i for i, config in enumerate(configs) if force or runs.load_run(models, config) is None
-    ]
+    trained = [None if force else runs.load_run(models, config) for config in configs]
+    missing = [i for i, run in enumerate(trained) if run is None]
     ensembles: dict[SAERun, list[int]] = {}
     for i in missing:
         ensembles.setdefault(ensemble(configs[i]), []).append(i)
-    if ensembles:
-        print(f"training {len(missing)} of {len(configs)} SAEs, the others are on disk")
+    times = [run[2]["created_utc"] for run in trained if run is not None]
+    print(left("SAEs trained", len(times), len(configs), times))
     jobs = [
         (
             [configs[i] for i in group],
@@ -101,7 +101,7 @@ def measure_runs(
     jobs = [(measure, run_columns(config) | columns, rest) for config, columns, rest in jobs]
     done = set(_measurements(results.read(path)))
     todo = [job for job in jobs if _measurement(job[1]) not in done]
-    print(f"measuring {len(todo)} of {len(jobs)} SAEs, the others are in {Path(path).name}")
+    print(left("SAEs measured", len(jobs) - len(todo), len(jobs)))
     for rows in sweep(_measure, todo, "measuring", executor):
         results.append(path, rows)
     wanted = {_measurement(columns) for _, columns, _ in jobs}
