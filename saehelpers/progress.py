@@ -1,6 +1,7 @@
 """Progress: bars (widgets in a notebook, lines of text in a terminal), and how much is left."""
 
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Iterable
@@ -34,5 +35,5 @@ def seconds_each(times: Iterable[str], pause: float = 600) -> float | None:
     time has passed between results.
     """
     stamps = sorted(datetime.fromisoformat(time).timestamp() for time in times)
-    gaps = [b - a for a, b in zip(stamps, stamps[1:], strict=False) if b - a <= pause]
+    gaps = [b - a for a, b in itertools.pairwise(stamps) if b - a <= pause]
     return sum(gaps) / len(gaps) if sum(gaps) else None
