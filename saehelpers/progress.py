@@ -23,9 +23,11 @@ def left(what: str, done: int, total: int, times: Iterable[str] = ()) -> str:
     text = f"{what}: {done:,} of {total:,} done"
     if done >= total:
         return text
-    seconds = seconds_each(times)
-    hours = "" if seconds is None else f", about {(total - done) * seconds / 3600:.1f} hours"
-    return f"{text}, {total - done:,} left{hours}"
+    text, seconds = f"{text}, {total - done:,} left", seconds_each(times)
+    if seconds is None:
+        return text
+    minutes = (total - done) * seconds / 60
+    return f"{text}, about " + (f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h")
 
 
 def seconds_each(times: Iterable[str], pause: float = 600) -> float | None:

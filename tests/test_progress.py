@@ -20,5 +20,6 @@ def test_no_rate_where_no_time_has_passed(times):
 
 def test_hours_that_are_left():
     times = [f"{DAY}10:00:00Z", f"{DAY}10:01:00Z"]
-    assert left("SAEs", 2, 1202, times) == "SAEs: 2 of 1,202 done, 1,200 left, about 20.0 hours"
+    assert left("SAEs", 2, 1202, times) == "SAEs: 2 of 1,202 done, 1,200 left, about 20.0 h"
+    assert left("SAEs", 2, 32, times) == "SAEs: 2 of 32 done, 30 left, about 30 min"
     assert left("SAEs", 2, 2, times) == "SAEs: 2 of 2 done"
