@@ -29,22 +29,32 @@ def over_task_types(f1: pd.DataFrame) -> pd.DataFrame:
 def conditions(
     f1: pd.DataFrame, named: Mapping[str, tuple[Sequence[str], str, str]]
 ) -> pd.DataFrame:
-    """Rows of named conditions (methods, features, element), with the name as "condition"."""
-    parts = []
+    """F1 under named conditions (methods, features, element), with the name as "condition".
+
+    One of several methods is their mean, for the base models and seeds that have them all.
+    """
+    told_by, parts = [name for name in GIVEN if name != "method"], []
     for name, (methods, features, element) in named.items():
         chosen = f1["method"].isin(methods) & (f1["features"] == features)
-        parts.append(f1[chosen & (f1["element"] == element)].assign(condition=name))
+        rows = f1[chosen & (f1["element"] == element)]
+        means = rows.groupby(told_by, dropna=False)["value"].agg(["mean", "count"]).reset_index()
+        means = means[means["count"] == len(methods)].rename(columns={"mean": "value"})
+        parts.append(means.drop(columns="count").assign(condition=name))
     return pd.concat(parts, ignore_index=True)
 
 
 def advantage(rows: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     """`rows` with the baseline's value taken from theirs, paired by their cell and seed.
 
-    Of several baseline rows of one cell and seed the mean is taken; rows without one are left
-    out.
+    Rows without a baseline are left out.
+
+    Raises:
+        ValueError: a cell and seed has several baselines.
     """
     pair = ["base_model", *CELL, "probe", "seed"]
-    taken = baseline.groupby(pair, dropna=False)["value"].mean().rename("baseline")
+    taken = baseline.set_index(pair)["value"].rename("baseline")
+    if taken.index.has_duplicates:
+        raise ValueError("a cell and seed has several baselines: choose one condition")
     paired = rows.join(taken, on=pair).dropna(subset="baseline")
     return paired.assign(value=paired["value"] - paired["baseline"]).drop(columns="baseline")
 
@@ -80,11 +90,16 @@ def rank_correlation(f1: pd.DataFrame, element: str = "inferred") -> pd.Series:
     """Spearman's correlation of methods' F1 under the two probes, by base model and seed.
 
     Of recons of baselines, and of symmetric SAEs given `element`, over the methods that both
-    probes were fitted to.
+    probes were fitted to; four or more make a ranking.
     """
     chosen = (f1["features"] == "recons") & f1["element"].isin(["none", element])
     index = ["base_model", "seed", "method"]
     wide = f1[chosen].pivot_table(index=index, columns="probe", values="value").dropna()
-    ranks = wide.groupby(["base_model", "seed"]).rank()
-    pairs = ranks.groupby(["base_model", "seed"])
-    return pairs.apply(lambda pair: pair["xgboost"].corr(pair["logistic"]))
+    ranking = ["base_model", "seed"]
+    wide = wide.groupby(ranking).filter(lambda methods: len(methods) >= 4)
+    return (
+        wide.groupby(ranking)
+        .rank()
+        .groupby(ranking)
+        .apply(lambda pair: pair["xgboost"].corr(pair["logistic"]))
+    )
