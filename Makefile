@@ -29,25 +29,33 @@ $(STAMP): requirements.txt pyproject.toml
 	@touch $@
 
 # papermill logs what a notebook prints; standard output repeats what its worker processes do
+PAPERMILL := PLAIN_PROGRESS=1 TQDM_MININTERVAL=15 ../$(BIN)/papermill --no-progress-bar --log-output -k python3
+
 define execute
 	@mkdir -p executed
 	@cd notebooks; for number in $(1); do \
 	  for notebook in $${number}_*.ipynb; do \
 	    echo "== $$notebook"; \
-	    PLAIN_PROGRESS=1 TQDM_MININTERVAL=15 ../$(BIN)/papermill --no-progress-bar --log-output -k python3 $(2) "$$notebook" "../executed/$$notebook" > /dev/null; \
+	    $(PAPERMILL) "$$notebook" "../executed/$$notebook" > /dev/null; \
 	  done; \
 	done
 endef
 
 run: $(STAMP)
-	$(call execute,$(NB),)
+	$(call execute,$(NB))
 
 all: $(STAMP)
-	$(call execute,$(EVERY),)
+	$(call execute,$(EVERY))
 
+# a step is a notebook and a file of parameters; each continues where it was
 paper: $(STAMP)
-	$(call execute,01 02 04,-f "paper/$$notebook.yaml")
-	$(call execute,06,)
+	@mkdir -p executed
+	@cd notebooks; steps=(paper/*.yaml); for i in "$${!steps[@]}"; do \
+	  step=$$(basename "$${steps[i]}" .yaml); \
+	  echo "== step $$((i + 1)) of $${#steps[@]}: $$step"; \
+	  $(PAPERMILL) -f "$${steps[i]}" "$$(echo $${step:0:2}_*.ipynb)" "../executed/paper_$$step.ipynb" > /dev/null; \
+	done
+	$(call execute,06)
 
 test: $(STAMP)
 	@rm -rf .small

@@ -17,6 +17,8 @@ COLOURS = {
     "random": "#bbbbbb",
     "vanilla": "#4477aa",
     "vanilla_wide": "#88ccee",
+    "vanilla_matched": "#225588",
+    "vanilla_hidden": "#aaaadd",
     "archetypal": "#999933",
     "archetypal_wide": "#ddcc77",
     "crosscoder": "#aa3377",
@@ -43,6 +45,8 @@ LABELS = {
     "random": "random latents",
     "vanilla": "vanilla",
     "vanilla_wide": "vanilla (wide)",
+    "vanilla_matched": "vanilla, parameters of SAE and action",
+    "vanilla_hidden": "vanilla, parameters of wide",
     "archetypal": "archetypal",
     "archetypal_wide": "archetypal (wide)",
     "crosscoder": "group crosscoder",
@@ -66,7 +70,9 @@ LABELS = {
 }
 
 
-def panels(number: int, size: tuple[float, float], rows: int = 1) -> tuple[Figure, list[Axes]]:
+def panels(
+    number: int, size: tuple[float, float], rows: int = 1, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
     """A figure of `number` axes in `rows` rows, each of the given size in inches."""
     columns = number // rows
     fig, axes = plt.subplots(
@@ -74,6 +80,7 @@ def panels(number: int, size: tuple[float, float], rows: int = 1) -> tuple[Figur
         columns,
         figsize=(size[0] * columns, size[1] * rows),
         squeeze=False,
+        sharey=sharey,
         layout="constrained",
     )
     return fig, list(axes.flat)
@@ -143,23 +150,42 @@ def summarise(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def grouped_bars(
-    ax: Axes, table: pd.DataFrame, x: str, order: Sequence[str], methods: Sequence[str]
+    ax: Axes,
+    table: pd.DataFrame,
+    x: str,
+    order: Sequence[str],
+    names: Sequence[str],
+    by: str = "method",
 ) -> None:
-    """Bars of a `summarise`d table: one group per value of column `x`, one bar per method."""
-    width = 0.85 / len(methods)
-    for i, method in enumerate(methods):
-        rows = table[table["method"] == method].set_index(x).reindex(order)
-        places = np.arange(len(order)) + (i - (len(methods) - 1) / 2) * width
+    """Bars of a `summarise`d table: one group per value of column `x`, one bar per name in `by`."""
+    width = 0.85 / len(names)
+    for i, name in enumerate(names):
+        rows = table[table[by] == name].set_index(x).reindex(order)
+        places = np.arange(len(order)) + (i - (len(names) - 1) / 2) * width
         ax.bar(
             places,
             rows["mean"],
             width,
             yerr=rows["se"].fillna(0),
             error_kw={"elinewidth": 0.8},
-            color=COLOURS[method],
-            label=LABELS[method],
+            color=COLOURS.get(name),
+            label=LABELS.get(name, name),
         )
     ax.set_xticks(range(len(order)), order)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def dots(ax: Axes, table: pd.DataFrame, y: str, order: Sequence[str]) -> None:
+    """Points of a `summarise`d table, one line per value of `y`, with their numbers of seeds."""
+    rows = table.set_index(y).reindex(order)
+    places = np.arange(len(order))
+    ax.errorbar(rows["mean"], places, xerr=rows["se"].fillna(0), fmt="o", color="black", capsize=2)
+    for place, row in zip(places, rows.itertuples(), strict=True):
+        if row.mean == row.mean:  # measured
+            ax.annotate(f"{row.seeds:.0f}", (row.mean, place), (6, -3), textcoords="offset points")
+    ax.set_yticks(places, order)
+    ax.set_ylim(len(order) - 0.5, -0.5)
+    ax.grid(axis="x", linewidth=0.4)
     ax.spines[["top", "right"]].set_visible(False)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from saehelpers import runs
 from saehelpers.objectives import OBJECTIVES, SPARSITY_TERMS
-from saehelpers.saes import SAEConfig
+from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -219,6 +219,42 @@ def method_runs(
         for method in methods
         for topk in topks
         for seed in seeds
+    ]
+
+
+def n_parameters(sae: SAEConfig) -> int:
+    """Number of trained parameters."""
+    return sum(parameter.numel() for parameter in make_sae(sae).parameters())
+
+
+def with_parameters(sae: SAEConfig, size: str, number: int) -> SAEConfig:
+    """The SAE with a `size` that brings its number of trained parameters closest to `number`.
+
+    size: "n_latents" or "encoder_hidden"; the number of parameters is affine in either.
+    """
+    first, second = (
+        dataclasses.replace(sae, **{size: getattr(sae, size) + more}) for more in (0, 1)
+    )
+    each = n_parameters(second) - n_parameters(first)
+    more = round((number - n_parameters(first)) / each)
+    return dataclasses.replace(sae, **{size: getattr(sae, size) + more})
+
+
+def matched_runs(config: SAERun, group: Group) -> list[SAERun]:
+    """Two vanilla SAEs that a narrow one's run is to be compared with at equal parameters.
+
+    "vanilla_matched": as many latents as use up the parameters of a narrow SAE and its action,
+    one matrix for each generator. "vanilla_hidden": narrow, with as many units between the
+    encoder's layers as use up those of a wide SAE (none for a linear encoder).
+    """
+    wide = method_run("vanilla_wide", "", config.sae, group).sae
+    matrices = group.n_flips * config.sae.d**2  # of a rotation, and of a flip where there is one
+    sizes = {"vanilla_matched": ("n_latents", n_parameters(config.sae) + matrices)}
+    if config.sae.encoder == "two_layer":
+        sizes["vanilla_hidden"] = ("encoder_hidden", n_parameters(wide))
+    return [
+        dataclasses.replace(config, name=name, sae=with_parameters(config.sae, *size))
+        for name, size in sizes.items()
     ]
 
 

@@ -1,7 +1,8 @@
 """The results table: tidy CSV files under probe_results/, one row a measurement.
 
-A row is told from others by its key, all columns but the value and what is known of how it
-was measured. A value that could not be measured (a class that is missing) is empty.
+A row is told from others by its key and by the number of samples it was measured on: by all
+columns but the value, the commit and the time. A value that could not be measured (a class
+that is missing) is empty.
 """
 
 import os
@@ -20,7 +21,8 @@ KEY = (
     "n_latents", "topk", "objective", "seed", "task_type", "task", "probe", "features",
     "truncation", "element", "split", "metric",
 )  # fmt: skip
-COLUMNS = (*KEY, "value", "n_train", "n_test", "git_commit", "created_utc")
+SAMPLES = ("n_train", "n_test")
+COLUMNS = (*KEY, "value", *SAMPLES, "git_commit", "created_utc")
 NUMERIC = ("n_latents", "topk", "seed", "truncation", "value", "n_train", "n_test")
 
 
@@ -38,8 +40,9 @@ def read(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
 def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     """Add rows to a results file, all or none, and return how many were new.
 
-    Columns that do not apply may be left out. Commit and time are filled in. A row whose key
-    is in the file already is left as it is. Writers wait for each other's lock.
+    Columns that do not apply may be left out. Commit and time are filled in. A row that is in
+    the file already, with the same key and numbers of samples, is left as it is. Writers wait
+    for each other's lock.
 
     Raises:
         ValueError: a row has a column that the table does not have, or the file has other
@@ -51,7 +54,7 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     unknown = {name for row in rows for name in row} - set(COLUMNS)
     if unknown:
         raise ValueError(f"no such results column: {', '.join(sorted(unknown))}")
-    table = _table([{**stamp, **row} for row in rows]).drop_duplicates(list(KEY))
+    table = _table([{**stamp, **row} for row in rows]).drop_duplicates([*KEY, *SAMPLES])
     with _locked(path):
         present = _present(path)
         new = table[[key not in present for key in keys(table)]]
@@ -62,13 +65,13 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
 
 
 def missing(path: Path | str, rows: list[Mapping[str, Any]]) -> list[bool]:
-    """For each row, whether the file has none of its key yet: what is left to measure."""
+    """For each row, whether the file has none like it yet: what is left to measure."""
     present = set(keys(read(path)))
     return [key not in present for key in keys(_table(rows))]
 
 
 def latest(table: pd.DataFrame) -> pd.DataFrame:
-    """Of rows that differ in their run alone, the one measured last.
+    """Of rows that differ in their run or their numbers of samples alone, the one measured last.
 
     Runs of the same method and seed with other training settings (more epochs, say) are told
     apart by their run_id; a figure should show one of them.
@@ -97,8 +100,9 @@ def drop_stale(path: Path | str, created: Mapping[str, str]) -> int:
 
 
 def keys(table: pd.DataFrame) -> list[str]:
-    """The key of every row, as it begins the row's line in the file."""
-    return table[list(KEY)].to_csv(index=False, header=False, lineterminator="\n").splitlines()
+    """What tells every row from others, as it stands in the row's line in the file."""
+    told_by = table[[*KEY, *SAMPLES]]
+    return told_by.to_csv(index=False, header=False, lineterminator="\n").splitlines()
 
 
 def _present(path: Path) -> set[str]:
@@ -106,8 +110,8 @@ def _present(path: Path) -> set[str]:
     text = path.read_text() if path.exists() else ""
     if text and not (text.startswith(",".join(COLUMNS) + "\n") and text.endswith("\n")):
         _parse(path)  # says what is wrong with it
-    after_key = len(COLUMNS) - len(KEY)
-    return {line.rsplit(",", after_key)[0] for line in text.splitlines()}
+    lines = [line.rsplit(",", len(COLUMNS) - len(KEY)) for line in text.splitlines()]
+    return {",".join((key, *samples)) for key, _, *samples, _, _ in lines}
 
 
 def _table(rows: list[Mapping[str, Any]]) -> pd.DataFrame:

@@ -88,11 +88,11 @@ def _batches_after_a_crash(lost: list[tuple], jobs: list[tuple]) -> list[list[tu
     found. The others go on side by side.
     """
     lost = [job for job in jobs if any(job is other for other in lost)]
-    suspects, others = lost[: _n_cores()], lost[_n_cores() :]
+    suspects, others = lost[: n_cores()], lost[n_cores() :]
     return [[job] for job in suspects] + ([others] if others else [])
 
 
-def _n_cores() -> int:
+def n_cores() -> int:
     has_affinity = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
@@ -100,7 +100,7 @@ def _n_cores() -> int:
 def _processes() -> Executor:
     """Processes kept for the next sweep; they would fight over cores with threads of their own."""
     return get_reusable_executor(
-        max_workers=_n_cores(),
+        max_workers=n_cores(),
         env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         initializer=torch.set_num_threads,
         initargs=(1,),

@@ -135,14 +135,14 @@ def test_order_of_the_data_has_a_seed_of_its_own(small_config):
 def test_saes_are_trained_once_then_loaded(run, toy, tmp_path, executor, no_training, capsys):
     configs = [run, dataclasses.replace(run, seed=1), dataclasses.replace(run, epochs=3)]
     first = states(load_or_train_saes(configs, toy.activations, tmp_path, executor=executor))
-    assert "training 3 of 3 SAEs" in capsys.readouterr().out
+    assert "SAEs trained: 0 of 3 done, 3 left" in capsys.readouterr().out
     expected, _ = train_saes(configs[:2], [toy.activations], progress=False)
     assert_equal_states(first[:2], states(expected))
 
     no_training()
     loaded = load_or_train_saes(configs[::-1], toy.activations, tmp_path, executor=executor)
     assert_equal_states(states(loaded), first[::-1])
-    assert "training" not in capsys.readouterr().out
+    assert "SAEs trained: 3 of 3 done\n" in capsys.readouterr().out
     assert not any(p.requires_grad for sae in loaded for p in sae.parameters())
     assert not any(sae.training for sae in loaded)
 
@@ -152,7 +152,7 @@ def test_only_missing_saes_are_trained(run, toy, tmp_path, executor, capsys):
     written = (tmp_path / runs.run_id(run) / "weights.safetensors").stat().st_mtime_ns
     other = dataclasses.replace(run, seed=1)
     load_or_train_saes([run, other], toy.activations, tmp_path, executor=executor)
-    assert "training 1 of 2 SAEs" in capsys.readouterr().out
+    assert "SAEs trained: 1 of 2 done, 1 left" in capsys.readouterr().out
     assert (tmp_path / runs.run_id(run) / "weights.safetensors").stat().st_mtime_ns == written
 
 
@@ -362,9 +362,19 @@ def test_measurements_are_made_once(run, toy, tmp_path, executor, capsys):
     assert table["value"].iloc[0] == 3
     capsys.readouterr()
     table = measure_runs(mean_of, jobs, path, tmp_path, executor)
-    assert "measuring 1 of 2" in capsys.readouterr().out
+    assert "SAEs measured: 1 of 2 done, 1 left" in capsys.readouterr().out
     assert len(table) == len(results.read(path)) == 4
     assert set(table["run_id"]) == {runs.run_id(config) for config in configs}
+
+
+def test_other_numbers_of_samples_are_measured_beside(run, toy, tmp_path, executor):
+    load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+    path = tmp_path / "results.csv"
+    for n_train, n_rows in ((10, 2), (20, 4), (10, 4)):
+        job = (run, {"n_train": n_train, "n_test": 5}, ("abc", toy.action))
+        table = measure_runs(mean_of, [job], path, tmp_path, executor)
+        assert table["n_train"].tolist() == [n_train, n_train]
+        assert len(results.read(path)) == n_rows
 
 
 def test_measurements_of_an_earlier_model_are_dropped(run, toy, tmp_path, executor, capsys):

@@ -266,14 +266,16 @@ def test_nothing_to_append(tmp_path):
     assert results.read(path).empty
 
 
-@pytest.mark.parametrize("column", results.KEY)
-def test_missing_looks_at_every_column_of_the_key(tmp_path, column):
+@pytest.mark.parametrize("column", [*results.KEY, *results.SAMPLES])
+def test_rows_are_told_apart_by_every_column_but_what_came_out(tmp_path, column):
     path = tmp_path / "results.csv"
     value = 7 if column in results.NUMERIC else "seven"
     assert results.missing(path, [row()]) == [True]
     results.append(path, [row()])
-    rows = [row(), row(**{column: value}), row(value=0.9, n_train=3)]
+    rows = [row(), row(**{column: value}), row(value=0.9, git_commit="another")]
     assert results.missing(path, rows) == [False, True, False]
+    assert results.append(path, rows) == 1
+    assert results.missing(path, rows) == [False, False, False]
 
 
 def test_several_files_are_read_as_one_table(tmp_path):

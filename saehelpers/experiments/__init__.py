@@ -6,6 +6,7 @@ from saehelpers.experiments.base_models import (
     load_or_train_base_model,
     load_or_train_language_model,
 )
+from saehelpers.experiments.controls import explain_as, other_group, run_as, samples_as
 from saehelpers.experiments.encoders import EncoderRun, explain_pixels, load_or_train_encoder
 from saehelpers.experiments.end_to_end import load_onto, load_or_train_end_to_end
 from saehelpers.experiments.explained import ActionRun, Explained, explain, load_or_fit_action
@@ -24,6 +25,7 @@ __all__ = [
     "LanguageModelRun",
     "drop_stale_rows",
     "explain",
+    "explain_as",
     "explain_pixels",
     "load_onto",
     "load_or_fit_action",
@@ -34,4 +36,7 @@ __all__ = [
     "load_or_train_saes",
     "load_sae",
     "measure_runs",
+    "other_group",
+    "run_as",
+    "samples_as",
 ]

@@ -1,6 +1,6 @@
 """SAEs, trained once, then loaded, and measured once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from saehelpers.datasets.synthetic import Stream
 from saehelpers.experiments.loading import checkpoint_path, fill, load_existing
 from saehelpers.feature_maps import map_activations
 from saehelpers.methods import EndToEndRun, SAERun, run_columns
+from saehelpers.progress import left
 from saehelpers.saes import SAE, make_sae
 from saehelpers.sweeps import sweep
 from saehelpers.training import ensemble, train_saes
@@ -38,14 +39,13 @@ def load_or_train_saes(
         device: where they are trained; what is returned is on the CPU.
     """
     sources = activations if isinstance(activations, list) else [activations] * len(configs)
-    missing = [
-        i for i, config in enumerate(configs) if force or runs.load_run(models, config) is None
-    ]
+    trained = [None if force else runs.load_run(models, config) for config in configs]
+    missing = [i for i, run in enumerate(trained) if run is None]
     ensembles: dict[SAERun, list[int]] = {}
     for i in missing:
         ensembles.setdefault(ensemble(configs[i]), []).append(i)
-    if ensembles:
-        print(f"training {len(missing)} of {len(configs)} SAEs, the others are on disk")
+    times = [run[2]["created_utc"] for run in trained if run is not None]
+    print(left("SAEs trained", len(times), len(configs), times))
     jobs = [
         (
             [configs[i] for i in group],
@@ -91,23 +91,30 @@ def measure_runs(
 ) -> pd.DataFrame:
     """Measure every SAE that the results file has no rows of yet, and return the file's rows.
 
+    Rows that were measured on other numbers of samples than a job's columns say do not count.
+
     Args:
         measure: gives the values of a model's metrics by name, or rows with further columns.
         jobs: (config, further columns of its rows, arguments of `measure`).
     """
     drop_stale_rows(path, [config for config, _, _ in jobs], models)
-    done = set(results.read(path)["run_id"])
-    todo = [
-        (measure, run_columns(config) | columns, arguments)
-        for config, columns, arguments in jobs
-        if runs.run_id(config) not in done
-    ]
-    print(f"measuring {len(todo)} of {len(jobs)} SAEs, the others are in {Path(path).name}")
+    jobs = [(measure, run_columns(config) | columns, rest) for config, columns, rest in jobs]
+    done = set(_measurements(results.read(path)))
+    todo = [job for job in jobs if _measurement(job[1]) not in done]
+    print(left("SAEs measured", len(jobs) - len(todo), len(jobs)))
     for rows in sweep(_measure, todo, "measuring", executor):
         results.append(path, rows)
-    wanted = {runs.run_id(config) for config, _, _ in jobs}
+    wanted = {_measurement(columns) for _, columns, _ in jobs}
     table = results.read(path)
-    return table[table["run_id"].isin(wanted)]
+    return table[[measurement in wanted for measurement in _measurements(table)]]
+
+
+def _measurements(table: pd.DataFrame) -> Iterable[tuple]:
+    return zip(*(table[name] for name in ("run_id", *results.SAMPLES)), strict=True)
+
+
+def _measurement(columns: dict[str, Any]) -> tuple:
+    return tuple(columns.get(name, pd.NA) for name in ("run_id", *results.SAMPLES))
 
 
 def _measure(measure, columns, arguments) -> list[dict[str, Any]]:
