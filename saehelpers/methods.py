@@ -28,6 +28,7 @@ class SAERun:
         seed: of the initial weights, and of the order of the samples and their group elements.
         sparsity_warmup_steps: over which lambda_sparsity rises from zero.
         order_seed: of the order and the elements alone, where it is another.
+        lambda_multi_topk: see `objectives.total_loss`; of SAEs with TopK alone.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SAERun:
     seed: int = 0
     order_seed: int | None = runs.later(None)
     sparsity_warmup_steps: int = runs.later(0)
+    lambda_multi_topk: float = runs.later(0.0)
 
     def __post_init__(self):
         for name, value, known in (
@@ -59,6 +61,10 @@ class SAERun:
             raise ValueError("the objective 'crosscoder' and a dictionary of 'blocks' go together")
         if (self.objective == "matryoshka") != (len(self.sae.prefixes) > 1):
             raise ValueError("the objective 'matryoshka' and two or more prefixes go together")
+        if self.lambda_multi_topk and self.sae.activation != "topk":
+            raise ValueError(
+                f"lambda_multi_topk needs the activation 'topk', got {self.sae.activation!r}"
+            )
         if self.objective == "crosscoder" and self.lambda_mse:
             raise ValueError("lambda_mse has no meaning for a crosscoder: it reads canonical input")
 
@@ -142,12 +148,14 @@ class Method:
     """How an SAE is set up: its objective, its width (times n_latents) and its dictionary.
 
     `symmetric`: its latents are meant to be invariant, so that recons need an action.
+    `search`: it reads activations that the action has turned back, see `EquivariantSAE`.
     """
 
     objective: str
     width: int = 1
     dictionary: str = "free"
     symmetric: bool = False
+    search: bool = False
 
 
 METHODS = {
@@ -159,6 +167,7 @@ METHODS = {
     "canonical": Method("canonical", symmetric=True),
     "latent_inv": Method("latent_inv", symmetric=True),
     "output_inv": Method("output_inv", symmetric=True),
+    "oriented": Method("oriented", symmetric=True, search=True),
 }
 
 

@@ -6,7 +6,8 @@ Squared norms are summed over d. E and D are `sae.encode` and `sae.decode`, g is
 uniformly for each sample. Equations: Erdogan and Lucic, arXiv 2511.09432.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from torch.nn.functional import mse_loss
 from saehelpers.saes import SAE, BlockDiagonalSAE, GroupCrosscoder
 
 Terms = dict[str, Tensor]
+MULTI_TOPK = 4  # times k latents are active in the further reconstruction of `lambda_multi_topk`
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,16 @@ def output_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     return terms, latents
 
 
+def oriented(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """|| psi(x) - D(E(psi(x))) ||^2: an SAE of canonical activations alone.
+
+    It is told nothing of g in use, either: `EquivariantSAE(sae, action, search=True)` gives it
+    rho(g)^-1 psi(gx), for the g under which it reconstructs best.
+    """
+    latents = sae.encode(batch.canonical)
+    return {"reconstruction": squared_error(batch.canonical, sae.decode(latents))}, latents
+
+
 def crosscoder(sae: GroupCrosscoder, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     """sum over g of || psi(gx) - W_g E(psi(x)) - b_g ||^2 (Gorton, arXiv 2410.24184)."""
     latents = sae.encode(batch.canonical)
@@ -127,6 +139,7 @@ OBJECTIVES: Mapping[str, Callable] = {
     "canonical": canonical,
     "latent_inv": latent_inv,
     "output_inv": output_inv,
+    "oriented": oriented,
     "crosscoder": crosscoder,
     "matryoshka": matryoshka,
 }
@@ -162,14 +175,21 @@ def total_loss(
     sparsity: str | None = None,
     lambda_sparsity: float = 0.0,
     p: float = 1.0,
+    lambda_multi_topk: float = 0.0,
 ) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
     loss = reconstruction + prefixes + lambda_sym symmetry
            + lambda_mse || psi(gx) - D(E(psi(gx))) ||^2 + lambda_sparsity sparsity
+           + lambda_multi_topk multi_topk
+
+    multi_topk is the reconstruction term with four times as many active latents, which keeps
+    latents alive that TopK alone never chooses (Gao et al., arXiv 2406.04093, appendix B).
     """
     if isinstance(sae, BlockDiagonalSAE) and sae.separable:
-        weights = (objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p)
+        weights = (
+            objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p, lambda_multi_topk
+        )  # fmt: skip
         return _sum_over_heads(sae, batch, weights)
     terms, latents = OBJECTIVES[objective](sae, batch)
     loss = terms["reconstruction"]
@@ -183,7 +203,21 @@ def total_loss(
     if sparsity is not None:
         terms["sparsity"] = SPARSITY_TERMS[sparsity](latents, sae, p)
         loss = loss + lambda_sparsity * terms["sparsity"]
+    if lambda_multi_topk:
+        with _more_active(sae):
+            terms["multi_topk"] = OBJECTIVES[objective](sae, batch)[0]["reconstruction"]
+        loss = loss + lambda_multi_topk * terms["multi_topk"]
     return {"loss": loss, **terms}
+
+
+@contextmanager
+def _more_active(sae: SAE) -> Iterator[None]:
+    k = sae.activation.k
+    sae.activation.k = min(MULTI_TOPK * k, sae.config.n_latents)
+    try:
+        yield
+    finally:
+        sae.activation.k = k
 
 
 def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, weights: tuple) -> Terms:

@@ -68,7 +68,8 @@ def train_saes(
         raise ValueError("activations must be one tensor, or one of equal length for each config")
     if validation is not None and len(validation) != len(activations):
         raise ValueError(f"{len(activations)} activations need as many validation tensors")
-    statistics = [standardisation(source, config.sae.n_heads) for source in activations]
+    read = slice(1) if config.objective == "oriented" else slice(None)  # of an orbit
+    statistics = [standardisation(source[:, read], config.sae.n_heads) for source in activations]
     batches = _Batches(activations, statistics)
 
     saes = [make_sae(run.sae, run.seed) for run in configs]
@@ -114,6 +115,7 @@ def train_saes(
             config.sparsity,
             warmed * config.lambda_sparsity,
             config.p,
+            config.lambda_multi_topk,
         )
 
     def begin_epoch(epoch: int) -> None:

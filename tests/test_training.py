@@ -389,6 +389,13 @@ def test_run_with_an_unknown_setting(changes, message):
         dataclasses.replace(RUN, **changes)
 
 
+def test_multi_topk_without_topk():
+    with pytest.raises(ValueError, match="lambda_multi_topk needs the activation 'topk'"):
+        dataclasses.replace(
+            RUN, sae=dataclasses.replace(SAE_CONFIG, activation="relu"), lambda_multi_topk=0.1
+        )
+
+
 def test_blocks_without_the_crosscoders_objective():
     blocks = dataclasses.replace(SAE_CONFIG, dictionary="blocks", group_order=4)
     with pytest.raises(ValueError, match="go together"):
