@@ -168,6 +168,7 @@ METHODS = {
     "latent_inv": Method("latent_inv", symmetric=True),
     "output_inv": Method("output_inv", symmetric=True),
     "oriented": Method("oriented", symmetric=True, search=True),
+    "self_oriented": Method("self_oriented", symmetric=True, search=True),
 }
 
 

@@ -110,6 +110,24 @@ def oriented(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     return {"reconstruction": squared_error(batch.canonical, sae.decode(latents))}, latents
 
 
+def self_oriented(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """min over h of || psi(hx) - D(E(psi(hx))) ||^2: every orbit is read where it is easiest.
+
+    As `oriented`, but nobody says which member of an orbit is canonical: the dictionary's own
+    frame decides, and settles during training. The latents are those of the chosen member.
+    """
+    orbit = batch.orbit  # (*inst, batch, |G|, d)
+    rows = orbit.flatten(-3, -2)
+    latents = sae.encode(rows)
+    errors = mse_loss(sae.decode(latents), rows, reduction="none").sum(-1)
+    errors, latents = (
+        part.unflatten(len(rows.shape) - 2, orbit.shape[-3:-1]) for part in (errors, latents)
+    )
+    least, chosen = errors.min(-1)  # (*inst, batch)
+    latents = latents.take_along_dim(chosen[..., None, None], -2).squeeze(-2)
+    return {"reconstruction": least.mean(-1)}, latents
+
+
 def crosscoder(sae: GroupCrosscoder, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     """sum over g of || psi(gx) - W_g E(psi(x)) - b_g ||^2 (Gorton, arXiv 2410.24184)."""
     latents = sae.encode(batch.canonical)
@@ -140,6 +158,7 @@ OBJECTIVES: Mapping[str, Callable] = {
     "latent_inv": latent_inv,
     "output_inv": output_inv,
     "oriented": oriented,
+    "self_oriented": self_oriented,
     "crosscoder": crosscoder,
     "matryoshka": matryoshka,
 }

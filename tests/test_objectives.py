@@ -98,6 +98,10 @@ def test_objectives_agree_with_a_plain_loop(objective, activation, batch, orbits
             symmetry += squared(recons - recons_g)
         elif objective == "oriented":
             reconstruction += squared(x - recons)
+        elif objective == "self_oriented":
+            errors = [squared(y - sae(y[None])[0]) for y in orbits[i]]
+            reconstruction += min(errors)
+            x = orbits[i, errors.index(min(errors))]
         else:
             for g in range(ORDER):
                 block = z @ sae.decoder_weight[g] + sae.decoder_bias[g]
@@ -105,6 +109,8 @@ def test_objectives_agree_with_a_plain_loop(objective, activation, batch, orbits
         read = gx if objective in ("reconstruction", "canonical") else x
         assert_close(latents[i], sae.encode(read[None])[0])
     assert terms["reconstruction"].item() == pytest.approx(reconstruction / N, rel=1e-5)
+    if objective == "self_oriented":
+        assert terms["reconstruction"] < OBJECTIVES["oriented"](sae, batch)[0]["reconstruction"]
     if objective in ("latent_inv", "output_inv"):
         assert symmetry > 0
         assert terms["symmetry"].item() == pytest.approx(symmetry / N, rel=1e-5)

@@ -59,9 +59,10 @@ class EquivariantSAE(nn.Module):
         psi(g x) ~ rho(g) D(E(rho(g)^-1 psi(g x)))      with `search`
 
     The SAE reconstructs in the canonical frame; the action takes that to the frame of an
-    element, given or inferred. With `search` the SAE reads canonical activations alone (those
-    of the method "oriented"): every element is tried, and the one under which the activation
-    is reconstructed best is the inferred one. That costs |G| encodings.
+    element, given or inferred. With `search` the SAE was trained to read canonical activations
+    alone (by the objectives "oriented" and "self_oriented"): every element is tried, and the
+    one under which the activation is reconstructed best is the inferred one. That costs |G|
+    encodings.
     """
 
     def __init__(self, sae: SAE, action: LinearAction, search: bool = False):
