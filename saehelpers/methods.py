@@ -28,6 +28,7 @@ class SAERun:
         seed: of the initial weights, and of the order of the samples and their group elements.
         sparsity_warmup_steps: over which lambda_sparsity rises from zero.
         order_seed: of the order and the elements alone, where it is another.
+        lambda_multi_topk: see `objectives.total_loss`; of SAEs with TopK alone.
         auxk: dead latents that learn from the residual of a sample (AuxK), none by default; a
             latent is dead after `dead_after` samples without it; `lambda_auxk` weighs the term.
         autocast: compute products in bfloat16, and TopK among what they give; the weights, the
@@ -51,6 +52,7 @@ class SAERun:
     seed: int = 0
     order_seed: int | None = runs.later(None)
     sparsity_warmup_steps: int = runs.later(0)
+    lambda_multi_topk: float = runs.later(0.0)
     auxk: int = runs.later(0)
     lambda_auxk: float = runs.later(1 / 32)
     dead_after: int = runs.later(100_000)
@@ -67,6 +69,10 @@ class SAERun:
             raise ValueError("the objective 'crosscoder' and a dictionary of 'blocks' go together")
         if (self.objective == "matryoshka") != (len(self.sae.prefixes) > 1):
             raise ValueError("the objective 'matryoshka' and two or more prefixes go together")
+        if self.lambda_multi_topk and self.sae.activation != "topk":
+            raise ValueError(
+                f"lambda_multi_topk needs the activation 'topk', got {self.sae.activation!r}"
+            )
         if self.objective == "crosscoder" and self.lambda_mse:
             raise ValueError("lambda_mse has no meaning for a crosscoder: it reads canonical input")
         if not 0 <= self.auxk <= self.sae.n_latents:
@@ -78,6 +84,8 @@ class SAERun:
                 f"auxk revives latents of a free dictionary, not of {self.sae.dictionary!r}: "
                 "set it to 0"
             )
+        if self.auxk and self.objective == "self_oriented":
+            raise ValueError("auxk needs to know what is read: not with 'self_oriented'")
         if self.dead_after < 1:
             raise ValueError(f"dead_after must be 1 sample or more, got {self.dead_after}")
 
@@ -161,12 +169,14 @@ class Method:
     """How an SAE is set up: its objective, its width (times n_latents) and its dictionary.
 
     `symmetric`: its latents are meant to be invariant, so that recons need an action.
+    `search`: it reads activations that the action has turned back, see `EquivariantSAE`.
     """
 
     objective: str
     width: int = 1
     dictionary: str = "free"
     symmetric: bool = False
+    search: bool = False
 
 
 METHODS = {
@@ -178,6 +188,8 @@ METHODS = {
     "canonical": Method("canonical", symmetric=True),
     "latent_inv": Method("latent_inv", symmetric=True),
     "output_inv": Method("output_inv", symmetric=True),
+    "oriented": Method("oriented", symmetric=True, search=True),
+    "self_oriented": Method("self_oriented", symmetric=True, search=True),
 }
 
 

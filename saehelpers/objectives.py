@@ -6,7 +6,8 @@ Squared norms are summed over d. E and D are `sae.encode` and `sae.decode`, g is
 uniformly for each sample. Equations: Erdogan and Lucic, arXiv 2511.09432.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from saehelpers.saes import SAE, BlockDiagonalSAE, GroupCrosscoder
 from saehelpers.sparse import Latents, SparseLatents, densified
 
 Terms = dict[str, Tensor]
+MULTI_TOPK = 4  # times k latents are active in the further reconstruction of `lambda_multi_topk`
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,34 @@ def output_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     return terms, latents
 
 
+def oriented(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
+    """|| psi(x) - D(E(psi(x))) ||^2: an SAE of canonical activations alone.
+
+    It is told nothing of g in use, either: `EquivariantSAE(sae, action, search=True)` gives it
+    rho(g)^-1 psi(gx), for the g under which it reconstructs best.
+    """
+    latents = sae.latents(batch.canonical)
+    return {"reconstruction": squared_error(batch.canonical, sae.decode(latents))}, latents
+
+
+def self_oriented(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """min over h of || psi(hx) - D(E(psi(hx))) ||^2: every orbit is read where it is easiest.
+
+    As `oriented`, but nobody says which member of an orbit is canonical: the dictionary's own
+    frame decides, and settles during training. The latents are those of the chosen member.
+    """
+    orbit = batch.orbit  # (*inst, batch, |G|, d)
+    rows = orbit.flatten(-3, -2)
+    latents = sae.encode(rows)
+    errors = mse_loss(sae.decode(latents), rows, reduction="none").sum(-1)
+    errors, latents = (
+        part.unflatten(len(rows.shape) - 2, orbit.shape[-3:-1]) for part in (errors, latents)
+    )
+    least, chosen = errors.min(-1)  # (*inst, batch)
+    latents = latents.take_along_dim(chosen[..., None, None], -2).squeeze(-2)
+    return {"reconstruction": least.mean(-1)}, latents
+
+
 def crosscoder(sae: GroupCrosscoder, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     """sum over g of || psi(gx) - W_g E(psi(x)) - b_g ||^2 (Gorton, arXiv 2410.24184)."""
     latents = sae.encode(batch.canonical)
@@ -132,7 +162,7 @@ def matryoshka(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
 
 def input_and_target(batch: OrbitBatch, objective: str) -> tuple[Tensor, Tensor]:
     """Of the latents that an objective returns: whose they are, and what their recons are for."""
-    reads_canonical = objective in ("latent_inv", "output_inv")
+    reads_canonical = objective in ("latent_inv", "output_inv", "oriented")
     x = batch.canonical if reads_canonical else batch.transformed
     return x, batch.canonical if objective == "canonical" else x
 
@@ -142,6 +172,8 @@ OBJECTIVES: Mapping[str, Callable] = {
     "canonical": canonical,
     "latent_inv": latent_inv,
     "output_inv": output_inv,
+    "oriented": oriented,
+    "self_oriented": self_oriented,
     "crosscoder": crosscoder,
     "matryoshka": matryoshka,
 }
@@ -177,16 +209,23 @@ def total_loss(
     sparsity: str | None = None,
     lambda_sparsity: float = 0.0,
     p: float = 1.0,
+    lambda_multi_topk: float = 0.0,
     revival: nn.Module | None = None,
 ) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
     loss = reconstruction + prefixes + lambda_sym symmetry
            + lambda_mse || psi(gx) - D(E(psi(gx))) ||^2 + lambda_sparsity sparsity
+           + lambda_multi_topk multi_topk
            + lambda_auxk auxk, the term of a `saehelpers.revival.Revival`
+
+    multi_topk is the reconstruction term with four times as many active latents, which keeps
+    latents alive that TopK alone never chooses (Gao et al., arXiv 2406.04093, appendix B).
     """
     if isinstance(sae, BlockDiagonalSAE) and sae.separable:
-        weights = (objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p)
+        weights = (
+            objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p, lambda_multi_topk
+        )  # fmt: skip
         return _sum_over_heads(sae, batch, weights)
     terms, latents = OBJECTIVES[objective](sae, batch)
     loss = terms["reconstruction"]
@@ -200,10 +239,24 @@ def total_loss(
     if sparsity is not None:
         terms["sparsity"] = SPARSITY_TERMS[sparsity](densified(latents), sae, p)
         loss = loss + lambda_sparsity * terms["sparsity"]
+    if lambda_multi_topk:
+        with _more_active(sae):
+            terms["multi_topk"] = OBJECTIVES[objective](sae, batch)[0]["reconstruction"]
+        loss = loss + lambda_multi_topk * terms["multi_topk"]
     if revival is not None:
         terms["auxk"] = revival(sae, batch, objective, latents)
         loss = loss + revival.weight * terms["auxk"]
     return {"loss": loss, **terms}
+
+
+@contextmanager
+def _more_active(sae: SAE) -> Iterator[None]:
+    k = sae.activation.k
+    sae.activation.k = min(MULTI_TOPK * k, sae.config.n_latents)
+    try:
+        yield
+    finally:
+        sae.activation.k = k
 
 
 def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, weights: tuple) -> Terms:

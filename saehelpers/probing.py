@@ -89,24 +89,27 @@ def probe_inputs(
     activations: Float[Tensor, "n order d"],
     elements: Int[Tensor, " n"],
     action: LinearAction | None = None,
+    search: bool = False,
 ) -> dict[str, ProbeInput]:
     """What probes are given of an SAE, by name, for images under the given elements.
 
     Without an `action`: "none", the SAE's recons. With one, or for a crosscoder: "true",
     mapped by the true element, and "inferred", by the one that the SAE infers. Always
-    "latents". A crosscoder's "true" and "latents" come from the canonical activation, which
-    no one has who is given only the image: only its "inferred" is a fair method.
+    "latents". With `search`, the SAE reads what the action has turned back (see
+    `EquivariantSAE`): by the true element for "true", by the inferred one for the others. A
+    crosscoder's "true" and "latents" come from the canonical activation, which no one has who
+    is given only the image: only its "inferred" is a fair method.
     """
     x = activations[torch.arange(len(activations)), elements]
     if isinstance(sae, GroupCrosscoder):
         if action is None:
             raise ValueError("a crosscoder infers elements by an action: pass one")
-        latents = sae.encode(activations[:, 0])
+        latents = true_latents = sae.encode(activations[:, 0])
         inferred_latents, inferred = sae.encode_inferred(x, action)
     elif action is not None:
-        sae = EquivariantSAE(sae, action)
-        latents = inferred_latents = sae.encode(x)
-        inferred = sae.infer_element(x)
+        sae = EquivariantSAE(sae, action, search)
+        latents, inferred = sae.encode_inferred(x)
+        true_latents, inferred_latents = sae.encode_given(x, elements), latents
     else:
         latents = sae.encode(x)
     blocks, biases = sae.decoder_blocks()
@@ -116,7 +119,7 @@ def probe_inputs(
         first = torch.zeros(len(x), dtype=torch.long)
         inputs["none"] = ProbeInput("recons", "none", latents, **decoder, blocks_used=first)
     else:
-        inputs["true"] = ProbeInput("recons", "true", latents, **decoder, blocks_used=elements)
+        inputs["true"] = ProbeInput("recons", "true", true_latents, **decoder, blocks_used=elements)
         inputs["inferred"] = ProbeInput(
             "recons", "inferred", inferred_latents, **decoder, blocks_used=inferred
         )

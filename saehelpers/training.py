@@ -41,8 +41,8 @@ def train_saes(
     Args:
         configs: one for each SAE.
         activations: orbit activations (n, |G|, d), one tensor for all or one for each; the
-            groups may differ, except for crosscoders. Or functions of the epoch alone that
-            draw new ones for it (`saehelpers.datasets.synthetic.Stream`).
+            groups may differ, except for crosscoders and "self_oriented". Or functions of the
+            epoch alone that draw new ones for it (`saehelpers.datasets.synthetic.Stream`).
         validation: the same, held out; the history's metrics are measured on 1,024 samples
             of it (of the training activations where there is none).
         after_epoch: called with the number of the epoch and the SAEs as they are after it,
@@ -67,11 +67,14 @@ def train_saes(
                 f"the crosscoder is made for orbits of {config.sae.group_order} elements, the "
                 f"activations are {tuple(source.shape)}"
             )
+    if config.objective == "self_oriented" and len({source.shape[1] for source in activations}) > 1:
+        raise ValueError('the objective "self_oriented" needs orbits of one size side by side')
     if len(activations) not in (1, len(configs)) or len({len(a) for a in activations}) > 1:
         raise ValueError("activations must be one tensor, or one of equal length for each config")
     if validation is not None and len(validation) != len(activations):
         raise ValueError(f"{len(activations)} activations need as many validation tensors")
-    statistics = [standardisation(source, config.sae.n_heads) for source in activations]
+    read = slice(1) if config.objective == "oriented" else slice(None)  # of an orbit
+    statistics = [standardisation(source[:, read], config.sae.n_heads) for source in activations]
     batches = _Batches(activations, statistics)
 
     saes = [make_sae(run.sae, run.seed) for run in configs]
@@ -122,6 +125,7 @@ def train_saes(
                 config.sparsity,
                 warmed * config.lambda_sparsity,
                 config.p,
+                config.lambda_multi_topk,
                 revival,
             )
 

@@ -96,6 +96,12 @@ def test_objectives_agree_with_a_plain_loop(objective, activation, batch, orbits
         elif objective == "output_inv":
             reconstruction += squared(x - recons)
             symmetry += squared(recons - recons_g)
+        elif objective == "oriented":
+            reconstruction += squared(x - recons)
+        elif objective == "self_oriented":
+            errors = [squared(y - sae(y[None])[0]) for y in orbits[i]]
+            reconstruction += min(errors)
+            x = orbits[i, errors.index(min(errors))]
         else:
             for g in range(ORDER):
                 block = z @ sae.decoder_weight[g] + sae.decoder_bias[g]
@@ -103,6 +109,8 @@ def test_objectives_agree_with_a_plain_loop(objective, activation, batch, orbits
         read = gx if objective in ("reconstruction", "canonical") else x
         assert_close(latents[i], sae.encode(read[None])[0])
     assert terms["reconstruction"].item() == pytest.approx(reconstruction / N, rel=1e-5)
+    if objective == "self_oriented":
+        assert terms["reconstruction"] < OBJECTIVES["oriented"](sae, batch)[0]["reconstruction"]
     if objective in ("latent_inv", "output_inv"):
         assert symmetry > 0
         assert terms["symmetry"].item() == pytest.approx(symmetry / N, rel=1e-5)
@@ -154,6 +162,22 @@ def test_total_loss_weighs_its_terms(objective, batch):
     assert_close(terms["sparsity"], sparsity)
     for name, value in raw.items():
         assert_close(terms[name], value)
+
+
+@pytest.mark.parametrize(("topk", "wider"), [(1, 4), (2, 7)])
+@pytest.mark.parametrize("objective", ["reconstruction", "oriented", "output_inv"])
+def test_multi_topk_is_the_reconstruction_with_four_times_k_latents(objective, topk, wider, batch):
+    """Or with all 7 of them, where that is fewer."""
+    sae, other = (
+        make_sae(SAEConfig(d=D, n_latents=7, topk=k, encoder_hidden=9)) for k in (topk, wider)
+    )
+    plain = total_loss(sae, batch, objective)
+    terms = total_loss(sae, batch, objective, lambda_multi_topk=0.3)
+    expected = OBJECTIVES[objective](other, batch)[0]["reconstruction"]
+    assert_close(terms["multi_topk"], expected)
+    assert_close(terms["loss"], plain["loss"] + 0.3 * expected)
+    assert sae.activation.k == topk
+    assert expected != plain["reconstruction"]
 
 
 def test_total_loss_by_default_is_the_reconstruction_plus_the_symmetry_term(batch):

@@ -193,6 +193,36 @@ def test_inferred_element_is_the_one_that_reconstructs_best():
         assert_close(made, recons[elements, torch.arange(60)])
 
 
+def test_probe_inputs_of_a_searching_sae(exact):
+    """It reads the canonical coordinates alone: the latents of a turned activation are zero."""
+    sae, action, activations, coefficients = exact
+    reader = make_sae(SAEConfig(d=8, n_latents=2, activation="relu", encoder="linear")).eval()
+    reader.encoder_weights[0].data = torch.eye(8)[:, [0, 4]]
+    reader.decoder_weight.data = sae.decoder_weight.clone()
+    inputs = probe_inputs(reader, activations, ELEMENTS, action, search=True)
+    assert inputs.keys() == {"latents", "true", "inferred"}
+    for one in inputs.values():
+        assert_close(one.latents, coefficients)
+    for name in ("true", "inferred"):
+        assert torch.equal(inputs[name].blocks_used, ELEMENTS)
+        assert_close(torch.from_numpy(inputs[name].matrix(torch.arange(2))), given(activations))
+    unsearched = probe_inputs(reader, activations, ELEMENTS, action)["true"]
+    assert not unsearched.latents[ELEMENTS != 0].any()
+
+
+def test_what_is_inferred_by_search_does_not_depend_on_the_true_elements(exact):
+    _, action, activations, _ = exact
+    sae = make_sae(SAEConfig(d=8, n_latents=12, topk=3, encoder_hidden=16)).eval()
+    fixed = given(activations)[:, None].expand(-1, 4, -1)  # the same, whatever is claimed of it
+    inputs = [
+        probe_inputs(sae, fixed, elements, action, search=True)
+        for elements in (ELEMENTS, torch.zeros(60, dtype=torch.long))
+    ]
+    for name in ("latents", "inferred"):
+        assert torch.equal(inputs[0][name].latents, inputs[1][name].latents)
+    assert not torch.equal(inputs[0]["true"].latents, inputs[1]["true"].latents)
+
+
 def test_probe_inputs_of_a_crosscoder(exact):
     sae, action, activations, coefficients = exact
     crosscoder = make_sae(

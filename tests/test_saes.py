@@ -342,6 +342,34 @@ def test_equivariant_sae_maps_canonical_recons(action):
     assert_close(model.decode(latents), sae(x))
 
 
+@pytest.mark.parametrize("action", ["C4", "D4"], indirect=True)
+def test_searching_sae_reads_what_each_element_turns_back(action):
+    action = LinearAction(action.group, action.matrices, torch.linspace(0, 1, 8))
+    sae = randomised(SAEConfig(d=8, n_latents=12, topk=3))
+    model, x = EquivariantSAE(sae, action, search=True), random(16, 8)
+    given = torch.arange(16) % action.group.order
+    latents, inferred = model.encode_inferred(x)
+    for i in range(16):
+        encoded, recons = [], []
+        for g in range(action.group.order):
+            matrix, origin = action.matrices[g], action.origin
+            back = origin + torch.linalg.solve(matrix, x[i] - origin)
+            encoded.append(sae.encode(back[None])[0])
+            recons.append(origin + matrix @ (sae.decode(encoded[-1][None])[0] - origin))
+        errors = [(x[i] - candidate).pow(2).sum().item() for candidate in recons]
+        best = errors.index(min(errors))
+        assert inferred[i] == best
+        close = {"atol": 1e-4, "rtol": 1e-4}
+        assert_close(latents[i], encoded[best], **close)
+        assert_close(model(x)[i], recons[best], **close)
+        assert_close(model.encode_given(x, given)[i], encoded[given[i]], **close)
+        assert_close(model.mapped(x, given)[i], recons[given[i]], **close)
+    assert len(inferred.unique()) > 1
+    assert torch.equal(model.encode(x), latents)
+    assert torch.equal(model.infer_element(x), inferred)
+    assert_close(model.encode_given(x, 1), model.encode_given(x, torch.ones(16, dtype=torch.long)))
+
+
 # --- bad input ---
 
 

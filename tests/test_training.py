@@ -172,7 +172,9 @@ def test_side_by_side_equals_alone(toy, kind):
         assert history["fvu"].tolist() == pytest.approx(alone_history["fvu"].tolist(), rel=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["reconstruction", "canonical", "latent_inv", "output_inv"])
+@pytest.mark.parametrize(
+    "objective", ["reconstruction", "canonical", "latent_inv", "output_inv", "oriented"]
+)
 def test_groups_of_different_orders_side_by_side(toy, d4_action, objective):
     other = 2 * d4_action.orbit(toy.activations[:, 0]) + 1
     sources = [toy.activations, other, toy.activations[:, :1]]
@@ -183,6 +185,20 @@ def test_groups_of_different_orders_side_by_side(toy, d4_action, objective):
         (alone,), _ = train([config], [source])
         for name, tensor in alone.state_dict().items():
             assert_close(sae.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_groups_of_different_orders_for_self_oriented_saes(toy):
+    configs = [dataclasses.replace(RUN, objective="self_oriented", seed=seed) for seed in (3, 4)]
+    with pytest.raises(ValueError, match="needs orbits of one size"):
+        train(configs, [toy.activations, toy.activations[:, :1]])
+
+
+def test_oriented_saes_are_standardised_by_what_they_read(toy):
+    for objective, read in (("oriented", toy.activations[:, 0]), ("canonical", toy.activations)):
+        (sae,), _ = train([dataclasses.replace(RUN, objective=objective)], [toy.activations])
+        mean, scale = standardisation(read)
+        assert_close(sae.mean, mean)
+        assert_close(sae.scale, scale)
 
 
 # --- the learning rate ---
@@ -387,6 +403,13 @@ def test_more_archetypes_than_samples(toy):
 def test_run_with_an_unknown_setting(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RUN, **changes)
+
+
+def test_multi_topk_without_topk():
+    with pytest.raises(ValueError, match="lambda_multi_topk needs the activation 'topk'"):
+        dataclasses.replace(
+            RUN, sae=dataclasses.replace(SAE_CONFIG, activation="relu"), lambda_multi_topk=0.1
+        )
 
 
 def test_blocks_without_the_crosscoders_objective():

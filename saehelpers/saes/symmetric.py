@@ -45,16 +45,7 @@ class GroupCrosscoder(SAE):
         For every element g, rho(g)^-1 takes the activation back to where its canonical form
         would be and the SAE reads that; the g whose block reconstructs best is chosen.
         """
-        blocks, biases = self.decoder_blocks()
-        candidates = [
-            self.encode(action.act(x, action.group.inverse(g))) for g in range(len(blocks))
-        ]
-        errors = [
-            (x - z @ block - bias).pow(2).sum(-1)
-            for z, block, bias in zip(candidates, blocks, biases, strict=True)
-        ]
-        elements = torch.stack(errors, dim=-1).argmin(dim=-1)
-        return torch.stack(candidates)[elements, torch.arange(len(x))], elements
+        return _encode_by_search(self, x, action, *self.decoder_blocks())
 
     def decoder_blocks(self) -> tuple[Tensor, Tensor]:
         """The decoder in original units: blocks (|G|, n_latents, d), biases (|G|, d)."""
@@ -64,22 +55,49 @@ class GroupCrosscoder(SAE):
 class EquivariantSAE(nn.Module):
     """An SAE with invariant latents, and the action that turns its dictionary.
 
-        psi(g x) ~ rho(g) D(E(psi(g x)))        (Erdogan and Lucic, arXiv 2511.09432)
+        psi(g x) ~ rho(g) D(E(psi(g x)))                (Erdogan and Lucic, arXiv 2511.09432)
+        psi(g x) ~ rho(g) D(E(rho(g)^-1 psi(g x)))      with `search`
 
     The SAE reconstructs in the canonical frame; the action takes that to the frame of an
-    element, given or inferred.
+    element, given or inferred. With `search` the SAE was trained to read canonical activations
+    alone (by the objectives "oriented" and "self_oriented"): every element is tried, and the
+    one under which the activation is reconstructed best is the inferred one. That costs |G|
+    encodings.
     """
 
-    def __init__(self, sae: SAE, action: LinearAction):
+    def __init__(self, sae: SAE, action: LinearAction, search: bool = False):
         super().__init__()
-        self.sae, self.action = sae, action
+        self.sae, self.action, self.search = sae, action, search
 
     @property
     def dictionary(self) -> Float[Tensor, "n_latents d"]:
         return self.sae.dictionary
 
     def encode(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch n_latents"]:
+        return self.encode_inferred(x)[0] if self.search else self.sae.encode(x)
+
+    def encode_given(
+        self, x: Float[Tensor, "batch d"], element: int | Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch n_latents"]:
+        """Latents of activations whose elements are known."""
+        if self.search:
+            group = self.action.group
+            inverses = [group.inverse(g) for g in range(group.order)]
+            one = isinstance(element, int)
+            x = self.action.act(
+                x, inverses[element] if one else torch.tensor(inverses, device=x.device)[element]
+            )
         return self.sae.encode(x)
+
+    @torch.no_grad()
+    def encode_inferred(
+        self, x: Float[Tensor, "batch d"]
+    ) -> tuple[Float[Tensor, "batch n_latents"], Int[Tensor, " batch"]]:
+        """Latents, and the element under which each activation is reconstructed best."""
+        if self.search:
+            return _encode_by_search(self.sae, x, self.action, *self.decoder_blocks())
+        latents = self.sae.encode(x)
+        return latents, infer_element(self.action, x, self.sae.decode(latents))
 
     def decode(self, latents: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d"]:
         """Recons in the canonical frame."""
@@ -92,12 +110,25 @@ class EquivariantSAE(nn.Module):
 
     def mapped(self, x: Float[Tensor, "batch d"], element: int | Int[Tensor, " batch"]) -> Tensor:
         """Recons in the frame of the given elements: rho(g) D(E(x))."""
-        return self.action.act(self.sae(x), element)
+        return self.action.act(self.decode(self.encode_given(x, element)), element)
 
     def infer_element(self, x: Float[Tensor, "batch d"]) -> Int[Tensor, " batch"]:
         """The element under which each activation is reconstructed best."""
-        return infer_element(self.action, x, self.sae(x))
+        return self.encode_inferred(x)[1]
 
     def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
         """Recons of x in its own frame, with the inferred element."""
         return self.mapped(x, self.infer_element(x))
+
+
+def _encode_by_search(
+    sae: SAE, x: Tensor, action: LinearAction, blocks: Tensor, biases: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Latents of rho(g)^-1 x, and g, for the g whose decoder block reconstructs x best."""
+    candidates = [sae.encode(action.act(x, action.group.inverse(g))) for g in range(len(blocks))]
+    errors = [
+        (x - z @ block - bias).pow(2).sum(-1)
+        for z, block, bias in zip(candidates, blocks, biases, strict=True)
+    ]
+    elements = torch.stack(errors, dim=-1).argmin(dim=-1)
+    return torch.stack(candidates)[elements, torch.arange(len(x))], elements
