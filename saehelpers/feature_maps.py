@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saehelpers import runs
 from saehelpers.activations import read_activations
 from saehelpers.saes import SAE
+from saehelpers.shards import map_activations
 from saehelpers.symmetry import Group
 
 
@@ -83,18 +84,6 @@ def orbit_pixels(
             written[start * n_pixels :][: len(orbits)] = orbits.numpy()
         written.flush()
     return map_activations(path)
-
-
-def map_activations(path: Path | str) -> Tensor:
-    """Activations of a .npy file, as a tensor that is read from disk where it is touched.
-
-    Raises:
-        ValueError: the file is damaged or cut short.
-    """
-    try:
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
-    except (ValueError, TypeError, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it to have it made again") from error
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from saehelpers import runs
+from saehelpers import distributed, runs
 from saehelpers.progress import tqdm
 
 CHECKPOINT_SECONDS = 20.0
@@ -60,6 +61,8 @@ def fit(
 ) -> pd.DataFrame:
     """The training loop: Adam over shuffled samples, with one stream of draws per instance.
 
+    Under torchrun, each process computes its part of every batch (`saehelpers.distributed`).
+
     Args:
         model: its parameters are trained. A ModuleList is of models that are trained side by
             side: the gradient of each is clipped by itself.
@@ -80,6 +83,7 @@ def fit(
     Raises:
         FloatingPointError: the loss became NaN or infinite; names the step. The last
             checkpoint stays.
+        ValueError: a checkpoint is damaged, or not the same for all processes.
     """
     parameters = list(model.parameters())
     parts = model if isinstance(model, nn.ModuleList) else [model]
@@ -87,7 +91,10 @@ def fit(
     optimiser = torch.optim.Adam(upright, settings.learning_rate, fused=True)
     n_steps = math.ceil(n_samples / settings.batch_size)
     first, rows = _resume(checkpoint, model, optimiser)
-    saved = time.monotonic()
+    distributed.check_same("samples and first epoch", [n_samples, first])
+    step = distributed.data_parallel(model, step)
+    progress = progress and distributed.is_first()
+    saved, keeps = time.monotonic(), checkpoint is not None and distributed.is_first()
     epochs = range(first, settings.epochs)
     bar = tqdm(
         epochs, description, initial=first, total=settings.epochs, disable=not progress, leave=False
@@ -124,17 +131,18 @@ def fit(
                 after_update()
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value
+        distributed.share_buffers(model)
         row = {name: total / n_steps for name, total in totals.items()}
         row |= evaluate(epoch) if evaluate is not None else {}
         new = _history_rows(row, epoch, (epoch + 1) * n_steps)
         rows += new
-        for entry in new if log is not None else []:
+        for entry in new if log is not None and distributed.is_first() else []:
             log(entry)
         bar.set_postfix({name: f"{value.float().mean().item():.3g}" for name, value in row.items()})
-        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if keeps and time.monotonic() - saved > CHECKPOINT_SECONDS:
             _save_checkpoint(checkpoint, model, optimiser, epoch + 1, rows)
             saved = time.monotonic()
-    if checkpoint is not None:
+    if keeps:
         checkpoint.unlink(missing_ok=True)
     return pd.DataFrame(rows)
 
@@ -150,13 +158,16 @@ def _upright(parameter: nn.Parameter) -> nn.Parameter:
 def _gradient(step: Callable, index: Tensor, uniform: Tensor, parts: int) -> dict[str, Tensor]:
     """Add up the gradient of a batch part by part, and return the terms of its loss."""
     totals: dict[str, Tensor] = {}
-    for some, draws in zip(index.chunk(parts, 1), uniform.chunk(parts, 1), strict=True):
-        share = some.shape[1] / index.shape[1]
-        terms = step(some, draws)
-        (share * terms["loss"].sum()).backward()
+    (index, uniform), weight = distributed.own_part(index, uniform)
+    pieces = list(zip(index.chunk(parts, 1), uniform.chunk(parts, 1), strict=True))
+    for number, (some, draws) in enumerate(pieces, start=1):
+        share = weight * some.shape[1] / index.shape[1]
+        with nullcontext() if number == len(pieces) else distributed.not_yet(step):
+            terms = step(some, draws)
+            (share * terms["loss"].sum()).backward()
         for name, value in terms.items():
             totals[name] = totals.get(name, 0.0) + share * value.detach()
-    return totals
+    return distributed.average(totals)
 
 
 def _draws(seeds: list[int], epoch: int, n_samples: int, device) -> tuple[Tensor, Tensor]:

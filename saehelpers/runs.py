@@ -29,6 +29,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from saehelpers import distributed
+
 VERSION = 1  # raised when the meaning of training changes
 
 
@@ -117,14 +119,18 @@ def save_run(
     """Write a run's folder below `root`, whole or not at all, and return it.
 
     A folder that is there already is kept (another process finished the same config first)
-    unless `overwrite`. `files`: further text files, by name (a tokeniser, say).
+    unless `overwrite`. `files`: further text files, by name (a tokeniser, say). Of several
+    processes that train together, all call this, and the first one writes.
     """
-    root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    folder = root / run_id(config)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
-    temporary.chmod(0o755)
-    try:
+    folder = Path(root) / run_id(config)
+    if distributed.is_first():
+        _write_run(folder, config, tensors, history, overwrite, files)
+    distributed.wait_for_all()
+    return folder
+
+
+def _write_run(folder, config, tensors, history, overwrite, files) -> None:
+    with temporary_folder(folder) as temporary:
         record = {"version": VERSION, "config": settings(config), **provenance()}
         (temporary / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -134,14 +140,6 @@ def save_run(
         history.to_csv(temporary / "history.csv", index=False, float_format="%.6g")
         if overwrite:
             shutil.rmtree(folder, ignore_errors=True)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def load_run(
@@ -168,11 +166,51 @@ def load_run(
     return tensors, history, record
 
 
+def local_folder(source: Path | str, patterns: list[str]) -> Path:
+    """A folder, as it is; or of a Hugging Face hub repository, with the files that are named.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"no SAEs at {str(source)!r}: neither a local folder nor to be reached on the "
+            "Hugging Face hub. Pass a folder that holds them."
+        ) from error
+
+
 def damaged(folder: Path, why: str) -> ValueError:
     return ValueError(
         f"the run in {folder} cannot be used: {why}. Delete that folder, or pass force=True, "
         "and it is trained again."
     )
+
+
+@contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `folder` at the end: what exists is whole.
+
+    A folder that is there by then is kept, and this one dropped.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

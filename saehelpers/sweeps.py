@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from loky import get_reusable_executor
 
+from saehelpers import distributed
 from saehelpers.progress import tqdm
 
 POLL_SECONDS = 0.5  # between looks at jobs that do not tell when they are done
@@ -25,7 +26,8 @@ def sweep(
     Args:
         executor: any `concurrent.futures.Executor` (dask's `Client.get_executor()`), or one of
             submitit's. By default one process per core, each with one torch thread; when one
-            of them is killed, its job fails and the others go on.
+            of them is killed, its job fails and the others go on. Processes that torchrun has
+            started (`saehelpers.distributed`) do each job together, one after another.
 
     Raises:
         RuntimeError: jobs failed; names how many, and the first with its cause. The other
@@ -33,6 +35,9 @@ def sweep(
     """
     jobs = list(jobs)
     if not jobs:
+        return
+    if distributed.is_active():
+        yield from (function(*job) for job in jobs)
         return
     failures: list[BaseException] = []
     with tqdm(total=len(jobs), desc=description) as bar:

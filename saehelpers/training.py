@@ -42,7 +42,9 @@ def train_saes(
         configs: one for each SAE.
         activations: orbit activations (n, |G|, d), one tensor for all or one for each; the
             groups may differ, except for crosscoders and "self_oriented". Or functions of the
-            epoch alone that draw new ones for it (`saehelpers.datasets.synthetic.Stream`).
+            epoch alone that give new ones for it: drawn (`saehelpers.datasets.synthetic.Stream`),
+            or read from disk (`saehelpers.shards.ShardStream`). Those of the first epoch decide
+            mean and scale.
         validation: the same, held out; the history's metrics are measured on 1,024 samples
             of it (of the training activations where there is none).
         after_epoch: called with the number of the epoch and the SAEs as they are after it,
@@ -56,32 +58,17 @@ def train_saes(
     """
     config, sources = configs[0], activations
     activations = [source if isinstance(source, Tensor) else source(0) for source in sources]
-    if len({ensemble(run) for run in configs}) > 1:
-        raise ValueError("SAEs trained side by side may differ in seeds and activations only")
-    for source in activations:
-        check_orbits(source)
-        if source.shape[-1] != config.sae.d:
-            raise ValueError(f"sae.d is {config.sae.d}, the activations are {tuple(source.shape)}")
-        if config.objective == "crosscoder" and source.shape[1] != config.sae.group_order:
-            raise ValueError(
-                f"the crosscoder is made for orbits of {config.sae.group_order} elements, the "
-                f"activations are {tuple(source.shape)}"
-            )
-    if config.objective == "self_oriented" and len({source.shape[1] for source in activations}) > 1:
-        raise ValueError('the objective "self_oriented" needs orbits of one size side by side')
-    if len(activations) not in (1, len(configs)) or len({len(a) for a in activations}) > 1:
-        raise ValueError("activations must be one tensor, or one of equal length for each config")
-    if validation is not None and len(validation) != len(activations):
-        raise ValueError(f"{len(activations)} activations need as many validation tensors")
+    _check(configs, activations, validation)
     read = slice(1) if config.objective == "oriented" else slice(None)  # of an orbit
     statistics = [standardisation(source[:, read], config.sae.n_heads) for source in activations]
     batches = _Batches(activations, statistics)
+    del activations  # a stream may need the memory
 
     saes = [make_sae(run.sae, run.seed) for run in configs]
     for i, sae in enumerate(saes):
         if isinstance(sae, ArchetypalSAE):
             sae.set_centres(batches.sample(i, KMEANS_SAMPLES, configs[i].seed), configs[i].seed)
-    model = stack(saes).to(activations[0].device).train()
+    model = stack(saes).to(batches.rows.device).train()
     model.align()
     revival = None
     if config.auxk:
@@ -108,7 +95,7 @@ def train_saes(
         }
 
     streams = any(not isinstance(source, Tensor) for source in sources)
-    n_steps = math.ceil(len(activations[0]) / config.batch_size)
+    n_steps = math.ceil(batches.n_samples / config.batch_size)
     number = 0  # of the step
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
@@ -144,7 +131,7 @@ def train_saes(
         history = fit(
             model if revival is None else nn.ModuleDict({"sae": model, "revival": revival}),
             step,
-            len(activations[0]),
+            batches.n_samples,
             [run.draws for run in configs],
             Settings.of(config),
             before_update=model.project_gradient if unit else None,
@@ -160,6 +147,30 @@ def train_saes(
         sae.set_standardisation(*statistics[i % len(statistics)])
     histories = history.groupby("instance")
     return trained, [part.drop(columns="instance") for _, part in histories]
+
+
+def _check(
+    configs: list[SAERun], activations: list[Tensor], validation: list[Tensor] | None
+) -> None:
+    """Raise a ValueError unless these can be trained side by side."""
+    config = configs[0]
+    if len({ensemble(run) for run in configs}) > 1:
+        raise ValueError("SAEs trained side by side may differ in seeds and activations only")
+    for source in activations:
+        check_orbits(source)
+        if source.shape[-1] != config.sae.d:
+            raise ValueError(f"sae.d is {config.sae.d}, the activations are {tuple(source.shape)}")
+        if config.objective == "crosscoder" and source.shape[1] != config.sae.group_order:
+            raise ValueError(
+                f"the crosscoder is made for orbits of {config.sae.group_order} elements, the "
+                f"activations are {tuple(source.shape)}"
+            )
+    if config.objective == "self_oriented" and len({source.shape[1] for source in activations}) > 1:
+        raise ValueError('the objective "self_oriented" needs orbits of one size side by side')
+    if len(activations) not in (1, len(configs)) or len({len(a) for a in activations}) > 1:
+        raise ValueError("activations must be one tensor, or one of equal length for each config")
+    if validation is not None and len(validation) != len(activations):
+        raise ValueError(f"{len(activations)} activations need as many validation tensors")
 
 
 class _Batches:

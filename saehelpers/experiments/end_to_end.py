@@ -78,7 +78,7 @@ def load_onto(model: nn.Module, sources: Iterable[Path | str]) -> dict[str, SAE]
     """
     saes: dict[str, SAE] = {}
     for source in sources:
-        folder = _local_folder(source)
+        folder = runs.local_folder(source, ["*config.json", "*weights.safetensors"])
         found = sorted(path.parent for path in folder.rglob("config.json"))
         if not found:
             raise FileNotFoundError(f"no SAE (config.json and weights.safetensors) in {source}")
@@ -89,22 +89,6 @@ def load_onto(model: nn.Module, sources: Iterable[Path | str]) -> dict[str, SAE]
                 raise ValueError(f"{source} has a second SAE for the module {config.module!r}")
             saes[config.module] = sae
     return saes
-
-
-def _local_folder(source: Path | str) -> Path:
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = ["*config.json", "*weights.safetensors"]
-        return Path(snapshot_download(str(source), allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"no SAEs at {str(source)!r}: neither a local folder nor to be reached on the "
-            "Hugging Face hub. Pass the folder of a run, models/<name>-<hash>."
-        ) from error
 
 
 def _load_folder(folder: Path) -> tuple[EndToEndRun, SAE]:

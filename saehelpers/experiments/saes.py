@@ -10,17 +10,17 @@ from torch import Tensor
 from saehelpers import results, runs
 from saehelpers.datasets.synthetic import Stream
 from saehelpers.experiments.loading import checkpoint_path, fill, load_existing
-from saehelpers.feature_maps import map_activations
 from saehelpers.methods import EndToEndRun, SAERun, run_columns
 from saehelpers.progress import left
 from saehelpers.saes import SAE, make_sae
+from saehelpers.shards import ShardStream, map_activations
 from saehelpers.sweeps import sweep
 from saehelpers.training import ensemble, train_saes
 
 
 def load_or_train_saes(
     configs: list[SAERun],
-    activations: Tensor | Path | list[Tensor] | list[Stream],
+    activations: Tensor | Path | list[Tensor] | list[Stream] | list[ShardStream],
     models: Path | str,
     validation: Tensor | None = None,
     device: str = "cpu",

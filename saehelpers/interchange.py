@@ -1,0 +1,205 @@
+"""SAEs in the folder format of SAELens, with equal latents and recons.
+
+    cfg.json                   architecture, widths, and what goes with them
+    sae_weights.safetensors    W_enc (d, n_latents), b_enc, W_dec (n_latents, d), b_dec, threshold
+
+    latents = activation((x - b_dec) W_enc + b_enc)
+    recons  = latents W_dec + b_dec
+
+`x - b_dec` is x alone where `apply_b_dec_to_input` is false. The architecture is "standard"
+(ReLU), "topk" or "jumprelu".
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from saehelpers import runs
+from saehelpers.saes import SAE, SAEConfig
+
+FORMAT = "6.0.0"  # the release of SAELens since which cfg.json is as it is written here
+ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}  # by architecture
+
+
+@torch.no_grad()
+def save_sae_lens(
+    sae: SAE, folder: Path | str, metadata: Mapping[str, Any] = MappingProxyType({})
+) -> Path:
+    """Write an SAE with a linear encoder for SAELens to read, and return the folder.
+
+    Mean and scale become part of the weights. With the encoder W, b and the decoder D, c of
+    an SAE in standardised units:
+
+        W_enc = W / scale    b_enc = b, without a pre-encoder bias b + c W
+        W_dec = scale D      b_dec = scale c + mean
+
+    BatchTopK becomes JumpReLU, with the threshold that was learnt for inference.
+
+    Args:
+        metadata: what SAELens knows of an SAE: model_name, hook_name, ...
+
+    Raises:
+        ValueError: the format has no place for such an SAE.
+        FileExistsError: the folder is there already.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already: delete it, or choose another")
+    _check_representable(sae)
+    architecture, threshold = _to_architecture(sae)
+    config = architecture | {
+        "d_in": sae.config.d,
+        "d_sae": sae.config.n_latents,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": FORMAT, **metadata},
+    }
+    tensors = _to_weights(sae) | threshold
+    with runs.temporary_folder(folder) as temporary:
+        (temporary / "cfg.json").write_text(json.dumps(config, indent=2) + "\n")
+        weights = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(weights, temporary / "sae_weights.safetensors")
+    return folder
+
+
+def _check_representable(sae: SAE) -> None:
+    config = sae.config
+    refused = None
+    if config.encoder != "linear":
+        refused = f"its encoder is of kind {config.encoder!r}"
+    elif config.dictionary not in ("free", "archetypal"):
+        refused = f"its dictionary is of kind {config.dictionary!r}"
+    elif sae.scale.ndim:
+        refused = f"it is {len(sae.scale)} SAEs side by side: unstack them"
+    elif config.activation == "batch_topk" and sae.activation.threshold < 0:
+        refused = "its BatchTopK has not learnt a threshold: train it first"
+    if refused:
+        raise ValueError(f"SAELens has no format for this SAE: {refused}")
+
+
+def _to_weights(sae: SAE) -> dict[str, Tensor]:
+    tensors = (
+        sae.encoder_weights[0], sae.encoder_biases[0], sae.dictionary, sae.canonical_bias,
+        sae.mean, sae.scale,
+    )  # fmt: skip
+    weight, bias, dictionary, decoder_bias, mean, scale = (tensor.double() for tensor in tensors)
+    return {
+        "W_enc": weight / scale,
+        "b_enc": bias if sae.config.pre_encoder_bias else bias + decoder_bias @ weight,
+        "W_dec": scale * dictionary,
+        "b_dec": scale * decoder_bias + mean,
+    }
+
+
+def _to_architecture(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What cfg.json says of the activation, and its threshold if it has one."""
+    match sae.config.activation:
+        case "topk":
+            k = sae.config.topk
+            return {"architecture": "topk", "k": k, "rescale_acts_by_decoder_norm": False}, {}
+        case "relu":
+            return {"architecture": "standard"}, {}
+        case "jumprelu":
+            threshold = sae.activation.log_threshold.exp()
+        case _:
+            # ours keeps what reaches the threshold, theirs what exceeds it
+            below = torch.nextafter(sae.activation.threshold, sae.scale.new_tensor(-torch.inf))
+            threshold = below.expand(sae.config.n_latents)
+    return {"architecture": "jumprelu"}, {"threshold": threshold}
+
+
+def load_sae_lens(source: Path | str, subfolder: str = "") -> tuple[SAE, dict[str, Any]]:
+    """An SAE that SAELens has saved, and its cfg.json, whose "metadata" say what it reads.
+
+    Its mean is 0 and its scale 1. What SAELens calls rescale_acts_by_decoder_norm becomes part
+    of the weights.
+
+    Args:
+        source: a folder, or the name of a Hugging Face hub repository.
+        subfolder: of the SAE in it.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no SAE of SAELens in it.
+        ValueError: an architecture or a setting that SAEs here do not have, or weights that
+            are damaged, missing or of another shape.
+    """
+    names = [f"{subfolder}/{name}".lstrip("/") for name in ("cfg.json", "sae_weights.safetensors")]
+    folder = runs.local_folder(source, names)
+    paths = [folder / name for name in names]
+    if not all(path.exists() for path in paths):
+        raise FileNotFoundError(f"no SAE of SAELens ({' and '.join(names)}) in {source}")
+    try:
+        cfg = json.loads(paths[0].read_text())
+        tensors = {name: tensor.float() for name, tensor in load_file(paths[1]).items()}
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"the SAE of SAELens in {paths[0].parent} is damaged: {error}") from error
+    config = _from_architecture(cfg, str(paths[0]))
+    _check_weights(tensors, config, str(paths[1]))
+    if cfg.get("rescale_acts_by_decoder_norm"):
+        norms = tensors["W_dec"].norm(dim=-1).clamp(min=1e-8)
+        tensors |= {name: tensors[name] * norms for name in ("W_enc", "b_enc")}
+        tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
+    return _from_weights(tensors, config), cfg
+
+
+def _from_architecture(cfg: dict[str, Any], path: str) -> SAEConfig:
+    """The config of the SAE that a cfg.json describes; those from before release 6, too."""
+    before = {"topk": "topk", "relu": "standard"}
+    function = cfg.get("activation_fn", cfg.get("activation_fn_str", "relu"))
+    architecture = cfg.get("architecture", "standard")
+    if architecture == "standard":
+        architecture = before.get(function, f"standard with {function}")
+    if architecture not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"{path}: unknown architecture {architecture!r}; known are {known}")
+    normalised = cfg.get("normalize_activations") or "none"
+    if normalised != "none":
+        raise ValueError(
+            f"{path}: normalize_activations is {normalised!r}, which is not part of the weights; "
+            "only 'none' can be read"
+        )
+    try:
+        k = cfg["k"] if "k" in cfg else cfg.get("activation_fn_kwargs", {}).get("k")
+        chosen = {"topk": int(k)} if architecture == "topk" else {}
+        return SAEConfig(
+            cfg["d_in"], cfg["d_sae"], ACTIVATIONS[architecture], encoder="linear",
+            pre_encoder_bias=cfg.get("apply_b_dec_to_input", True), **chosen,
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} lacks d_in, d_sae or k ({error!r})") from error
+
+
+def _check_weights(tensors: dict[str, Tensor], config: SAEConfig, path: str) -> None:
+    d, n_latents = config.d, config.n_latents
+    wanted = {
+        "W_enc": (d, n_latents), "b_enc": (n_latents,), "W_dec": (n_latents, d), "b_dec": (d,),
+    }  # fmt: skip
+    if config.activation == "jumprelu":
+        wanted["threshold"] = (n_latents,)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if (tensors.get("scaling_factor", torch.ones(1)) == 1).all():
+        found.pop("scaling_factor", None)  # written by early releases
+    if found != wanted:
+        raise ValueError(f"{path} has weights {found}, expected {wanted}")
+
+
+@torch.no_grad()
+def _from_weights(tensors: dict[str, Tensor], config: SAEConfig) -> SAE:
+    sae = SAE(config)
+    sae.encoder_weights[0].copy_(tensors["W_enc"])
+    sae.encoder_biases[0].copy_(tensors["b_enc"])
+    sae.decoder_weight.copy_(tensors["W_dec"])
+    sae.decoder_bias.copy_(tensors["b_dec"])
+    if "threshold" in tensors:  # below 0, their ReLU decides
+        sae.activation.log_threshold.copy_(tensors["threshold"].clamp(min=0).log())
+    return sae.eval().requires_grad_(False)

@@ -1,0 +1,196 @@
+"""Activations on disk, larger than memory: written in shards, read in a random order.
+
+<folder>/00000.safetensors   a tensor "activations", (n, |G|, d) or (n, d)
+<folder>/00001.safetensors   the next, of any length, and otherwise of the same shape
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saehelpers import runs
+
+BLOCK_SAMPLES = 256  # neighbours on disk, which are read together
+
+
+def write_shards(folder: Path | str, parts: Iterable[Tensor]) -> Path:
+    """Write each part of some activations as a shard, and return the folder.
+
+    The parts, (n, |G|, d) or (n, d), may be computed while they are asked for, so that one at
+    a time is in memory. The folder is there with all of them or not at all.
+
+    Raises:
+        FileExistsError: the folder is there already.
+        ValueError: there are no parts, or one differs from the first in more than its length.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already: delete it, or choose another")
+    first = None
+    with runs.temporary_folder(folder) as temporary:
+        for number, part in enumerate(parts):
+            name = f"{number:05d}.safetensors"
+            first = part[:0] if first is None else first
+            _check_alike("the first part", first, f"part {number}", part)
+            save_file({"activations": part.detach().cpu().contiguous()}, temporary / name)
+        if first is None:
+            raise ValueError(f"no activations to write to {folder}")
+    return folder
+
+
+def map_shards(path: Path | str) -> list[Float[Tensor, "n order d"]]:
+    """The shards of a folder, or a .npy file as one, as tensors that are read where touched.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file, or no shard in it.
+        ValueError: a shard is damaged or cut short, has no activations, or differs from the
+            first in width, group order or dtype.
+    """
+    path = Path(path)
+    paths = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not paths or not paths[0].exists():
+        raise FileNotFoundError(f"no activations at {path}: neither *.safetensors nor a .npy file")
+    shards = [map_activations(p) if p.suffix == ".npy" else _map_shard(p) for p in paths]
+    for file, shard in zip(paths, shards, strict=True):
+        _check_alike(str(paths[0]), shards[0], str(file), shard)
+    return [shard if shard.ndim == 3 else shard[:, None] for shard in shards]
+
+
+def map_activations(path: Path | str) -> Tensor:
+    """Activations of a .npy file, as a tensor that is read from disk where it is touched.
+
+    Raises:
+        ValueError: the file is damaged or cut short.
+    """
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except (ValueError, TypeError, EOFError) as error:
+        raise _damaged(path, error) from error
+
+
+def _map_shard(path: Path) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if "activations" in names:
+                return file.get_tensor("activations")
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+    raise ValueError(f"{path} has no tensor 'activations', but {', '.join(names) or 'none'}")
+
+
+def _damaged(path: Path | str, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged ({error}): delete it to have it made again")
+
+
+def _check_alike(first_name: str, first: Tensor, name: str, shard: Tensor) -> None:
+    if shard.ndim not in (2, 3):
+        raise ValueError(f"activations are (n, |G|, d) or (n, d), {name} has {tuple(shard.shape)}")
+    if (first.shape[1:], first.dtype) != (shard.shape[1:], shard.dtype):
+        raise ValueError(
+            f"{name} has activations (n, {', '.join(map(str, shard.shape[1:]))}) of "
+            f"{shard.dtype}, {first_name} (n, {', '.join(map(str, first.shape[1:]))}) of "
+            f"{first.dtype}: activations that are read together must be alike"
+        )
+
+
+@dataclass(frozen=True)
+class ShardStream:
+    """Training samples from disk: `stream(epoch)` reads those of one epoch, (n_samples, |G|, d).
+
+    A pass over the activations reads blocks of 256 neighbouring samples in a random order; an
+    epoch takes the next `n_samples` of it, or of the next pass, and training shuffles these.
+    So every sample is seen once a pass, together with others from all over the data. What is
+    read comes from (seed, epoch), so that training can be resumed. A thread reads the next
+    epoch while this one is trained on; memory holds the two, in float32.
+
+    Args:
+        path: of a folder of shards, or of a .npy file (see `map_shards`).
+        n_samples: of an epoch, the buffer that is shuffled; at most all there are.
+        device: that the samples are moved to.
+    """
+
+    path: Path | str
+    n_samples: int
+    seed: int = 0
+    device: str = "cpu"
+    _reading: dict[int, Future] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if self.n_samples < 1:
+            raise ValueError(f"n_samples must be 1 or more, got {self.n_samples}")
+
+    def __reduce__(self):
+        return type(self), (self.path, self.n_samples, self.seed, self.device)
+
+    def to(self, device: str) -> "ShardStream":
+        return replace(self, device=device)
+
+    @property
+    def epochs_per_pass(self) -> int:
+        """Epochs in which every sample is seen at least once."""
+        return math.ceil(self._total / self.n_samples)
+
+    def __call__(self, epoch: int) -> Float[Tensor, "n order d"]:
+        for number in [number for number in self._reading if number not in (epoch, epoch + 1)]:
+            del self._reading[number]
+        for number in (epoch, epoch + 1):
+            if number not in self._reading:
+                self._reading[number] = self._thread.submit(self._samples, number)
+        return self._reading[epoch].result()
+
+    @cached_property
+    def _shards(self) -> list[Tensor]:
+        return map_shards(self.path)
+
+    @cached_property
+    def _blocks(self) -> Int[Tensor, "n_blocks 3"]:
+        """Of each block: its shard, its first sample there, and how many it has."""
+        blocks = []
+        for number, shard in enumerate(self._shards):
+            starts = torch.arange(0, len(shard), BLOCK_SAMPLES)
+            lengths = (len(shard) - starts).clamp(max=BLOCK_SAMPLES)
+            blocks.append(torch.stack([torch.full_like(starts, number), starts, lengths], dim=1))
+        return torch.cat(blocks)
+
+    @cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "shards")
+
+    @property
+    def _total(self) -> int:
+        return sum(len(shard) for shard in self._shards)
+
+    def _samples(self, epoch: int) -> Tensor:
+        n_samples = min(self.n_samples, self._total)
+        samples = torch.empty(n_samples, *self._shards[0].shape[1:])
+        filled = 0
+        for shard, start, stop in self._pieces(epoch * n_samples, n_samples):
+            samples[filled : filled + stop - start] = self._shards[shard][start:stop]
+            filled += stop - start
+        return samples.to(self.device)
+
+    def _pieces(self, first: int, n_samples: int) -> Iterator[tuple[int, int, int]]:
+        """(shard, start, stop) of samples first .. first + n_samples of pass upon pass."""
+        while n_samples:
+            number, skipped = divmod(first, self._total)
+            taken = min(n_samples, self._total - skipped)
+            seed = (self.seed * 1_000_003 + 7_919 * number + 0x5A4D5) % 2**32
+            order = torch.randperm(len(self._blocks), generator=torch.Generator().manual_seed(seed))
+            shard, start, length = self._blocks[order].T
+            before = length.cumsum(0) - length  # samples of the pass before each block
+            lower = (skipped - before).clamp(min=0)
+            upper = (skipped + taken - before).minimum(length)
+            pieces = torch.stack([shard, start + lower, start + upper], dim=1)
+            yield from pieces[upper > lower].tolist()
+            first, n_samples = first + taken, n_samples - taken
