@@ -240,7 +240,7 @@ def test_an_interrupt_changes_nothing(sparse_from_the_start, tmp_path, monkeypat
 def test_small_and_other_saes_stay_dense():
     assert make_sae(SAEConfig(256, 512, "topk", 32)).is_sparse
     others = [
-        {"n_latents": 256}, {"topk": 64}, {"activation": "relu"}, {"activation": "jumprelu"},
+        {"n_latents": 256}, {"topk": 65}, {"activation": "relu"}, {"activation": "jumprelu"},
         {"dictionary": "archetypal"}, {"dictionary": "blocks"},
         {"dictionary": "block_diagonal", "n_heads": 2},
     ]  # fmt: skip
