@@ -249,7 +249,7 @@ def test_an_interrupt_changes_nothing(sparse_from_the_start, tmp_path, monkeypat
 def test_small_and_other_saes_stay_dense():
     assert make_sae(SAEConfig(256, 512, "topk", 32)).is_sparse
     others = [
-        {"n_latents": 256}, {"topk": 64}, {"activation": "relu"}, {"activation": "jumprelu"},
+        {"n_latents": 256}, {"topk": 65}, {"activation": "relu"}, {"activation": "jumprelu"},
         {"dictionary": "archetypal"}, {"dictionary": "blocks"},
         {"dictionary": "block_diagonal", "n_heads": 2},
     ]  # fmt: skip
@@ -291,3 +291,18 @@ def test_under_autocast_values_stay_in_float32(kind):
     assert_close(found[found > 0], exact[found > 0])
     dense = ACTIVATIONS[kind](4)(exact)
     assert ((found > 0) == (dense > 0)).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("options", [{}, {"dictionary": "block_diagonal", "n_heads": 2}])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_training_under_autocast_is_near_full_precision(kind, options, sparse, monkeypatch):
+    monkeypatch.setattr(base, "LARGE", 0 if sparse else 2**17)
+    sae = SAEConfig(D, N_LATENTS, kind, 4, "linear", topk_per_head=bool(options), **options)
+    run = SAERun("any", "random", sae, epochs=5, batch_size=50, learning_rate=3e-3)
+    losses = []
+    for config in (run, dataclasses.replace(run, autocast=True)):
+        (trained,), (history,) = train_saes([config], [random(300, 1, D)], progress=False)
+        assert all(parameter.dtype == torch.float32 for parameter in trained.parameters())
+        losses.append(torch.tensor(history.loss.values))
+    assert_close(losses[1], losses[0], rtol=0.01, atol=0)
+    assert not torch.equal(losses[0], losses[1])

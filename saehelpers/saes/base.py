@@ -25,7 +25,7 @@ ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": n
 SAE_ACTIVATIONS = ("topk", "batch_topk", "relu", "jumprelu")
 DICTIONARIES = ("free", "archetypal", "blocks", "block_diagonal")
 LARGE = 2**17  # entries of the dictionary from which products take most of the time
-SPARSE_SHARE = 16  # the sparse path is faster if so many times k latents are there
+SPARSE_SHARE = 8  # the sparse path is faster if so many times k latents are there
 PROJECTED = 1024  # rows at a time, which stay in the cache
 
 
