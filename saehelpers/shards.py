@@ -112,7 +112,8 @@ class ShardStream:
     epoch takes the next `n_samples` of it, or of the next pass, and training shuffles these.
     So every sample is seen once a pass, together with others from all over the data. What is
     read comes from (seed, epoch), so that training can be resumed. A thread reads the next
-    epoch while this one is trained on; memory holds the two, in float32.
+    epoch while this one is trained on; memory holds the two, in float32 (and the first, where
+    the history has no validation to be measured on).
 
     Args:
         path: of a folder of shards, or of a .npy file (see `map_shards`).
