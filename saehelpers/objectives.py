@@ -20,6 +20,7 @@ from saehelpers.saes import SAE, BlockDiagonalSAE, GroupCrosscoder
 from saehelpers.sparse import Latents, SparseLatents, densified
 
 Terms = dict[str, Tensor]
+CACHED_LATENTS = 2**20  # that are worked with at a time, of heads that are trained one by one
 MULTI_TOPK = 4  # times k latents are active in the further reconstruction of `lambda_multi_topk`
 
 
@@ -262,28 +263,41 @@ def _more_active(sae: SAE) -> Iterator[None]:
 def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, weights: tuple) -> Terms:
     """`total_loss` of every head's SAE, summed.
 
-    Each head's gradients are taken as soon as its loss is known, so that the latents of one
-    head at a time are in memory: a fraction of it, and faster, since they stay in the cache.
+    Gradients are taken as soon as a loss is known, head by head and, where a head's latents of
+    the batch would not stay in the processor's cache, part by part: a fraction of the memory,
+    and faster.
     """
     width = sae.config.d // sae.config.n_heads
     parameters = list(sae.heads.parameters())
-    gradients = [torch.empty_like(parameter) for parameter in parameters]
+    gradients = [torch.zeros_like(parameter) for parameter in parameters]
     axis = sae.heads.scale.ndim - 1
     sums: Terms = {}
     for h in range(sae.config.n_heads):
-        head, parts = sae.head(h)
+        head, own_parameters = sae.head(h)
         own = slice(h * width, (h + 1) * width)
         columns = {name: getattr(batch, name)[:, own] for name in ("rows", "mean", "scale")}
-        terms = total_loss(head, replace(batch, **columns), *weights)
-        if torch.is_grad_enabled():
-            found = torch.autograd.grad(terms["loss"].sum(), parts)
-            for gradient, part in zip(gradients, found, strict=True):
-                gradient.select(axis, h).copy_(part)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.detach()
+        for part, share in _parts(replace(batch, **columns), head):
+            terms = total_loss(head, part, *weights)
+            if torch.is_grad_enabled():
+                found = torch.autograd.grad(share * terms["loss"].sum(), own_parameters)
+                for gradient, own_gradient in zip(gradients, found, strict=True):
+                    gradient.select(axis, h).add_(own_gradient)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + share * value.detach()
     if torch.is_grad_enabled():
         sums["loss"] = _WithGradients.apply(sums["loss"], gradients, *parameters)
     return sums
+
+
+def _parts(batch: OrbitBatch, sae: SAE) -> Iterator[tuple[OrbitBatch, float]]:
+    """The samples of a batch, so few that their latents stay in the cache; and their share."""
+    n_samples = batch.starts.shape[-1]
+    together = sae.is_sparse or sae.config.activation == "batch_topk"
+    size = n_samples if together else max(1, CACHED_LATENTS // sae.config.n_latents)
+    for part in torch.arange(n_samples).split(size):
+        own = slice(int(part[0]), int(part[-1]) + 1)
+        samples = {"starts": batch.starts[..., own], "elements": batch.elements[..., own]}
+        yield replace(batch, **samples), len(part) / n_samples
 
 
 def differentiated(loss: Float[Tensor, ""], model: nn.Module) -> Float[Tensor, ""]:

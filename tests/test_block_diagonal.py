@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from saehelpers import objectives
 from saehelpers.activations import standardisation
 from saehelpers.methods import SAERun
 from saehelpers.metrics import fvu
@@ -91,6 +92,7 @@ def loss_and_gradients(sae, x, sparsity="l1"):
 @pytest.mark.parametrize("sparse", [False, True])
 def test_agrees_with_dense_block_matrices(name, sparse, monkeypatch):
     options = KINDS[name]
+    monkeypatch.setattr(objectives, "CACHED_LATENTS", 20 * LATENTS)  # parts of 20 samples
     if sparse:
         monkeypatch.setattr(base, "LARGE", 0)
         monkeypatch.setattr(base, "SPARSE_SHARE", 1)

@@ -291,4 +291,4 @@ def make_activation(config: SAEConfig) -> nn.Module:
         return TopK(config.topk)
     if config.activation == "batch_topk":
         return BatchTopK(config.topk)
-    return nn.ReLU() if config.activation == "relu" else JumpReLU(config.n_latents)
+    return nn.ReLU(inplace=True) if config.activation == "relu" else JumpReLU(config.n_latents)
