@@ -90,7 +90,9 @@ def test_every_method_can_be_trained(method, toy):
 
 def test_methods_that_reconstruct_another_frame_are_called_symmetric():
     symmetric = {name for name, method in METHODS.items() if method.symmetric}
-    assert symmetric == {"crosscoder", "canonical", "latent_inv", "output_inv"}
+    oriented = {"oriented", "self_oriented"}
+    assert symmetric == {"crosscoder", "canonical", "latent_inv", "output_inv"} | oriented
+    assert oriented == {name for name, method in METHODS.items() if method.search}
 
 
 def test_method_runs_nest_method_topk_seed(small_config):
