@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from saehelpers import fitting
 from saehelpers.datasets.toy import ToyData, make_toy
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, LinearAction
+from saehelpers.training import train_saes
 
 torch.set_num_threads(1)
 
@@ -44,3 +46,21 @@ def action(request, c4_action, d4_action) -> LinearAction:
 @pytest.fixture
 def small_config() -> SAEConfig:
     return SAEConfig(d=D, n_latents=12, topk=3, encoder_hidden=16)
+
+
+@pytest.fixture
+def train_interrupted(tmp_path, monkeypatch):
+    """Trains SAEs, stops in the third epoch, and goes on from the checkpoint."""
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
+
+    def stop(epoch, sae):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def train(configs, activations):
+        settings = {"checkpoint": tmp_path / "checkpoint", "progress": False}
+        with pytest.raises(KeyboardInterrupt):
+            train_saes(configs, activations, after_epoch=stop, **settings)
+        return train_saes(configs, activations, **settings)[0]
+
+    return train

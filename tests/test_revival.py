@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saehelpers import fitting
 from saehelpers.methods import SAERun
 from saehelpers.objectives import OrbitBatch, total_loss
 from saehelpers.revival import Revival
@@ -134,7 +133,7 @@ def test_other_activations_have_it_too(activation):
     assert_close(found, expected.square().sum(-1).mean())
 
 
-def test_an_interrupt_changes_nothing(path, tmp_path, monkeypatch):
+def test_an_interrupt_changes_nothing(path, train_interrupted):
     configs = [dataclasses.replace(RUN, seed=seed, dead_after=50) for seed in (0, 1)]
     activations = [random(200, 1, D)]
     whole, _ = train_saes(configs, activations, progress=False)
@@ -142,16 +141,7 @@ def test_an_interrupt_changes_nothing(path, tmp_path, monkeypatch):
         [dataclasses.replace(c, auxk=0) for c in configs], activations, progress=False
     )
     assert not torch.equal(whole[0].decoder_weight, plain[0].decoder_weight)
-    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
-
-    def stop(epoch, sae):
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    path = tmp_path / "checkpoint"
-    with pytest.raises(KeyboardInterrupt):
-        train_saes(configs, activations, checkpoint=path, progress=False, after_epoch=stop)
-    resumed, _ = train_saes(configs, activations, checkpoint=path, progress=False)
+    resumed = train_interrupted(configs, activations)
     for ours, reference in zip(resumed, whole, strict=True):
         for name, tensor in reference.state_dict().items():
             assert torch.equal(tensor, ours.state_dict()[name]), name

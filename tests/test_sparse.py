@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saehelpers import fitting
 from saehelpers.methods import SAERun
 from saehelpers.objectives import OrbitBatch, squared_error, total_loss
 from saehelpers.saes import SAEConfig, base, make_sae, stack
@@ -228,20 +227,11 @@ def test_training_gives_the_same_curve_and_weights(kind, options, monkeypatch):
         assert_close(ours.state_dict(), reference.state_dict(), rtol=1e-4, atol=1e-4)
 
 
-def test_an_interrupt_changes_nothing(sparse_from_the_start, tmp_path, monkeypatch):
+def test_an_interrupt_changes_nothing(sparse_from_the_start, train_interrupted):
     run = SAERun("any", "random", SAEConfig(D, N_LATENTS, encoder="linear"), epochs=4)
     activations = [random(300, 1, D)]
     (whole,), _ = train_saes([run], activations, progress=False)
-    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
-
-    def stop(epoch, sae):
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    path = tmp_path / "checkpoint"
-    with pytest.raises(KeyboardInterrupt):
-        train_saes([run], activations, checkpoint=path, progress=False, after_epoch=stop)
-    (resumed,), _ = train_saes([run], activations, checkpoint=path, progress=False)
+    (resumed,) = train_interrupted([run], activations)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
