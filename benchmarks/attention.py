@@ -1,4 +1,4 @@
-"""Block-diagonal SAEs beside dense block matrices; attribution; a dashboard.
+"""Block-diagonal SAEs beside dense block matrices and torch.compile; attribution; a dashboard.
 
     python benchmarks/attention.py
 
@@ -13,27 +13,29 @@ import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from peers import peak_rise, reset_peak
 from torch import nn
 
-from saehelpers import attribution
+from saehelpers import attribution, objectives
 from saehelpers.base_models import make_gpt2
 from saehelpers.dashboards import attention_dashboard
-from saehelpers.objectives import OrbitBatch, total_loss
+from saehelpers.objectives import OrbitBatch
 from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae
 from saehelpers.sparse import fast_products
 
 HEADS, D_HEAD, LATENTS, BATCH = 12, 64, 2048, 1024  # latents of each head
 REPEATS = 9
-KINDS = ("head by head", "dense blocks")
+KINDS = ("head by head", "dense blocks", "head by head, compiled")
 THREADS = 2
 ACTIVATIONS = {
     "ReLU + L1": {"activation": "relu"},
     "TopK 32 per head": {"activation": "topk", "topk": 32, "topk_per_head": True},
     "TopK 384 over all heads": {"activation": "topk", "topk": 384},
 }
+eager_loss = objectives.total_loss
 
 
 class DenseBlocks(SAE):
@@ -65,8 +67,10 @@ def training_step(case: str, kind: str):
     )  # fmt: skip
     sae = make_sae(config)
     sae.align()
-    model = sae if kind == "head by head" else DenseBlocks(sae)
-    products = fast_products if kind == "head by head" else nullcontext  # as `train_saes` has it
+    dense = kind == "dense blocks"
+    model = DenseBlocks(sae) if dense else sae
+    products = nullcontext if dense else fast_products  # as `train_saes` has it
+    loss_of_head = compiled_loss() if "compiled" in kind else eager_loss
     optimiser = torch.optim.Adam(sae.parameters(), 1e-4, fused=True)
     x = torch.randn(BATCH, HEADS * D_HEAD)
     as_it_is = (torch.zeros(1, x.shape[1]), torch.ones(1, x.shape[1]))
@@ -76,8 +80,9 @@ def training_step(case: str, kind: str):
 
     def step():
         optimiser.zero_grad()
-        with products():
-            loss = total_loss(model, batch, "reconstruction", 1.0, 0.0, sparsity, 1e-3)
+        with products(), patch.object(objectives, "total_loss", loss_of_head):
+            whole = eager_loss if sae.separable else loss_of_head
+            loss = whole(model, batch, "reconstruction", 1.0, 0.0, sparsity, 1e-3)
             loss["loss"].backward()
         optimiser.step()
 
@@ -85,6 +90,17 @@ def training_step(case: str, kind: str):
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     return step
+
+
+def compiled_loss():
+    """`total_loss` by torch.compile, which would split it where activations are gathered."""
+    compiled = torch.compile(eager_loss, dynamic=False)
+
+    def loss(sae, batch, *weights):
+        batch.transformed  # noqa: B018 (kept by the batch)
+        return compiled(sae, batch, *weights)
+
+    return loss
 
 
 def attributing(case: str, kind: str):
@@ -128,7 +144,7 @@ def measure(name: str, case: str, kind: str) -> None:
 
 
 def in_turns(case: str) -> list[float]:
-    """Median seconds of a step head by head and of one with dense blocks, in turns."""
+    """Median seconds of a step of every kind, in turns."""
     torch.set_num_threads(THREADS)
     steps = [training_step(case, kind) for kind in KINDS]
     seconds = [[] for _ in steps]
@@ -146,13 +162,14 @@ def fresh(*arguments: str) -> list[str]:
 
 
 def main() -> None:
-    print("| training step | head by head, s | dense blocks, s | ratio | MiB | MiB | ratio |")
-    print("|---|---|---|---|---|---|---|")
+    print("| training step | head by head, s | dense blocks, s | ratio | MiB | MiB | ratio |"
+          " compiled, s |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
     for case in ACTIVATIONS:
-        ours, dense = in_turns(case)
-        memory, dense_memory = (float(fresh("training_step", case, kind)[1]) for kind in KINDS)
+        ours, dense, compiled = in_turns(case)
+        memory, dense_memory = (float(fresh("training_step", case, kind)[1]) for kind in KINDS[:2])
         print(f"| {case} | {ours:.2f} | {dense:.2f} | {dense / ours:.1f} | {memory:.0f} |"
-              f" {dense_memory:.0f} | {memory / dense_memory:.2f} |")  # fmt: skip
+              f" {dense_memory:.0f} | {memory / dense_memory:.2f} | {compiled:.2f} |")  # fmt: skip
     seconds, memory = fresh("attributing", "", "")
     print(f"\nattribution of 64 latents over 4 x 1,024 tokens: {seconds} s, {memory} MiB")
     size, unit, *_, seconds, _ = fresh("dashboard", "", "")

@@ -278,6 +278,7 @@ def run_columns(config: SAERun | EndToEndRun) -> dict[str, Any]:
         "n_latents": config.sae.n_latents,
         "topk": config.sae.topk if "topk" in config.sae.activation else None,
         "objective": config.objective,
+        "epochs": config.epochs,
         "seed": config.seed,
     }
 

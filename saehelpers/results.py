@@ -18,12 +18,12 @@ from saehelpers import runs
 
 KEY = (
     "run_id", "experiment", "dataset", "data_source", "base_model", "group", "method",
-    "n_latents", "topk", "objective", "seed", "task_type", "task", "probe", "features",
+    "n_latents", "topk", "objective", "epochs", "seed", "task_type", "task", "probe", "features",
     "truncation", "element", "split", "metric",
 )  # fmt: skip
 SAMPLES = ("n_train", "n_test")
 COLUMNS = (*KEY, "value", *SAMPLES, "git_commit", "created_utc")
-NUMERIC = ("n_latents", "topk", "seed", "truncation", "value", "n_train", "n_test")
+NUMERIC = ("n_latents", "topk", "epochs", "seed", "truncation", "value", "n_train", "n_test")
 
 
 def read(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
@@ -73,11 +73,24 @@ def missing(path: Path | str, rows: list[Mapping[str, Any]]) -> list[bool]:
 def latest(table: pd.DataFrame) -> pd.DataFrame:
     """Of rows that differ in their run or their numbers of samples alone, the one measured last.
 
-    Runs of the same method and seed with other training settings (more epochs, say) are told
-    apart by their run_id; a figure should show one of them.
+    Runs of the same method, epochs and seed with other training settings are told apart by
+    their run_id; a figure should show one of them.
     """
     told_by = [name for name in KEY if name != "run_id"]
     return table.sort_values("created_utc", kind="stable").drop_duplicates(told_by, keep="last")
+
+
+def trained_for(table: pd.DataFrame, epochs: int | None = None) -> pd.DataFrame:
+    """The rows of SAEs that were trained for this long, and those of no SAE.
+
+    By default for as long as any of the same experiment, group, base model and number of
+    active latents: short and long runs are never shown as one.
+    """
+    wanted = epochs
+    if epochs is None:
+        same = ["experiment", "dataset", "group", "base_model", "topk"]
+        wanted = table.groupby(same, dropna=False)["epochs"].transform("max")
+    return table[table["epochs"].isna() | (table["epochs"] == wanted)]
 
 
 def drop_stale(path: Path | str, created: Mapping[str, str]) -> int:

@@ -338,7 +338,7 @@ def test_only_row_with_a_field_too_many(tmp_path):
     results.append(path, [row()])
     header, line = path.read_text().splitlines()
     path.write_text(f"{header}\nx,{line}\n")
-    with pytest.raises(ValueError, match=r"results\.csv, line 2: a row has more than 24 fields"):
+    with pytest.raises(ValueError, match=r"results\.csv, line 2: a row has more than 25 fields"):
         results.read(path)
 
 
@@ -362,6 +362,29 @@ def test_latest_keeps_one_run_of_those_that_differ_in_nothing_else(tmp_path):
     results.append(path, rows)
     kept = results.latest(results.read(path))
     assert dict(zip(kept["seed"], kept["run_id"], strict=True)) == {1: "old", 0: "new"}
+
+
+def test_runs_of_other_lengths_are_never_shown_as_one(tmp_path):
+    path = tmp_path / "results.csv"
+    lengths = {("C4", 8): [40, 500], ("D4", 8): [40], ("C4", 4): [40]}
+    results.append(
+        path,
+        [
+            row(run_id=f"{group}{k}{n}{seed}", group=group, topk=k, epochs=n, seed=seed)
+            for (group, k), lengths in lengths.items()
+            for n in lengths
+            for seed in range(2 if n == 40 else 1)
+        ]
+        + [row(run_id="base", group="C4", method="base_model")],
+    )
+    table = results.latest(results.read(path))
+    kept = results.trained_for(table)
+    by_cell = kept.groupby(["group", "topk"]).epochs.agg(["unique", "size"])
+    assert {cell: (*rows["unique"], rows["size"]) for cell, rows in by_cell.iterrows()} == {
+        ("C4", 8): (500, 1), ("D4", 8): (40, 2), ("C4", 4): (40, 2),
+    }  # fmt: skip
+    assert "base" in set(kept.run_id)
+    assert set(results.trained_for(table, 40).epochs.dropna()) == {40}
 
 
 def test_file_with_other_columns(tmp_path):
