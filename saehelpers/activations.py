@@ -1,7 +1,7 @@
 """Read and replace activations at any named module of any model, by forward hooks."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -89,11 +89,11 @@ def reading(model: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Tens
 
 
 @contextmanager
-def recording_prefix(model: nn.Module, module: str) -> Iterator[dict[str, list[Any]]]:
-    """Within the context, keeps what the modules before `module`, and itself, returned.
+def recording_prefix(model: nn.Module, modules: Collection[str]) -> Iterator[dict[str, list[Any]]]:
+    """Within the context, keeps what ran before the first of `modules`, and itself, returned.
 
     Of modules within one another, the outermost that is done; one output for each call. What
-    is kept lets `replaying` run the model from `module` onward.
+    is kept lets `replaying` run the model from there onward.
     """
     kept: dict[str, list[Any]] = {}
     done = False
@@ -104,14 +104,14 @@ def recording_prefix(model: nn.Module, module: str) -> Iterator[dict[str, list[A
             for inner in [other for other in kept if other.startswith(f"{name}.")]:
                 del kept[inner]
             kept.setdefault(name, []).append(output)
-            done = name == module
+            done = name in modules
 
     def stop(x: Tensor) -> Tensor:
         nonlocal done
         done = True
         return x
 
-    stops = {module: stop} if module.endswith(".input") else {}
+    stops = {module: stop for module in modules if module.endswith(".input")}
     handles = [
         child.register_forward_hook(partial(keep, name)) for name, child in model.named_modules()
     ]

@@ -35,13 +35,13 @@ from saehelpers.language_metrics import (
     Predictions,
     apply_sae,
     check_text,
-    evaluate_spliced,
     logits_of,
 )
 from saehelpers.methods import EndToEndRun
+from saehelpers.metrics import explained_variance, next_token_loss
 from saehelpers.objectives import Terms, differentiated
 from saehelpers.saes import SAE, make_sae
-from saehelpers.sparse import Latents, densified
+from saehelpers.sparse import Latents, densified, firing_counts
 
 STANDARDISATION_BLOCKS = 64
 EVALUATION_BLOCKS = 8
@@ -95,7 +95,7 @@ def run_original(
     watched = {module: None} | dict.fromkeys(name for run in configs for name in run.downstream)
     with (
         _autocast(tokens, configs[0]),
-        recording_prefix(model, module) as prefix,
+        recording_prefix(model, [module]) as prefix,
         reading(model, watched) as activations,
     ):
         logits = logits_of(model, tokens)
@@ -111,6 +111,22 @@ def total_loss(model: nn.Module, sae: SAE, original: Original, config: EndToEndR
     Only what its weight asks for is computed. The model runs with gradient, from the splice
     onward.
     """
+    x, latents, recons, changed_logits, changed = _run_spliced(model, sae, original, config)
+    terms = _local_terms(x, latents, recons, config)
+    if config.lambda_kl:
+        terms["kl"] = original.predictions.kl_to(changed_logits)
+    if config.downstream:
+        errors = [
+            mse_loss(changed[m].float(), original.activations[m].float()) for m in config.downstream
+        ]
+        terms["downstream"] = torch.stack(errors).mean()
+    return _weighted(terms, config)
+
+
+def _run_spliced(
+    model: nn.Module, sae: SAE, original: Original, config: EndToEndRun
+) -> tuple[Tensor, Latents, Tensor, Tensor, dict[str, Tensor]]:
+    """x, latents, recons, and the logits and downstream activations that recons lead to."""
     x = _chosen(original.activations[config.module], config)
     latents, recons = apply_sae(sae, x)
 
@@ -124,16 +140,8 @@ def total_loss(model: nn.Module, sae: SAE, original: Original, config: EndToEndR
         splice(model, {config.module: edit}),
         reading(model, config.downstream) as changed,
     ):
-        changed_logits = logits_of(model, original.tokens)
-    terms = _local_terms(x, latents, recons, config)
-    if config.lambda_kl:
-        terms["kl"] = original.predictions.kl_to(changed_logits)
-    if config.downstream:
-        errors = [
-            mse_loss(changed[m].float(), original.activations[m].float()) for m in config.downstream
-        ]
-        terms["downstream"] = torch.stack(errors).mean()
-    return _weighted(terms, config)
+        logits = logits_of(model, original.tokens)
+    return x, latents, recons, logits, changed
 
 
 def _autocast(tokens: Tensor, config: EndToEndRun) -> torch.autocast:
@@ -250,9 +258,9 @@ def train_end_to_end(
         return _stacked(found)
 
     def evaluate(epoch: int) -> Terms:
-        return _stacked(
-            [_evaluation(model, *pair, validation) for pair in zip(saes, configs, strict=True)]
-        )
+        original = run_original(model, validation[:EVALUATION_BLOCKS], configs)
+        pairs = zip(saes, configs, strict=True)
+        return _stacked([_evaluation(model, sae, original, config) for sae, config in pairs])
 
     def each(method: str) -> Callable[[], None]:
         """Of the SAEs whose dictionary is held at unit norm."""
@@ -300,14 +308,21 @@ def _begin(
     return saes.train().requires_grad_(True)
 
 
-def _evaluation(model: nn.Module, sae: SAE, config: EndToEndRun, validation: Tensor) -> Terms:
+@torch.no_grad()
+def _evaluation(model: nn.Module, sae: SAE, original: Original, config: EndToEndRun) -> Terms:
     sae.eval()
-    held_out = validation[:EVALUATION_BLOCKS]
-    table = evaluate_spliced(model, {config.module: sae}, held_out, (), config.positions)
+    x, latents, recons, logits, _ = _run_spliced(model, sae, original, config)
     sae.train()
-    values = table.set_index("metric")["value"]
-    kept = ["ce_increase", "kl", "explained_variance", "l0", "alive_latents"]
-    return {name: torch.tensor(values[name]) for name in kept}
+    counts = firing_counts(latents)
+    x, recons = x.flatten(0, 1).float(), recons.flatten(0, 1).float()
+    loss = next_token_loss(logits.float(), original.tokens)
+    return {
+        "ce_increase": loss - original.predictions.loss(original.tokens),
+        "kl": original.predictions.kl_to(logits),
+        "explained_variance": torch.tensor(explained_variance(x, recons)),
+        "l0": counts.sum() / len(x),
+        "alive_latents": (counts > 0).sum(),
+    }
 
 
 def _stacked(found: list[Terms]) -> Terms:

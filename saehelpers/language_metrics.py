@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from saehelpers import metrics
-from saehelpers.activations import at_positions, reading, splice
+from saehelpers.activations import (
+    at_positions,
+    reading,
+    recording_prefix,
+    replaying,
+    splice,
+)
 from saehelpers.saes import SAE
 from saehelpers.sparse import Latents
 
@@ -61,6 +67,11 @@ class Predictions:
     def of(cls, logits: Float[Tensor, "*n v"]) -> "Predictions":
         p = logits.flatten(0, -2).float().softmax(-1)
         return cls(p, torch.special.entr(p).sum(-1).mean())
+
+    def loss(self, tokens: Int[Tensor, "n_contexts context"]) -> Float[Tensor, ""]:
+        """Their mean cross-entropy in nats with the next tokens; the first is given."""
+        p = self.p.view(*tokens.shape, -1)[:, :-1]
+        return -p.gather(-1, tokens[:, 1:, None]).log().mean()
 
     def kl_to(self, logits: Float[Tensor, "*n v"]) -> Float[Tensor, ""]:
         """KL(p || q), q the distributions of these logits."""
@@ -155,15 +166,19 @@ def evaluate_spliced(
     zeros = at_positions(torch.zeros_like, positions) if positions else torch.zeros_like
     chosen = list(positions) or slice(None)
     for tokens in blocks.split(batch_size):
-        with reading(model, modules) as found:
+        with recording_prefix(model, saes) as prefix, reading(model, modules) as found:
             original = logits_of(model, tokens)
         for name in modules:
             before[name].append(found[name][:, chosen].flatten(0, 1).float())
-        with spliced(model, saes, positions), reading(model, modules) as found:
+        with (
+            replaying(model, prefix),
+            spliced(model, saes, positions),
+            reading(model, modules) as found,
+        ):
             changed = logits_of(model, tokens)
         for name in modules:
             after[name].append(found[name][:, chosen].flatten(0, 1).float())
-        with splice(model, dict.fromkeys(saes, zeros)):
+        with replaying(model, prefix), splice(model, dict.fromkeys(saes, zeros)):
             ablated = logits_of(model, tokens)
         agreement = original[:, :-1].argmax(-1) == changed[:, :-1].argmax(-1)
         values = {

@@ -172,7 +172,7 @@ def blocks() -> torch.Tensor:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_from_the_splice_onward_the_model_does_what_it_did(module, gpt2, blocks):
-    with recording_prefix(gpt2, module) as prefix:
+    with recording_prefix(gpt2, [module]) as prefix:
         before = gpt2(blocks).logits
     ran = []
     handles = [gpt2.transformer.wte.register_forward_hook(lambda *_: ran.append("wte"))]
@@ -192,10 +192,19 @@ def test_from_the_splice_onward_the_model_does_what_it_did(module, gpt2, blocks)
     assert not torch.equal(before, replayed)
 
 
+def test_the_prefix_ends_at_the_first_of_several_modules(gpt2, blocks):
+    kept = []
+    for modules in (["transformer.h.2", LAYER], [LAYER]):
+        with recording_prefix(gpt2, modules) as prefix:
+            gpt2(blocks)
+        kept.append(list(prefix))
+    assert kept[0] == kept[1]
+
+
 @pytest.mark.parametrize("where", ["recording", "replaying"])
 def test_the_model_is_whole_again_after_an_error(where, gpt2, blocks):
     before = gpt2(blocks).logits
-    with pytest.raises(ArithmeticError), recording_prefix(gpt2, LAYER) as prefix:
+    with pytest.raises(ArithmeticError), recording_prefix(gpt2, [LAYER]) as prefix:
         gpt2(blocks)
         if where == "recording":
             raise ArithmeticError
@@ -250,7 +259,7 @@ def test_transformer_lens_hook_points(lens_model, blocks):
     for module, hook in hooks.items():
         x = read_activations(model, blocks, module)
         assert torch.equal(read_activations(model, blocks, hook), x)
-        with recording_prefix(model, hook) as prefix:
+        with recording_prefix(model, [hook]) as prefix:
             before = model(blocks)
         with replaying(model, prefix), splice(model, {hook: lambda x: x + 1.0}):
             replayed = model(blocks)

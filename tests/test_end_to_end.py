@@ -212,6 +212,17 @@ def test_training_lowers_the_kl_and_logs_every_row(config, model, blocks):
     assert not any(parameter.requires_grad for parameter in trained.parameters())
 
 
+@pytest.mark.parametrize("change_of", [{}, {"positions": (3, 5)}])
+def test_the_history_is_measured_on_held_out_text(change_of, config, model, blocks):
+    config = change(config, epochs=2, **change_of)
+    trained, history = train_one(config, model, blocks[:64], blocks[64:])
+    held_out = blocks[64:][:8]
+    table = lm.evaluate_spliced(model, {LAYER: trained}, held_out, (), config.positions)
+    expected = table.set_index("metric").value
+    for name in ("ce_increase", "kl", "explained_variance", "l0", "alive_latents"):
+        assert history[name].iloc[-1] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
+
+
 def test_the_local_loss_needs_activations_alone(config, model, sae, blocks):
     config = change(config, lambda_local=1.0, lambda_kl=0.0, lambda_sparsity=0.1)
     assert config.local
