@@ -13,16 +13,15 @@ import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from peers import peak_rise, reset_peak
 from torch import nn
 
-from saehelpers import attribution, objectives
+from saehelpers import attribution
 from saehelpers.base_models import make_gpt2
 from saehelpers.dashboards import attention_dashboard
-from saehelpers.objectives import OrbitBatch
+from saehelpers.objectives import OrbitBatch, total_loss
 from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae
 from saehelpers.sparse import fast_products
 
@@ -35,7 +34,6 @@ ACTIVATIONS = {
     "TopK 32 per head": {"activation": "topk", "topk": 32, "topk_per_head": True},
     "TopK 384 over all heads": {"activation": "topk", "topk": 384},
 }
-eager_loss = objectives.total_loss
 
 
 class DenseBlocks(SAE):
@@ -70,37 +68,24 @@ def training_step(case: str, kind: str):
     dense = kind == "dense blocks"
     model = DenseBlocks(sae) if dense else sae
     products = nullcontext if dense else fast_products  # as `train_saes` has it
-    loss_of_head = compiled_loss() if "compiled" in kind else eager_loss
+    settings = {"sparsity": "l1" if "L1" in case else None, "lambda_sparsity": 1e-3}
+    settings["compiled"] = "compiled" in kind
     optimiser = torch.optim.Adam(sae.parameters(), 1e-4, fused=True)
     x = torch.randn(BATCH, HEADS * D_HEAD)
     as_it_is = (torch.zeros(1, x.shape[1]), torch.ones(1, x.shape[1]))
     first = torch.zeros(BATCH, dtype=torch.long)
     batch = OrbitBatch(x, torch.arange(BATCH), first, 1, *as_it_is)
-    sparsity = "l1" if "L1" in case else None
 
     def step():
         optimiser.zero_grad()
-        with products(), patch.object(objectives, "total_loss", loss_of_head):
-            whole = eager_loss if sae.separable else loss_of_head
-            loss = whole(model, batch, "reconstruction", 1.0, 0.0, sparsity, 1e-3)
-            loss["loss"].backward()
+        with products():
+            total_loss(model, batch, "reconstruction", **settings)["loss"].backward()
         optimiser.step()
 
     for parameter in sae.parameters():  # Adam's moments and the gradients are no part of a step
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     return step
-
-
-def compiled_loss():
-    """`total_loss` by torch.compile, which would split it where activations are gathered."""
-    compiled = torch.compile(eager_loss, dynamic=False)
-
-    def loss(sae, batch, *weights):
-        batch.transformed  # noqa: B018 (kept by the batch)
-        return compiled(sae, batch, *weights)
-
-    return loss
 
 
 def attributing(case: str, kind: str):

@@ -2,8 +2,9 @@
 
     python benchmarks/streaming.py
 
-One pass over the same activations each, the whole of `train_saes`, in turns. Before every turn
-the files' pages are dropped from the page cache; what was read from the disk is counted.
+One pass over the same activations each, the whole of `train_saes`, in turns, buffer by buffer, with
+what it measures after each; or in one go, measured once. Before every turn the files' pages are
+dropped from the page cache; what was read from the disk is counted.
 """
 
 import os
@@ -51,8 +52,10 @@ def measure(folder: Path) -> dict[str, list[tuple[float, float]]]:
     write_shards(folder / "shards", x.split(SHARD))
     np.save(folder / "activations.npy", x)
     n_buffers = N_SAMPLES // BUFFER
+    buffers = x.split(BUFFER)
     cases = {
-        "memory": lambda: train(x, 1),
+        "memory": lambda: train(lambda epoch: buffers[epoch], n_buffers),
+        "memory, in one go": lambda: train(x, 1),
         "shards": lambda: train(ShardStream(folder / "shards", BUFFER), n_buffers),
         "one .npy file": lambda: train(ShardStream(folder / "activations.npy", BUFFER), n_buffers),
         "mapped .npy file, no buffer": lambda: train(

@@ -6,10 +6,10 @@ Squared norms are summed over d. E and D are `sae.encode` and `sae.decode`, g is
 uniformly for each sample. Equations: Erdogan and Lucic, arXiv 2511.09432.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -47,17 +47,17 @@ class OrbitBatch:
         rows /= self.scale.view(len(self.scale), *ones, -1)
         return rows
 
-    @cached_property
+    @functools.cached_property
     def canonical(self) -> Float[Tensor, "*inst batch d"]:
         """psi(x)"""
         return self._gather(self.starts)
 
-    @cached_property
+    @functools.cached_property
     def transformed(self) -> Float[Tensor, "*inst batch d"]:
         """psi(g x)"""
         return self._gather(self.starts + self.elements)
 
-    @cached_property
+    @functools.cached_property
     def orbit(self) -> Float[Tensor, "*inst batch order d"]:
         """psi(g x) for every g."""
         offsets = torch.arange(self.order, device=self.rows.device)
@@ -212,6 +212,7 @@ def total_loss(
     p: float = 1.0,
     lambda_multi_topk: float = 0.0,
     revival: nn.Module | None = None,
+    compiled: bool = False,
 ) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
@@ -222,12 +223,17 @@ def total_loss(
 
     multi_topk is the reconstruction term with four times as many active latents, which keeps
     latents alive that TopK alone never chooses (Gao et al., arXiv 2406.04093, appendix B).
+
+    compiled: by `torch.compile`, the same to rounding; of SAEs of heads, the loss of each.
     """
+    weights = (
+        objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p, lambda_multi_topk
+    )  # fmt: skip
     if isinstance(sae, BlockDiagonalSAE) and sae.separable:
-        weights = (
-            objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p, lambda_multi_topk
-        )  # fmt: skip
-        return _sum_over_heads(sae, batch, weights)
+        return _sum_over_heads(sae, batch, weights, compiled)
+    if compiled:
+        input_and_target(batch, objective)  # gathered beforehand: what reads them stays whole
+        return _compiled_loss()(sae, batch, *weights, revival)
     terms, latents = OBJECTIVES[objective](sae, batch)
     loss = terms["reconstruction"]
     if "prefixes" in terms:
@@ -250,6 +256,11 @@ def total_loss(
     return {"loss": loss, **terms}
 
 
+@functools.cache
+def _compiled_loss() -> Callable:
+    return torch.compile(total_loss, dynamic=False)
+
+
 @contextmanager
 def _more_active(sae: SAE) -> Iterator[None]:
     k = sae.activation.k
@@ -260,7 +271,9 @@ def _more_active(sae: SAE) -> Iterator[None]:
         sae.activation.k = k
 
 
-def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, weights: tuple) -> Terms:
+def _sum_over_heads(
+    sae: BlockDiagonalSAE, batch: OrbitBatch, weights: tuple, compiled: bool
+) -> Terms:
     """`total_loss` of every head's SAE, summed.
 
     Gradients are taken as soon as a loss is known, head by head and, where a head's latents of
@@ -277,7 +290,7 @@ def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, weights: tuple) ->
         own = slice(h * width, (h + 1) * width)
         columns = {name: getattr(batch, name)[:, own] for name in ("rows", "mean", "scale")}
         for part, share in _parts(replace(batch, **columns), head):
-            terms = total_loss(head, part, *weights)
+            terms = total_loss(head, part, *weights, compiled=compiled)
             if torch.is_grad_enabled():
                 found = torch.autograd.grad(share * terms["loss"].sum(), own_parameters)
                 for gradient, own_gradient in zip(gradients, found, strict=True):

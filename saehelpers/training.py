@@ -114,6 +114,7 @@ def train_saes(
                 config.p,
                 config.lambda_multi_topk,
                 revival,
+                config.compiled,
             )
 
     def begin_epoch(epoch: int) -> None:

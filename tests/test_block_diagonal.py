@@ -1,6 +1,9 @@
 """SAEs of attention heads beside the dense SAE with the same block matrices."""
 
 import dataclasses
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -79,13 +82,22 @@ class DenseBlocks(SAE):
         return recons * sae.scale + sae.mean
 
 
-def loss_and_gradients(sae, x, sparsity="l1"):
+def loss_and_gradients(sae, x, sparsity="l1", compiled=False):
     as_it_is = (torch.zeros(1, x.shape[1]), torch.ones(1, x.shape[1]))
     first = torch.zeros(len(x), dtype=torch.long)
     batch = OrbitBatch(x, torch.arange(len(x)), first, 1, *as_it_is)
-    terms = total_loss(sae, batch, "reconstruction", sparsity=sparsity, lambda_sparsity=0.1)
+    weights = {"sparsity": sparsity, "lambda_sparsity": 0.1, "compiled": compiled}
+    terms = total_loss(sae, batch, "reconstruction", **weights)
     parameters = list(sae.parameters())
     return terms, torch.autograd.grad(terms["loss"], parameters)
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_losses_are_the_same():
+    # in a process of its own: the compiler cannot read what checks shapes in tests
+    command = [sys.executable, __file__]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -244,3 +256,13 @@ def test_bad_configs(options, message):
 def test_activations_of_another_width():
     with pytest.raises(ValueError, match="reads activations of width 12"):
         made().encode(random(5, 13))
+
+
+if __name__ == "__main__":
+    for sae in (made(), make_sae(SAEConfig(HEADS * WIDTH, 24, topk=3))):
+        x = random(50, HEADS * WIDTH, seed=7)
+        (terms, gradients), (compiled_terms, compiled_gradients) = (
+            loss_and_gradients(sae, x, compiled=compiled) for compiled in (False, True)
+        )
+        assert_close(compiled_terms, terms, atol=1e-5, rtol=1e-5)
+        assert_close(compiled_gradients, gradients, atol=1e-5, rtol=1e-5)

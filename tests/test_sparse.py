@@ -50,10 +50,12 @@ def sparse_from_the_start(monkeypatch):
 @pytest.mark.parametrize("n", [8, 100, 520, 4096])
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_top_k_is_torchs(n, k):
-    x = random(7, n)
-    values, indices = top_k(x, k)
-    assert torch.equal(x.gather(1, indices), values)
-    assert torch.equal(values.sort(descending=True).values, x.topk(k).values)
+    for x in (random(7, n), random(7, n) - 2, random(7, n).double(), random(7, n).bfloat16()):
+        values, indices = top_k(x, k)
+        assert torch.equal(x.gather(1, indices), values)
+        # which of the others are taken is left open
+        assert torch.equal(values.sort(descending=True).values.relu(), x.topk(k).values.relu())
+        assert all(len(row.unique()) == k for row in indices)
 
 
 @pytest.mark.parametrize("n", [50, 64])  # groups of one and of eight
