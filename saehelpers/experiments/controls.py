@@ -10,7 +10,7 @@ from torch import Tensor
 from saehelpers.activations import orbit_activations
 from saehelpers.experiments.explained import Explained, load_or_fit_action
 from saehelpers.methods import SAERun
-from saehelpers.symmetry import Group, LinearAction
+from saehelpers.symmetry import Group, LinearAction, usual_fit
 
 
 def other_group(group: Group) -> Group:
@@ -42,7 +42,9 @@ def explain_as(
         orbit_activations(what.base_model.to(device), images, other)
         for images in (train_images, test_images)
     )
-    action_run = dataclasses.replace(what.action_run, activations=name, group=other.name)
+    action_run = dataclasses.replace(
+        what.action_run, activations=name, group=other.name, method=usual_fit(other)
+    )
     action = load_or_fit_action(action_run, train, models, device)
     what.base_model.cpu()
     return dataclasses.replace(

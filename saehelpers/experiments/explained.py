@@ -13,7 +13,7 @@ from saehelpers.activations import orbit_activations
 from saehelpers.experiments.base_models import BaseModelRun, load_or_train_base_model
 from saehelpers.experiments.loading import fill, load_or_train
 from saehelpers.sweeps import sweep
-from saehelpers.symmetry import Group, LinearAction, fit_action, report_action
+from saehelpers.symmetry import Group, LinearAction, fit_action, report_action, usual_fit
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def explain(
     """Base models, orbit activations and fitted actions: what is there before any SAE.
 
     The base models are trained, read and fitted to in parallel processes (see
-    `saehelpers.sweeps.sweep`). `action_settings` are fields of `ActionRun`.
+    `saehelpers.sweeps.sweep`). `action_settings` are fields of `ActionRun`; the method is by
+    default that of `usual_fit`.
     """
     shared = (group, train_images, test_images, models, device, force, action_settings)
     jobs = [(name, base_run, *shared) for name, base_run in base_runs.items()]
@@ -120,6 +121,7 @@ def _explain(
     )
     weights = runs.fingerprint(base_model.state_dict())
     name = f"{runs.run_id(base_run)}/{weights}/{group.name}"
-    action_run = ActionRun("action", name, group.name, **action_settings)
+    settings = {"method": usual_fit(group)} | action_settings
+    action_run = ActionRun("action", name, group.name, **settings)
     action = load_or_fit_action(action_run, train, models, device, force)
     return key, Explained(base_model.cpu(), history, train, test, action, action_run, name)

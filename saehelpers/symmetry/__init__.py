@@ -7,6 +7,7 @@ from saehelpers.symmetry.actions import (
     fit_action,
     infer_element,
     report_action,
+    usual_fit,
 )
 from saehelpers.symmetry.groups import Group
 
@@ -18,4 +19,5 @@ __all__ = [
     "fit_action",
     "infer_element",
     "report_action",
+    "usual_fit",
 ]

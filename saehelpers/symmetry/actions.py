@@ -111,6 +111,11 @@ def check_orbits(activations: Tensor, group: Group | None = None) -> None:
         raise ValueError(f"orbit activations of shape {shape} contain NaN or infinite values")
 
 
+def usual_fit(group: Group) -> str:
+    """The method of `fit_action` for a group: from the identity, Adam hardly reaches a flip."""
+    return "refined" if group.n_flips == 2 else "adam"
+
+
 def fit_action(
     activations: Float[Tensor, "n order d"],
     group: Group,
