@@ -8,6 +8,7 @@ from saehelpers.datasets.shapes import (
     SHAPES,
     TASK_TYPES,
     draw_templates,
+    element_ceiling,
     list_tasks,
     make_shapes,
     orientations,
@@ -242,3 +243,24 @@ def test_a_fresh_sae_of_the_same_seed_does_not_know_the_features():
         dictionary = make_sae(SAEConfig(16, 16, topk=3), seed).dictionary.detach()
         assert (dictionary @ features.T).abs().max() < 0.95
         assert (dictionary[0] @ features[0]).abs() < 0.8
+
+
+@pytest.mark.parametrize(
+    ("names", "c4", "d4"),
+    [
+        (("rectangle",) * 4, 1 / 2, 1 / 4),
+        (("diagonal",) * 4, 1 / 2, 1 / 4),
+        (("t", "arrow", "triangle", "semicircle"), 1, 1 / 2),  # the left-right mirror image
+        (("t", "arrow", "triangle", "l"), 1, 1),
+        (("rectangle", "t", "rectangle", "c"), 1, 1),
+    ],
+)
+def test_how_often_an_element_can_be_told(names, c4, d4):
+    shapes = torch.tensor([[SHAPES.index(name) for name in names]])
+    assert element_ceiling(shapes, Group(4)) == pytest.approx(c4)
+    assert element_ceiling(shapes, Group(4, 2)) == pytest.approx(d4)
+    canonical = {tuple(tile.flatten().tolist()) for tile in draw_templates()}
+    image = draw_templates()[shapes[0]].unflatten(0, (2, 2)).permute(0, 2, 1, 3).reshape(64, 64)
+    turned = Group(4, 2).orbit(image[None]).reshape(8, 2, 32, 2, 32).transpose(2, 3).flatten(1, 2)
+    upright = [all(tuple(t.flatten().tolist()) in canonical for t in tiles) for tiles in turned]
+    assert 1 / sum(upright) == pytest.approx(d4)

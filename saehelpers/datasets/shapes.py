@@ -91,6 +91,17 @@ def quadrant_sources(group: Group) -> Int[Tensor, "order quadrants"]:
     return group.orbit(canonical).reshape(group.order, 4).long()
 
 
+def element_ceiling(shapes: Int[Tensor, "n quadrants"], group: Group) -> float:
+    """How often the element of an image under a random element can be told, at best.
+
+    An element that leaves every shape of a canonical image as it is, and only moves quadrants,
+    makes another canonical image: the two cannot be told apart. Under C4 such images are rare;
+    under D4 most shapes are their own mirror images.
+    """
+    upright = (orientations(group)[shapes] == 0).all(dim=1)  # (n, |G|)
+    return (1 / upright.sum(dim=1)).mean().item()
+
+
 def list_tasks() -> pd.DataFrame:
     """The 180 binary tasks, with columns type, task, shape, orientation, quadrant (-1: any).
 
