@@ -136,7 +136,10 @@ def _table(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _read_csv(source) -> pd.DataFrame:
     types = {name: str for name in COLUMNS if name not in NUMERIC}
-    table = pd.read_csv(source, dtype=types, keep_default_na=False, na_values={"value": [""]})
+    # whole: read in parts, a column that is empty in one of them has another type there
+    table = pd.read_csv(
+        source, dtype=types, keep_default_na=False, na_values={"value": [""]}, low_memory=False
+    )
     if tuple(table.columns) != COLUMNS:
         raise ValueError(f"the columns are {', '.join(table.columns)}")
     if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of a field too many

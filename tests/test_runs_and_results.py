@@ -581,7 +581,7 @@ def test_sae_runs_without_later_settings_keep_their_names():
     for name in ("prefixes", "n_heads", "topk_per_head", "initial_norm"):
         del fields["sae"][name]
     later = ("order_seed", "sparsity_warmup_steps", "lambda_multi_topk", "auxk", "lambda_auxk",
-             "dead_after", "autocast")  # fmt: skip
+             "dead_after", "autocast", "compiled")  # fmt: skip
     for name in later:
         del fields[name]
     text = json.dumps({"version": runs.VERSION, **fields}, sort_keys=True)
