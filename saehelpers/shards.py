@@ -166,7 +166,8 @@ class ShardStream:
 
     @cached_property
     def _thread(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, "shards")
+        # copying by more threads would take the cores from training
+        return ThreadPoolExecutor(1, "shards", torch.set_num_threads, (1,))
 
     @property
     def _total(self) -> int:
