@@ -215,6 +215,8 @@ def curves(
 
 def seeds_note(table: pd.DataFrame) -> str:
     """How many seeds a `summarise`d table rests on, for titles: "3 seeds" or "1 to 5 seeds"."""
+    if table.empty:
+        return "not measured"
     low, high = int(table["seeds"].min()), int(table["seeds"].max())
     counted = f"{low}" if low == high else f"{low} to {high}"
     return f"{counted} seed{'' if high == 1 else 's'}"
