@@ -69,7 +69,9 @@ def train_saes(
         if isinstance(sae, ArchetypalSAE):
             sae.set_centres(batches.sample(i, KMEANS_SAMPLES, configs[i].seed), configs[i].seed)
     model = stack(saes).to(batches.rows.device).train()
-    model.align()
+    autocast = torch.autocast(batches.rows.device.type, torch.bfloat16, enabled=config.autocast)
+    with autocast:
+        model.align()
     revival = None
     if config.auxk:
         revival = Revival(model, config.auxk, config.dead_after, config.lambda_auxk)
@@ -102,7 +104,7 @@ def train_saes(
         nonlocal number
         number += 1
         warmed = min(1.0, number / max(1, config.sparsity_warmup_steps))
-        with torch.autocast(index.device.type, torch.bfloat16, enabled=config.autocast):
+        with autocast:
             return total_loss(
                 model,
                 batches(index, uniform),

@@ -42,6 +42,7 @@ def sparse_from_the_start(monkeypatch):
     """SAEs of every size take the sparse path."""
     monkeypatch.setattr(base, "LARGE", 0)
     monkeypatch.setattr(base, "SPARSE_SHARE", 1)
+    monkeypatch.setattr(base, "LOWER_SHARE", 1)
 
 
 # --- which latents are kept ---
@@ -248,6 +249,12 @@ def test_small_and_other_saes_stay_dense():
     for options in others:
         sae = make_sae(dataclasses.replace(SAEConfig(256, 512, "topk", 32), **options))
         assert not sae.is_sparse, options
+
+
+def test_autocast_favours_the_dense_path():
+    wide, narrow = (make_sae(SAEConfig(256, n, "topk", 32)) for n in (1024, 512))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert wide.is_sparse and not narrow.is_sparse
 
 
 def test_projection_in_parts_is_the_projection():

@@ -25,7 +25,8 @@ ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": n
 SAE_ACTIVATIONS = ("topk", "batch_topk", "relu", "jumprelu")
 DICTIONARIES = ("free", "archetypal", "blocks", "block_diagonal")
 LARGE = 2**17  # entries of the dictionary from which products take most of the time
-SPARSE_SHARE = 8  # the sparse path is faster if so many times k latents are there
+SPARSE_SHARE = 8  # the sparse path is faster if so many times k latents are there,
+LOWER_SHARE = 32  # or so many where autocast makes dense products cheaper
 PROJECTED = 1024  # rows at a time, which stay in the cache
 
 
@@ -111,12 +112,6 @@ class SAEConfig:
         """Whether products take most of the time of a training step."""
         return self.d // self.n_heads * self.n_latents >= LARGE
 
-    @property
-    def is_sparse(self) -> bool:
-        """Whether it is faster to work with the active latents alone than with all."""
-        few = "topk" in self.activation and self.n_latents >= SPARSE_SHARE * self.topk
-        return few and self.is_large and self.dictionary in ("free", "block_diagonal")
-
 
 class SAE(nn.Module):
     """An SAE with a free dictionary; see the module's equations.
@@ -187,7 +182,11 @@ class SAE(nn.Module):
     @property
     def is_sparse(self) -> bool:
         """Whether training goes by SparseLatents, as it does on a CPU where that is faster."""
-        return self.config.is_sparse and self.mean.device.type == "cpu"
+        config, device = self.config, self.mean.device.type
+        share = LOWER_SHARE if torch.is_autocast_enabled(device) else SPARSE_SHARE
+        few = "topk" in config.activation and config.n_latents >= share * config.topk
+        kept = config.dictionary in ("free", "block_diagonal")
+        return device == "cpu" and few and kept and config.is_large
 
     @torch.no_grad()
     def align(self) -> None:

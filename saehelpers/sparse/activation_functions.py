@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saehelpers.sparse.largest import top_k
+
 
 class TopK(nn.Module):
     """Keep the k largest pre-activations of each sample, rectified; zero the rest."""
@@ -19,7 +21,7 @@ class TopK(nn.Module):
         self.k = k
 
     def forward(self, x: Float[Tensor, "*batch n_latents"]) -> Tensor:
-        values, indices = x.topk(self.k, dim=-1, sorted=False)
+        values, indices = top_k(x, self.k)
         return torch.zeros_like(x).scatter(-1, indices, values.relu())
 
 

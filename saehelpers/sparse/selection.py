@@ -12,13 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saehelpers.sparse.activation_functions import BatchTopK, TopK
+from saehelpers.sparse.largest import GROUP, top_k
 from saehelpers.sparse.latents import Kept, Pairs, SparseLatents
 from saehelpers.sparse.products import fast_products
 
 BUFFER = 2**22  # pre-activations held at a time
-GROUP = 8  # pre-activations of which the largest stands for all
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
-DIRECT = 32  # among up to k times as many, the k largest are picked at once
 
 
 class Found(NamedTuple):
@@ -110,28 +108,6 @@ def _choose(
     if activation.training:
         return largest_positive(blocks, activation.k * batch)
     return largest_positive(blocks, None, activation.threshold.view(-1)[instance].item())
-
-
-def top_k(x: Float[Tensor, "batch n"], k: int) -> tuple[Tensor, Tensor]:
-    """`x.topk(k)` along the last axis, unsorted, several times as fast where n is large.
-
-    Where fewer than k are positive, which of the others are taken is left open. Positive numbers
-    are in the order of their bits, and integers are compared faster.
-    """
-    found = _largest(x.view(INTEGERS[x.element_size()]), k)
-    return x.gather(-1, found), found
-
-
-def _largest(x: Int[Tensor, "batch n"], k: int) -> Int[Tensor, "batch k"]:
-    """Where the k largest are: in the k groups of the largest maxima, which are found likewise."""
-    n = x.shape[-1]
-    if n <= DIRECT * k or n % GROUP:
-        return x.topk(k, dim=-1, sorted=False).indices
-    groups = _largest(x.unflatten(-1, (GROUP, -1)).amax(-2), k)
-    members = torch.arange(0, n, n // GROUP, device=x.device)
-    candidates = (groups[:, None] + members[:, None]).flatten(-2)
-    chosen = x.gather(-1, candidates).topk(k, dim=-1, sorted=False).indices
-    return candidates.gather(-1, chosen)
 
 
 def largest_positive(

@@ -1,0 +1,33 @@
+"""The k largest of many numbers."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+GROUP = 8  # numbers of which the largest stands for all
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+DIRECT = 32  # among up to k times as many, the k largest are picked at once
+
+
+def top_k(x: Float[Tensor, "*batch n"], k: int) -> tuple[Tensor, Tensor]:
+    """`x.topk(k)` along the last axis, unsorted; on a CPU several times as fast where n is large.
+
+    Where fewer than k are positive, which of the others are taken is left open. Positive numbers
+    are in the order of their bits, and integers are compared faster.
+    """
+    if x.device.type != "cpu":
+        return tuple(x.topk(k, dim=-1, sorted=False))
+    found = _largest(x.detach().view(INTEGERS[x.element_size()]), k)
+    return x.gather(-1, found), found
+
+
+def _largest(x: Int[Tensor, "*batch n"], k: int) -> Int[Tensor, "*batch k"]:
+    """Where the k largest are: in the k groups of the largest maxima, which are found likewise."""
+    n = x.shape[-1]
+    if n <= DIRECT * k or n % GROUP:
+        return x.topk(k, dim=-1, sorted=False).indices
+    groups = _largest(x.unflatten(-1, (GROUP, -1)).amax(-2), k)
+    members = torch.arange(0, n, n // GROUP, device=x.device)
+    candidates = (groups.unsqueeze(-2) + members[:, None]).flatten(-2)
+    chosen = x.gather(-1, candidates).topk(k, dim=-1, sorted=False).indices
+    return candidates.gather(-1, chosen)
