@@ -22,7 +22,7 @@ class TopK(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch n_latents"]) -> Tensor:
         values, indices = top_k(x, self.k)
-        return torch.zeros_like(x).scatter(-1, indices, values.relu())
+        return torch.zeros_like(x).scatter_(-1, indices, values.relu())
 
 
 class BatchTopK(nn.Module):
