@@ -12,6 +12,7 @@ from loky import get_reusable_executor
 from saehelpers import distributed
 from saehelpers.progress import tqdm
 
+KEPT_SECONDS = 60  # that a process waits for the next sweep, whose imports would take seconds
 POLL_SECONDS = 0.5  # between looks at jobs that do not tell when they are done
 
 
@@ -106,6 +107,7 @@ def _processes() -> Executor:
     """Processes kept for the next sweep; they would fight over cores with threads of their own."""
     return get_reusable_executor(
         max_workers=n_cores(),
+        timeout=KEPT_SECONDS,
         env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         initializer=torch.set_num_threads,
         initargs=(1,),
