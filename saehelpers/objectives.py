@@ -226,6 +226,8 @@ def total_loss(
 
     compiled: by `torch.compile`, the same to rounding; of SAEs of heads, the loss of each.
     """
+    if compiled:  # a number that rises step by step would be compiled anew each time
+        lambda_sparsity = torch.as_tensor(lambda_sparsity)
     weights = (
         objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p, lambda_multi_topk
     )  # fmt: skip

@@ -82,11 +82,13 @@ class DenseBlocks(SAE):
         return recons * sae.scale + sae.mean
 
 
-def loss_and_gradients(sae, x, sparsity="l1", compiled=False):
+def loss_and_gradients(sae, x, sparsity="l1", compiled=False, lambda_sparsity=0.1):
     as_it_is = (torch.zeros(1, x.shape[1]), torch.ones(1, x.shape[1]))
     first = torch.zeros(len(x), dtype=torch.long)
     batch = OrbitBatch(x, torch.arange(len(x)), first, 1, *as_it_is)
-    weights = {"sparsity": sparsity, "lambda_sparsity": 0.1, "compiled": compiled}
+    weights = {
+        "sparsity": sparsity, "lambda_sparsity": lambda_sparsity, "compiled": compiled
+    }  # fmt: skip
     terms = total_loss(sae, batch, "reconstruction", **weights)
     parameters = list(sae.parameters())
     return terms, torch.autograd.grad(terms["loss"], parameters)
@@ -266,3 +268,7 @@ if __name__ == "__main__":
         )
         assert_close(compiled_terms, terms, atol=1e-5, rtol=1e-5)
         assert_close(compiled_gradients, gradients, atol=1e-5, rtol=1e-5)
+        counters = torch._dynamo.utils.counters["stats"]
+        compiled_before = counters["unique_graphs"]
+        loss_and_gradients(sae, x, compiled=True, lambda_sparsity=0.2)  # as in a warm-up
+        assert counters["unique_graphs"] == compiled_before > 0
