@@ -75,7 +75,11 @@ LABELS = {
 
 
 def panels(
-    number: int, size: tuple[float, float], rows: int = 1, sharey: bool = False
+    number: int,
+    size: tuple[float, float],
+    rows: int = 1,
+    sharex: bool = False,
+    sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `number` axes in `rows` rows, each of the given size in inches."""
     columns = number // rows
@@ -84,6 +88,7 @@ def panels(
         columns,
         figsize=(size[0] * columns, size[1] * rows),
         squeeze=False,
+        sharex=sharex,
         sharey=sharey,
         layout="constrained",
     )
@@ -181,12 +186,13 @@ def grouped_bars(
 
 def dots(ax: Axes, table: pd.DataFrame, y: str, order: Sequence[str]) -> None:
     """Points of a `summarise`d table, one line per value of `y`, with their numbers of seeds."""
-    rows = table.set_index(y).reindex(order)
+    rows = table.set_index(y).reindex(order).fillna({"se": 0})
     places = np.arange(len(order))
-    ax.errorbar(rows["mean"], places, xerr=rows["se"].fillna(0), fmt="o", color="black", capsize=2)
+    ax.errorbar(rows["mean"], places, xerr=rows["se"], fmt="o", color="black", capsize=2)
     for place, row in zip(places, rows.itertuples(), strict=True):
         if row.mean == row.mean:  # measured
-            ax.annotate(f"{row.seeds:.0f}", (row.mean, place), (6, -3), textcoords="offset points")
+            beside = row.mean + row.se, place
+            ax.annotate(f"{row.seeds:.0f}", beside, (6, -3), textcoords="offset points")
     ax.set_yticks(places, order)
     ax.set_ylim(len(order) - 0.5, -0.5)
     ax.grid(axis="x", linewidth=0.4)
