@@ -35,8 +35,8 @@ class Pairs:
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs latent by latent: their order, their samples, where each latent's start."""
-        order = self.latents.argsort(stable=True)
-        return order, self.samples[order], _starts(self.latents, self.n_latents)
+        order = self.latents.int().argsort(stable=True)  # half the bytes to sort
+        return order, self.samples.index_select(0, order), _starts(self.latents, self.n_latents)
 
     def sum_over_latents(self, rows: Float[Tensor, "n_latents d"], weights: Tensor) -> Tensor:
         """Of every sample, the weighted sum of its latents' rows: (n_samples, d)."""
@@ -46,7 +46,7 @@ class Pairs:
     def sum_over_samples(self, rows: Float[Tensor, "n_samples d"], weights: Tensor) -> Tensor:
         """Of every latent, the weighted sum of its samples' rows: (n_latents, d)."""
         order, samples, starts = self.by_latent
-        weights = weights[order]
+        weights = weights.index_select(0, order)
         return embedding_bag(samples, rows, starts, mode="sum", per_sample_weights=weights)
 
     def products(
@@ -154,16 +154,21 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, dictionary, pairs):
         ctx.pairs = pairs
-        ctx.save_for_backward(values, dictionary)
-        return pairs.sum_over_latents(dictionary, values)
+        ctx.save_for_backward(values)
+        with torch.enable_grad():  # its derivative by the values is known to torch
+            ctx.weights = values.detach().requires_grad_()
+            ctx.sums = pairs.sum_over_latents(dictionary.detach(), ctx.weights)
+        return ctx.sums.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        values, dictionary = ctx.saved_tensors
-        upstream = upstream.contiguous()
-        by_values = ctx.pairs.products(upstream, dictionary) if ctx.needs_input_grad[0] else None
-        by_rows = ctx.pairs.sum_over_samples(upstream, values) if ctx.needs_input_grad[1] else None
+        (values,) = ctx.saved_tensors
+        upstream, by_values, by_rows = upstream.contiguous(), None, None
+        if ctx.needs_input_grad[0]:
+            (by_values,) = torch.autograd.grad(ctx.sums, ctx.weights, upstream, retain_graph=True)
+        if ctx.needs_input_grad[1]:
+            by_rows = ctx.pairs.sum_over_samples(upstream, values)
         return by_values, by_rows, None
 
 
@@ -186,5 +191,5 @@ class Kept(torch.autograd.Function):
         )
         by_rows = ctx.pairs.sum_over_samples(x, upstream)
         by_bias = upstream.new_zeros(ctx.pairs.n_latents)
-        by_bias.index_add_(0, ctx.pairs.latents, upstream)
+        by_bias.scatter_add_(0, ctx.pairs.latents, upstream)
         return by_x, by_rows, by_bias, None, None
