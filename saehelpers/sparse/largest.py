@@ -13,7 +13,8 @@ def top_k(x: Float[Tensor, "*batch n"], k: int) -> tuple[Tensor, Tensor]:
     """`x.topk(k)` along the last axis, unsorted; on a CPU several times as fast where n is large.
 
     Where fewer than k are positive, which of the others are taken is left open. Positive numbers
-    are in the order of their bits, and integers are compared faster.
+    are in the order of their bits, and integers are compared faster. A NaN counts as the largest
+    or, with its sign bit set, as the smallest: sure to be taken only where there is nothing else.
     """
     if x.device.type != "cpu":
         return tuple(x.topk(k, dim=-1, sorted=False))
