@@ -26,6 +26,15 @@ def over_task_types(f1: pd.DataFrame) -> pd.DataFrame:
     return means.assign(task_type="mean")
 
 
+def at_every(f1: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows of those base models and seeds that were measured at every value of a column.
+
+    Means at different values are then means over the same SAEs.
+    """
+    measured = f1.groupby(["base_model", "seed"])[column].transform("nunique")
+    return f1[measured == f1[column].nunique()]
+
+
 def conditions(
     f1: pd.DataFrame, named: Mapping[str, tuple[Sequence[str], str, str]]
 ) -> pd.DataFrame:

@@ -35,6 +35,14 @@ def test_controls_without_truncation_are_kept():
     assert f1["value"].tolist() == pytest.approx([0.2, 0.4, 0.3])
 
 
+def test_curves_rest_on_the_same_saes_at_every_point():
+    everywhere = [rows(0.2, 0.4, truncation=length) for length in (4, 8)]
+    f1 = scores(*everywhere, rows(0.6, 0.8, seed=1), rows(0.6, 0.8, base_model="vit"))
+    kept = analysis.at_every(f1, "truncation")
+    assert set(kept["truncation"]) == {4, 8}
+    assert set(kept["seed"]) == {0} and set(kept["base_model"]) == {"mlp"}
+
+
 def test_a_condition_of_several_methods_needs_them_all():
     tables = [rows(0.2, 0.4), rows(0.6, 0.8, method="canonical")]
     tables += [rows(0.1, 0.1, seed=1), rows(0.9, 0.9, element="true")]
