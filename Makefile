@@ -13,7 +13,7 @@ EVERY := $(sort $(foreach notebook,$(wildcard notebooks/*.ipynb),$(firstword $(s
 help:
 	@echo "make run [NB=\"02 04\"]  execute the main job (01 02 04 06), or these notebooks, into executed/"
 	@echo "make all               execute every notebook"
-	@echo "make paper             notebooks 01 02 04 at the published sizes and 11 (many hours), then 06; resumable"
+	@echo "make paper             notebooks 01 02 04 06 at the published sizes, and 11 (many hours); resumable"
 	@echo "make test              run the tests, notebooks included"
 	@echo "make lab               open JupyterLab"
 	@echo "make lint              check style"
@@ -55,7 +55,6 @@ paper: $(STAMP)
 	  echo "== step $$((i + 1)) of $${#steps[@]}: $$step"; \
 	  $(PAPERMILL) -f "$${steps[i]}" "$$(echo $${step:0:2}_*.ipynb)" "../executed/paper_$$step.ipynb" > /dev/null; \
 	done
-	$(call execute,06)
 
 test: $(STAMP)
 	@rm -rf .small
