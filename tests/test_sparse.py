@@ -59,6 +59,12 @@ def test_top_k_is_torchs(n, k):
         assert all(len(row.unique()) == k for row in indices)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_top_k_of_nothing_but_nan_is_nan(sign):
+    values, _ = top_k(torch.tensor(torch.nan).copysign(torch.tensor(sign)).expand(3, 520), 4)
+    assert values.isnan().all()
+
+
 @pytest.mark.parametrize("n", [50, 64])  # groups of one and of eight
 @pytest.mark.parametrize("kept", [1, 60, 200])
 def test_largest_of_all_blocks_together(n, kept):
