@@ -110,10 +110,10 @@ def fit(
         for number, (index, uniform) in enumerate(batches, start=epoch * n_steps):
             model.zero_grad()
             terms = _gradient(step, index, uniform, settings.accumulate)
-            loss = terms["loss"].sum()
-            if not torch.isfinite(loss):
+            loss = terms["loss"].sum().item()
+            if not math.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss of {description or 'training'} is {loss.item()} at step {number} "
+                    f"the loss of {description or 'training'} is {loss} at step {number} "
                     f"(epoch {epoch}); the last checkpoint is kept"
                 )
             if before_update is not None:

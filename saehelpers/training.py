@@ -69,6 +69,9 @@ def train_saes(
         if isinstance(sae, ArchetypalSAE):
             sae.set_centres(batches.sample(i, KMEANS_SAMPLES, configs[i].seed), configs[i].seed)
     model = stack(saes).to(batches.rows.device).train()
+    for part in model.modules():  # the SAEs, or their heads
+        if isinstance(part, SAE):
+            part.standardises = False  # the batches are standardised
     autocast = torch.autocast(batches.rows.device.type, torch.bfloat16, enabled=config.autocast)
     with autocast:
         model.align()

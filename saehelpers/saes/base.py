@@ -117,7 +117,8 @@ class SAE(nn.Module):
     """An SAE with a free dictionary; see the module's equations.
 
     `mean` (d) and `scale` () standardise what goes in and undo it for what comes out. They
-    are 0 and 1 until `set_standardisation` is called, which training does at its end.
+    are 0 and 1 until `set_standardisation` is called, which training does at its end; while it
+    lasts `standardises` is off, which saves a pass over what goes in and one over what comes out.
 
     Args:
         config: the architecture.
@@ -126,6 +127,7 @@ class SAE(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    standardises = True
 
     def __init__(self, config: SAEConfig, generator: torch.Generator | None = None):
         super().__init__()
@@ -201,8 +203,9 @@ class SAE(nn.Module):
         """What the last layer of the encoder reads."""
         if x.shape[-1] != self.config.d:
             raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
-        inverse = 1 / self.scale[..., None, None]
-        x = torch.addcmul(-self.mean.unsqueeze(-2) * inverse, x, inverse)
+        if self.standardises:
+            inverse = 1 / self.scale[..., None, None]
+            x = torch.addcmul(-self.mean.unsqueeze(-2) * inverse, x, inverse)
         if self.config.pre_encoder_bias:
             x = x - self.canonical_bias.unsqueeze(-2)
         between = ENCODER_ACTIVATIONS[self.config.encoder_activation]
@@ -226,13 +229,20 @@ class SAE(nn.Module):
 
     def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
         """Reconstructions (recons), in the activations' original units."""
-        recons = self._sum_of_rows(latents, self.canonical_bias)
-        return torch.addcmul(self.mean.unsqueeze(-2), self.scale[..., None, None], recons)
+        return self._restored(self._sum_of_rows(latents, self.canonical_bias), 1)
 
     def contribution(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
         """What latents add to the recons: scale latents dictionary."""
         recons = self._sum_of_rows(latents, torch.zeros_like(self.canonical_bias))
         return self.scale[..., None, None] * recons
+
+    def _restored(self, recons: Tensor, n_axes: int) -> Tensor:
+        """In original units; the axes between those of the instances and d are so many."""
+        if not self.standardises:
+            return recons
+        ones = (1,) * n_axes
+        mean = self.mean.unflatten(-1, (*ones, -1))
+        return torch.addcmul(mean, self.scale.view(*self.scale.shape, *ones, 1), recons)
 
     def _sum_of_rows(self, latents: Latents, bias: Tensor) -> Tensor:
         if isinstance(latents, SparseLatents):
@@ -251,6 +261,7 @@ class SAE(nn.Module):
         """Let an SAE that was trained on (x - mean) / scale read and return x."""
         self.mean.copy_(mean)
         self.scale.copy_(scale)
+        self.standardises = True
 
     @torch.no_grad()
     def project_gradient(self) -> None:

@@ -123,6 +123,7 @@ class BlockDiagonalSAE(SAE):
         """As `SAE.set_standardisation`; `scale` is that of each dimension's head."""
         self.heads.mean.copy_(mean.unflatten(-1, (self.config.n_heads, -1)))
         self.heads.scale.copy_(scale.unflatten(-1, (self.config.n_heads, -1))[..., 0])
+        self.heads.standardises = True
 
     def project_gradient(self) -> None:
         self.heads.project_gradient()

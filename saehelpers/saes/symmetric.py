@@ -33,8 +33,7 @@ class GroupCrosscoder(SAE):
     def decode_orbit(self, latents: Float[Tensor, "*inst batch n_latents"]) -> Tensor:
         """Recons of the whole orbit, (batch, |G|, d)."""
         recons = torch.einsum("...bn, ...gnd -> ...bgd", latents, self.decoder_weight)
-        recons = recons + self.decoder_bias.unsqueeze(-3)
-        return self.scale[..., None, None, None] * recons + self.mean[..., None, None, :]
+        return self._restored(recons + self.decoder_bias.unsqueeze(-3), 2)
 
     @torch.no_grad()
     def encode_inferred(

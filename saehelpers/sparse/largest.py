@@ -5,8 +5,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 GROUP = 8  # numbers of which the largest stands for all
+SMALL_GROUP = 4  # as many where there are at most `FEW` times k numbers
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
-DIRECT = 32  # among up to k times as many, the k largest are picked at once
+FEW, VERY_FEW = 32, 8  # times k; among very few, the k largest are picked at once
 
 
 def top_k(x: Float[Tensor, "*batch n"], k: int) -> tuple[Tensor, Tensor]:
@@ -25,10 +26,11 @@ def top_k(x: Float[Tensor, "*batch n"], k: int) -> tuple[Tensor, Tensor]:
 def _largest(x: Int[Tensor, "*batch n"], k: int) -> Int[Tensor, "*batch k"]:
     """Where the k largest are: in the k groups of the largest maxima, which are found likewise."""
     n = x.shape[-1]
-    if n <= DIRECT * k or n % GROUP:
+    size = GROUP if n > FEW * k else SMALL_GROUP
+    if n <= VERY_FEW * k or n % size:
         return x.topk(k, dim=-1, sorted=False).indices
-    groups = _largest(x.unflatten(-1, (GROUP, -1)).amax(-2), k)
-    members = torch.arange(0, n, n // GROUP, device=x.device)
+    groups = _largest(x.unflatten(-1, (size, -1)).amax(-2), k)
+    members = torch.arange(0, n, n // size, device=x.device)
     candidates = (groups.unsqueeze(-2) + members[:, None]).flatten(-2)
     chosen = x.gather(-1, candidates).topk(k, dim=-1, sorted=False).indices
     return candidates.gather(-1, chosen)

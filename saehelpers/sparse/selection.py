@@ -59,13 +59,14 @@ def sparse_encode(
             names = None if allowed is None else allowed.view(-1, n_latents)[i].nonzero()[:, 0]
             chosen = _choose(_pre_activations(*group, names), batch, activation, i)
             latents = chosen.latents if names is None else names[chosen.latents]
-            instance = i * together + latents.div(n_latents, rounding_mode="floor")
+            within = latents.div(n_latents, rounding_mode="floor") if together > 1 else 0
+            instance = i * together + within
             samples = chosen.samples + instance * batch
             found.append(Found(chosen.values, samples, latents + i * together * n_latents))
         if isinstance(activation, BatchTopK) and activation.training:
             smallest = torch.stack([z.smallest(activation.k * batch) for z in found])
             activation.update(smallest.view_as(activation.threshold))
-        values, samples, latents = map(torch.cat, zip(*found, strict=True))
+        values, samples, latents = _joined(found)
         if together > 1:  # sample by sample again
             samples, order = samples.sort(stable=True)
             values, latents = values[order], latents[order]
@@ -93,7 +94,8 @@ def _pre_activations(x: Tensor, rows: Tensor, bias: Tensor, names: Tensor | None
         block = buffer[: min(n_samples, batch - start)]
         parts = zip(block.split(n, 1), x, rows, bias, strict=True)
         for own, part, weight, offset in parts:
-            torch.addmm(offset, part[start : start + n_samples], weight.T, out=own)
+            # with the offset within the product, it would be copied to every row beforehand
+            torch.mm(part[start : start + n_samples], weight.T, out=own).add_(offset)
         yield block
 
 
@@ -102,7 +104,7 @@ def _choose(
 ) -> Found:
     if isinstance(activation, TopK):
         found = [top_k(block, min(activation.k, block.shape[-1])) for block in blocks]
-        values, latents = (torch.cat(part) for part in zip(*found, strict=True))
+        values, latents = _joined(found)
         samples = torch.arange(batch, device=values.device)[:, None].expand_as(latents)
         return Found(values.flatten(), samples.flatten(), latents.flatten())
     if activation.training:
@@ -133,8 +135,13 @@ def largest_positive(
         parts.append(Found(values[within], samples[within], latents[within]))
         n_samples += len(block)
         if kept and sum(len(part.values) for part in parts) > kept:
-            together = Found(*map(torch.cat, zip(*parts, strict=True)))
+            together = Found(*_joined(parts))
             values, chosen = together.values.topk(kept, sorted=False)
             chosen = chosen.sort().values
             parts, least = [Found(*(part[chosen] for part in together))], values.min().item()
-    return Found(*map(torch.cat, zip(*parts, strict=True)))
+    return Found(*_joined(parts))
+
+
+def _joined(found: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Each part of what was found, of all together; of one alone, nothing is copied."""
+    return found[0] if len(found) == 1 else tuple(map(torch.cat, zip(*found, strict=True)))
