@@ -92,7 +92,7 @@ def data_parallel(model: nn.Module, step: Callable) -> Callable:
     if not is_active():
         return step
     return DistributedDataParallel(
-        _Step(model, step), broadcast_buffers=False, gradient_as_bucket_view=True
+        _Step(model, step), forward_sync_buffers=False, gradient_as_bucket_view=True
     )
 
 
