@@ -47,6 +47,8 @@ def process_group(timeout_seconds: float = 600.0) -> Iterator[str]:
             redirect_stdout(sys.stdout if is_first() else nowhere),
         ):
             yield device
+            # gloo's threads crash if Python ends while they hold tensors of the last exchange
+            wait_for_all()
     except RuntimeError as error:
         if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
