@@ -21,7 +21,7 @@ from torch import nn
 from saehelpers import attribution
 from saehelpers.base_models import make_gpt2
 from saehelpers.dashboards import attention_dashboard
-from saehelpers.objectives import OrbitBatch, total_loss
+from saehelpers.objectives import Loss, OrbitBatch, total_loss
 from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae
 from saehelpers.sparse import fast_products
 
@@ -68,8 +68,8 @@ def training_step(case: str, kind: str):
     dense = kind == "dense blocks"
     model = DenseBlocks(sae) if dense else sae
     products = nullcontext if dense else fast_products  # as `train_saes` has it
-    settings = {"sparsity": "l1" if "L1" in case else None, "lambda_sparsity": 1e-3}
-    settings["compiled"] = "compiled" in kind
+    loss = Loss("reconstruction", sparsity="l1" if "L1" in case else None, lambda_sparsity=1e-3,
+                compiled="compiled" in kind)  # fmt: skip
     optimiser = torch.optim.Adam(sae.parameters(), 1e-4, fused=True)
     x = torch.randn(BATCH, HEADS * D_HEAD)
     as_it_is = (torch.zeros(1, x.shape[1]), torch.ones(1, x.shape[1]))
@@ -79,7 +79,7 @@ def training_step(case: str, kind: str):
     def step():
         optimiser.zero_grad()
         with products():
-            total_loss(model, batch, "reconstruction", **settings)["loss"].backward()
+            total_loss(model, batch, loss)["loss"].backward()
         optimiser.step()
 
     for parameter in sae.parameters():  # Adam's moments and the gradients are no part of a step

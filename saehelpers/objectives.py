@@ -9,7 +9,8 @@ uniformly for each sample. Equations: Erdogan and Lucic, arXiv 2511.09432.
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -201,61 +202,68 @@ def decoder_l1(latents: Tensor, sae: SAE, p: float) -> Tensor:
 SPARSITY_TERMS: Mapping[str, Callable] = {"l1": l1, "lp": lp, "decoder_l1": decoder_l1}
 
 
-def total_loss(
-    sae: SAE,
-    batch: OrbitBatch,
-    objective: str,
-    lambda_sym: float = 1.0,
-    lambda_mse: float = 0.0,
-    sparsity: str | None = None,
-    lambda_sparsity: float = 0.0,
-    p: float = 1.0,
-    lambda_multi_topk: float = 0.0,
-    revival: nn.Module | None = None,
-    compiled: bool = False,
-) -> Terms:
-    """The weighted sum, under "loss", and its unweighted terms under their own names.
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised: an objective, and what is added to it.
 
-    loss = reconstruction + prefixes + lambda_sym symmetry
-           + lambda_mse || psi(gx) - D(E(psi(gx))) ||^2 + lambda_sparsity sparsity
-           + lambda_multi_topk multi_topk
-           + lambda_auxk auxk, the term of a `saehelpers.revival.Revival`
+        reconstruction + prefixes + lambda_sym symmetry
+        + lambda_mse || psi(gx) - D(E(psi(gx))) ||^2 + lambda_sparsity sparsity
+        + lambda_multi_topk multi_topk
 
     multi_topk is the reconstruction term with four times as many active latents, which keeps
     latents alive that TopK alone never chooses (Gao et al., arXiv 2406.04093, appendix B).
 
     compiled: by `torch.compile`, the same to rounding; of SAEs of heads, the loss of each.
     """
-    if compiled:  # a number that rises step by step would be compiled anew each time
-        lambda_sparsity = torch.as_tensor(lambda_sparsity)
-    weights = (
-        objective, lambda_sym, lambda_mse, sparsity, lambda_sparsity, p, lambda_multi_topk
-    )  # fmt: skip
+
+    objective: str
+    lambda_sym: float = 1.0
+    lambda_mse: float = 0.0
+    sparsity: str | None = None
+    lambda_sparsity: float | Tensor = 0.0
+    p: float = 1.0
+    lambda_multi_topk: float = 0.0
+    compiled: bool = False
+
+    @classmethod
+    def of(cls, config: Any) -> "Loss":
+        """That of a run's config, whose fields have the same names."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+
+
+def total_loss(sae: SAE, batch: OrbitBatch, loss: Loss, revival: nn.Module | None = None) -> Terms:
+    """The weighted sum, under "loss", and its unweighted terms under their own names.
+
+    A `saehelpers.revival.Revival` adds lambda_auxk auxk.
+    """
+    if loss.compiled:  # a number that rises step by step would be compiled anew each time
+        loss = replace(loss, lambda_sparsity=torch.as_tensor(loss.lambda_sparsity))
     if isinstance(sae, BlockDiagonalSAE) and sae.separable:
-        return _sum_over_heads(sae, batch, weights, compiled)
-    if compiled:
-        input_and_target(batch, objective)  # gathered beforehand: what reads them stays whole
-        return _compiled_loss()(sae, batch, *weights, revival)
-    terms, latents = OBJECTIVES[objective](sae, batch)
-    loss = terms["reconstruction"]
+        return _sum_over_heads(sae, batch, loss)
+    if loss.compiled:
+        input_and_target(batch, loss.objective)  # gathered before: what reads them stays whole
+        return _compiled_loss()(sae, batch, replace(loss, compiled=False), revival)
+    objective = OBJECTIVES[loss.objective]
+    terms, latents = objective(sae, batch)
+    weighted = terms["reconstruction"]
     if "prefixes" in terms:
-        loss = loss + terms["prefixes"]
+        weighted = weighted + terms["prefixes"]
     if "symmetry" in terms:
-        loss = loss + lambda_sym * terms["symmetry"]
-    if lambda_mse:
+        weighted = weighted + loss.lambda_sym * terms["symmetry"]
+    if loss.lambda_mse:
         terms["mse"] = reconstruction(sae, batch)[0]["reconstruction"]
-        loss = loss + lambda_mse * terms["mse"]
-    if sparsity is not None:
-        terms["sparsity"] = SPARSITY_TERMS[sparsity](densified(latents), sae, p)
-        loss = loss + lambda_sparsity * terms["sparsity"]
-    if lambda_multi_topk:
+        weighted = weighted + loss.lambda_mse * terms["mse"]
+    if loss.sparsity is not None:
+        terms["sparsity"] = SPARSITY_TERMS[loss.sparsity](densified(latents), sae, loss.p)
+        weighted = weighted + loss.lambda_sparsity * terms["sparsity"]
+    if loss.lambda_multi_topk:
         with _more_active(sae):
-            terms["multi_topk"] = OBJECTIVES[objective](sae, batch)[0]["reconstruction"]
-        loss = loss + lambda_multi_topk * terms["multi_topk"]
+            terms["multi_topk"] = objective(sae, batch)[0]["reconstruction"]
+        weighted = weighted + loss.lambda_multi_topk * terms["multi_topk"]
     if revival is not None:
-        terms["auxk"] = revival(sae, batch, objective, latents)
-        loss = loss + revival.weight * terms["auxk"]
-    return {"loss": loss, **terms}
+        terms["auxk"] = revival(sae, batch, loss.objective, latents)
+        weighted = weighted + revival.weight * terms["auxk"]
+    return {"loss": weighted, **terms}
 
 
 @functools.cache
@@ -273,9 +281,7 @@ def _more_active(sae: SAE) -> Iterator[None]:
         sae.activation.k = k
 
 
-def _sum_over_heads(
-    sae: BlockDiagonalSAE, batch: OrbitBatch, weights: tuple, compiled: bool
-) -> Terms:
+def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, loss: Loss) -> Terms:
     """`total_loss` of every head's SAE, summed.
 
     Gradients are taken as soon as a loss is known, head by head and, where a head's latents of
@@ -292,7 +298,7 @@ def _sum_over_heads(
         own = slice(h * width, (h + 1) * width)
         columns = {name: getattr(batch, name)[:, own] for name in ("rows", "mean", "scale")}
         for part, share in _parts(replace(batch, **columns), head):
-            terms = total_loss(head, part, *weights, compiled=compiled)
+            terms = total_loss(head, part, loss)
             if torch.is_grad_enabled():
                 found = torch.autograd.grad(share * terms["loss"].sum(), own_parameters)
                 for gradient, own_gradient in zip(gradients, found, strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from saehelpers.activations import standardisation
 from saehelpers.fitting import Settings, fit
 from saehelpers.methods import SAERun
-from saehelpers.objectives import OBJECTIVES, OrbitBatch, total_loss
+from saehelpers.objectives import OBJECTIVES, Loss, OrbitBatch, total_loss
 from saehelpers.revival import Revival
 from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.sparse import fast_products, firing_counts
@@ -102,25 +102,15 @@ def train_saes(
     streams = any(not isinstance(source, Tensor) for source in sources)
     n_steps = math.ceil(batches.n_samples / config.batch_size)
     number = 0  # of the step
+    loss = Loss.of(config)
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         nonlocal number
         number += 1
         warmed = min(1.0, number / max(1, config.sparsity_warmup_steps))
+        now = replace(loss, lambda_sparsity=warmed * config.lambda_sparsity)
         with autocast:
-            return total_loss(
-                model,
-                batches(index, uniform),
-                config.objective,
-                config.lambda_sym,
-                config.lambda_mse,
-                config.sparsity,
-                warmed * config.lambda_sparsity,
-                config.p,
-                config.lambda_multi_topk,
-                revival,
-                config.compiled,
-            )
+            return total_loss(model, batches(index, uniform), now, revival)
 
     def begin_epoch(epoch: int) -> None:
         nonlocal number

@@ -13,7 +13,7 @@ from saehelpers import objectives
 from saehelpers.activations import standardisation
 from saehelpers.methods import SAERun
 from saehelpers.metrics import fvu
-from saehelpers.objectives import OrbitBatch, decoder_l1, total_loss
+from saehelpers.objectives import Loss, OrbitBatch, decoder_l1, total_loss
 from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, base, make_sae, stack, unstack
 from saehelpers.sparse import SparseLatents, densified
 from saehelpers.training import train_saes
@@ -86,10 +86,9 @@ def loss_and_gradients(sae, x, sparsity="l1", compiled=False, lambda_sparsity=0.
     as_it_is = (torch.zeros(1, x.shape[1]), torch.ones(1, x.shape[1]))
     first = torch.zeros(len(x), dtype=torch.long)
     batch = OrbitBatch(x, torch.arange(len(x)), first, 1, *as_it_is)
-    weights = {
-        "sparsity": sparsity, "lambda_sparsity": lambda_sparsity, "compiled": compiled
-    }  # fmt: skip
-    terms = total_loss(sae, batch, "reconstruction", **weights)
+    weights = {"sparsity": sparsity, "lambda_sparsity": lambda_sparsity}
+    loss = Loss("reconstruction", **weights, compiled=compiled)
+    terms = total_loss(sae, batch, loss)
     parameters = list(sae.parameters())
     return terms, torch.autograd.grad(terms["loss"], parameters)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saehelpers.objectives import OBJECTIVES, SPARSITY_TERMS, OrbitBatch, total_loss
+from saehelpers.objectives import OBJECTIVES, SPARSITY_TERMS, Loss, OrbitBatch, total_loss
 from saehelpers.saes import SAEConfig, make_sae, stack
 
 N, ORDER, D = 6, 4, 5
@@ -152,7 +152,7 @@ def test_gradient_of_lp_is_finite_and_zero_for_inactive_latents():
 @pytest.mark.parametrize("objective", ["reconstruction", "canonical", "latent_inv", "output_inv"])
 def test_total_loss_weighs_its_terms(objective, batch):
     sae = make()
-    terms = total_loss(sae, batch, objective, 0.7, 0.3, "lp", 0.2, p=0.5)
+    terms = total_loss(sae, batch, Loss(objective, 0.7, 0.3, "lp", 0.2, p=0.5))
     raw, latents = OBJECTIVES[objective](sae, batch)
     mse = OBJECTIVES["reconstruction"](sae, batch)[0]["reconstruction"]
     sparsity = SPARSITY_TERMS["lp"](latents, sae, 0.5)
@@ -171,8 +171,8 @@ def test_multi_topk_is_the_reconstruction_with_four_times_k_latents(objective, t
     sae, other = (
         make_sae(SAEConfig(d=D, n_latents=7, topk=k, encoder_hidden=9)) for k in (topk, wider)
     )
-    plain = total_loss(sae, batch, objective)
-    terms = total_loss(sae, batch, objective, lambda_multi_topk=0.3)
+    plain = total_loss(sae, batch, Loss(objective))
+    terms = total_loss(sae, batch, Loss(objective, lambda_multi_topk=0.3))
     expected = OBJECTIVES[objective](other, batch)[0]["reconstruction"]
     assert_close(terms["multi_topk"], expected)
     assert_close(terms["loss"], plain["loss"] + 0.3 * expected)
@@ -181,10 +181,10 @@ def test_multi_topk_is_the_reconstruction_with_four_times_k_latents(objective, t
 
 
 def test_total_loss_by_default_is_the_reconstruction_plus_the_symmetry_term(batch):
-    terms = total_loss(make(), batch, "latent_inv")
+    terms = total_loss(make(), batch, Loss("latent_inv"))
     assert set(terms) == {"loss", "reconstruction", "symmetry"}
     assert_close(terms["loss"], terms["reconstruction"] + terms["symmetry"])
-    assert set(total_loss(make(), batch, "canonical")) == {"loss", "reconstruction"}
+    assert set(total_loss(make(), batch, Loss("canonical"))) == {"loss", "reconstruction"}
 
 
 @pytest.mark.parametrize("objective", OF_ANY_SAE)
@@ -193,8 +193,8 @@ def test_a_stack_of_saes_has_one_loss_each(objective, batch, orbits, elements):
     saes = [make("topk", dictionary, seed) for seed in (0, 1)]
     starts, chosen = batch.starts.expand(2, -1), elements.expand(2, -1)
     both = orbit_batch(batch.rows, starts, chosen)
-    losses = total_loss(stack(saes), both, objective)["loss"]
-    alone = [total_loss(sae, batch, objective)["loss"] for sae in saes]
+    losses = total_loss(stack(saes), both, Loss(objective))["loss"]
+    alone = [total_loss(sae, batch, Loss(objective))["loss"] for sae in saes]
     assert_close(losses, torch.stack(alone))
     assert losses[0] != losses[1]
 
@@ -259,10 +259,11 @@ def test_a_stack_of_matryoshka_saes_has_the_terms_of_each(batch, elements):
     starts = torch.stack([batch.starts, batch.starts.flip(0), batch.starts])
     chosen = torch.stack([elements, elements, (elements + 1) % ORDER])
     together = orbit_batch(batch.rows, starts, chosen)
-    losses = total_loss(stack(saes), together, "matryoshka", sparsity="l1", lambda_sparsity=0.3)
+    loss = Loss("matryoshka", sparsity="l1", lambda_sparsity=0.3)
+    losses = total_loss(stack(saes), together, loss)
     for i, sae in enumerate(saes):
         own = orbit_batch(batch.rows, starts[i], chosen[i])
-        alone = total_loss(sae, own, "matryoshka", sparsity="l1", lambda_sparsity=0.3)
+        alone = total_loss(sae, own, loss)
         assert losses.keys() == alone.keys()
         for name, value in alone.items():
             assert losses[name].shape == (3,)
@@ -272,10 +273,10 @@ def test_a_stack_of_matryoshka_saes_has_the_terms_of_each(batch, elements):
 
 def test_total_loss_adds_the_prefixes(batch):
     sae = make_matryoshka()
-    terms = total_loss(sae, batch, "matryoshka")
+    terms = total_loss(sae, batch, Loss("matryoshka"))
     assert set(terms) == {"loss", "reconstruction", "prefixes"}
     assert_close(terms["loss"], terms["reconstruction"] + terms["prefixes"])
-    more = total_loss(sae, batch, "matryoshka", 0.7, 0.3, "l1", 0.2)
+    more = total_loss(sae, batch, Loss("matryoshka", 0.7, 0.3, "l1", 0.2))
     assert_close(
         more["loss"], terms["loss"] + 0.3 * terms["reconstruction"] + 0.2 * more["sparsity"]
     )

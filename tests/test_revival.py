@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from saehelpers.methods import SAERun
-from saehelpers.objectives import OrbitBatch, total_loss
+from saehelpers.objectives import Loss, OrbitBatch, total_loss
 from saehelpers.revival import Revival
 from saehelpers.saes import SAEConfig, base, make_sae, stack
 from saehelpers.training import train_saes
@@ -53,7 +53,7 @@ def test_the_term_agrees_with_a_plain_loop(objective, path):
     dead = [[1, 4, 5, 9, 12], [3]]
     sae, revival = with_dead_latents(*dead)
     batch = batch_of(2)
-    terms = total_loss(sae, batch, objective, revival=revival)
+    terms = total_loss(sae, batch, Loss(objective), revival)
     x = batch.canonical if "inv" in objective else batch.transformed
     target = batch.transformed if objective == "reconstruction" else batch.canonical
     for i, latents in enumerate(dead):
@@ -76,7 +76,7 @@ def test_its_gradient_reaches_dead_latents_alone(path, encoder):
     revival = Revival(sae, 3, 100, 1.0)
     revival.idle[0, [2, 7]] = 100
     sae.encoder_biases[-1].data[0, [2, 7]] = 5.0  # they are positive
-    total_loss(sae, batch_of(1), "reconstruction", revival=revival)["auxk"].sum().backward()
+    total_loss(sae, batch_of(1), Loss("reconstruction"), revival)["auxk"].sum().backward()
     moved = sae.decoder_weight.grad[0].abs().sum(-1).nonzero().flatten().tolist()
     assert moved == [2, 7]
     assert sae.encoder_weights[-1].grad[0].abs().sum(0).nonzero().flatten().tolist() == [2, 7]
@@ -86,7 +86,7 @@ def test_its_gradient_reaches_dead_latents_alone(path, encoder):
 
 def test_nobody_dead_adds_nothing(path):
     sae, revival = with_dead_latents([], [3])
-    terms = total_loss(sae, batch_of(2), "reconstruction", revival=revival)
+    terms = total_loss(sae, batch_of(2), Loss("reconstruction"), revival)
     assert terms["auxk"][0] == 0 < terms["auxk"][1]
 
 
@@ -94,7 +94,7 @@ def test_latents_are_dead_after_so_many_samples_without_them(path):
     sae, revival = with_dead_latents([])
     sae.encoder_biases[0].data.fill_(-100.0)[0, 5] = 100.0  # latent 5 is always active
     for n_batches in range(1, 12):
-        total_loss(sae, batch_of(1), "reconstruction", revival=revival)
+        total_loss(sae, batch_of(1), Loss("reconstruction"), revival)
         assert revival.idle[0, 5] == 0
         assert (revival.idle[0, :5] == n_batches * BATCH).all()
         assert revival.dead.sum() == (N_LATENTS - 1 if n_batches >= 10 else 0)
@@ -109,7 +109,7 @@ def faint_latents_that_come_back(weight: float) -> int:
     optimiser = torch.optim.Adam(sae.parameters(), 1e-2)
     for _ in range(200):
         optimiser.zero_grad()
-        total_loss(sae, batch_of(1), "reconstruction", revival=revival)["loss"].sum().backward()
+        total_loss(sae, batch_of(1), Loss("reconstruction"), revival)["loss"].sum().backward()
         optimiser.step()
     return int((~revival.dead)[:, faint].sum())
 
@@ -127,7 +127,7 @@ def test_other_activations_have_it_too(activation):
     batch = batch_of(1)
     x = batch.transformed[0]
     batch = dataclasses.replace(batch, starts=batch.starts[0], elements=batch.elements[0])
-    found = total_loss(sae, batch, "reconstruction", revival=revival)["auxk"]
+    found = total_loss(sae, batch, Loss("reconstruction"), revival)["auxk"]
     z = (x @ sae.encoder_weights[0][:, 4] + 0.5).relu()
     expected = x - sae(x) - torch.outer(z, sae.dictionary[4])
     assert_close(found, expected.square().sum(-1).mean())

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from saehelpers.methods import SAERun
-from saehelpers.objectives import OrbitBatch, squared_error, total_loss
+from saehelpers.objectives import Loss, OrbitBatch, squared_error, total_loss
 from saehelpers.saes import SAEConfig, base, make_sae, stack
 from saehelpers.sparse import (
     BatchTopK,
@@ -177,14 +177,15 @@ def test_losses_and_gradients_are_the_dense_ones(
     with torch.no_grad():
         for i, parameter in enumerate(dense.parameters()):
             parameter.add_(random(*parameter.shape, seed=i), alpha=0.1)
-    sparse, weights = copy.deepcopy(dense), {"lambda_mse": 0.3, "sparsity": "lp", "p": 0.5}
-    expected = total_loss(dense, batch_of(2), objective, **weights, lambda_sparsity=0.1)
+    sparse = copy.deepcopy(dense)
+    loss = Loss(objective, 1.0, 0.3, "lp", 0.1, p=0.5)
+    expected = total_loss(dense, batch_of(2), loss)
     expected["loss"].sum().backward()
     monkeypatch.setattr(base, "LARGE", 0)
     sparse.align()
     assert isinstance(sparse.latents(batch_of(2).canonical), SparseLatents)
     sparse.load_state_dict(dense.state_dict())
-    found = total_loss(sparse, batch_of(2), objective, **weights, lambda_sparsity=0.1)
+    found = total_loss(sparse, batch_of(2), loss)
     found["loss"].sum().backward()
     assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for ours, reference in zip(sparse.parameters(), dense.parameters(), strict=True):
