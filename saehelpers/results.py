@@ -5,7 +5,6 @@ columns but the value, the commit and the time. A value that could not be measur
 that is missing) is empty.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
@@ -56,11 +55,12 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
         raise ValueError(f"no such results column: {', '.join(sorted(unknown))}")
     table = _table([{**stamp, **row} for row in rows]).drop_duplicates([*KEY, *SAMPLES])
     with _locked(path):
-        present = _present(path)
+        before = path.read_text() if path.exists() else ""
+        present = _present(path, before)
         new = table[[key not in present for key in keys(table)]]
-        text = new.to_csv(index=False, header=not path.exists(), lineterminator="\n")
+        text = new.to_csv(index=False, header=not before, lineterminator="\n")
         if len(new):
-            _append_text(path, text)
+            _write(path, before + text)
     return len(new)
 
 
@@ -107,8 +107,7 @@ def drop_stale(path: Path | str, created: Mapping[str, str]) -> int:
         table = read(path)
         stale = table["created_utc"] < table["run_id"].map(created).fillna("")
         if stale.any():
-            text = table[~stale].to_csv(index=False, lineterminator="\n")
-            _guarded(path, lambda: runs.write_atomically(path, text.encode()))
+            _write(path, table[~stale].to_csv(index=False, lineterminator="\n"))
     return int(stale.sum())
 
 
@@ -118,9 +117,8 @@ def keys(table: pd.DataFrame) -> list[str]:
     return told_by.to_csv(index=False, header=False, lineterminator="\n").splitlines()
 
 
-def _present(path: Path) -> set[str]:
-    """The keys in a file, without parsing its values: appending must not cost a full read."""
-    text = path.read_text() if path.exists() else ""
+def _present(path: Path, text: str) -> set[str]:
+    """The keys in a file's text, without parsing its values, which takes far longer."""
     if text and not (text.startswith(",".join(COLUMNS) + "\n") and text.endswith("\n")):
         _parse(path)  # says what is wrong with it
     lines = [line.rsplit(",", len(COLUMNS) - len(KEY)) for line in text.splitlines()]
@@ -185,24 +183,9 @@ def _locked(path: Path) -> FileLock:
     return lock
 
 
-def _append_text(path: Path, text: str) -> None:
-    def write() -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        size = os.fstat(descriptor).st_size
-        try:
-            data = memoryview(text.encode())
-            while data:
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
-        except BaseException:
-            os.ftruncate(descriptor, size)
-            if size == 0:
-                path.unlink()
-            raise
-        finally:
-            os.close(descriptor)
-
-    _guarded(path, write)
+def _write(path: Path, text: str) -> None:
+    """Replace the file, so that a process killed at any time leaves the old rows or the new."""
+    _guarded(path, lambda: runs.write_atomically(path, text.encode()))
 
 
 def _guarded(path: Path, write) -> None:

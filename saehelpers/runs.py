@@ -228,6 +228,8 @@ def temporary_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    with temporary_path(path) as temporary:
-        temporary.write_bytes(data)
+    """Write a file whole or not at all, and to the disk before it takes the place of another."""
+    with temporary_path(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

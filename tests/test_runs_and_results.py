@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -396,23 +397,18 @@ def test_file_with_other_columns(tmp_path):
     assert path.read_text() == "model,score\na,1\n"
 
 
+def no_space(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
-    path, write = tmp_path / "results.csv", os.write
+    path = tmp_path / "results.csv"
     results.append(path, [row()])
     before = path.read_bytes()
-    written = []
-
-    def half_then_full(descriptor, data):
-        if written:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(write(descriptor, data[: len(data) // 2]))
-        return written[0]
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", half_then_full)
+        patch.setattr(os, "fsync", no_space)
         with pytest.raises(OSError, match=r"No space left on device.*nothing was changed") as error:
             results.append(path, [row(seed=seed) for seed in range(1, 10)])
-    assert written[0] > 0
     assert error.value.errno == errno.ENOSPC
     assert error.value.filename == str(path)
     assert path.read_bytes() == before
@@ -421,12 +417,8 @@ def test_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 
 def test_full_disk_at_the_first_row_leaves_no_file_in_the_way(tmp_path, monkeypatch):
     path = tmp_path / "results.csv"
-
-    def full(descriptor, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(os, "fsync", no_space)
         with pytest.raises(OSError, match="No space left on device"):
             results.append(path, [row()])
     assert results.read(path).empty
@@ -434,12 +426,21 @@ def test_full_disk_at_the_first_row_leaves_no_file_in_the_way(tmp_path, monkeypa
     assert results.read(path)["seed"].tolist() == [0]
 
 
-def test_a_write_in_pieces_is_whole_in_the_end(tmp_path, monkeypatch):
-    path, write = tmp_path / "results.csv", os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
-    results.append(path, [row(seed=seed) for seed in range(3)])
-    monkeypatch.undo()
-    assert results.read(path)["seed"].tolist() == [0, 1, 2]
+def append_until_killed(path: Path) -> None:
+    os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+    results.append(path, [row(seed=seed) for seed in range(1, 200)])
+
+
+def test_a_writer_that_is_killed_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "results.csv"
+    results.append(path, [row()])
+    before = path.read_bytes()
+    writer = multiprocessing.get_context("spawn").Process(target=append_until_killed, args=(path,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    assert results.append(path, [row(seed=1)]) == 1
 
 
 def test_read_only_folder(tmp_path, monkeypatch):
