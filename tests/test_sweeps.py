@@ -12,8 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import joblib
 import pytest
 import submitit
+import torch
 
-from saehelpers import results
+from saehelpers import SAEConfig, SAERun, results
+from saehelpers.experiments import load_or_train_saes
+from saehelpers.probing import PROBES, ProbeInput, probe_sweep
 from saehelpers.sweeps import sweep
 
 
@@ -68,13 +71,31 @@ def test_failure_in_another_process():
 # --- other executors ---
 
 
+def train_and_probe(executor, folder) -> dict[str, list[float]]:
+    """An SAE and probes of its latents, as notebook 04 has them made, on an executor."""
+    activations = torch.randn(60, 1, 8, generator=torch.Generator().manual_seed(0))
+    config = SAERun("vanilla", "random", SAEConfig(8, 4, topk=2, encoder="linear"), epochs=1)
+    (sae,) = load_or_train_saes([config], activations, folder / "models", executor=executor)
+    given = ProbeInput("latents", "none", sae.encode(activations[:, 0]).detach())
+    jobs = [({"probe": probe, "truncation": 2}, given, [0, 1]) for probe in PROBES]
+    found = probe_sweep(jobs, activations[:, 0, :2] > 0, 40, executor)
+    return {job["probe"]: scores for job, _, scores in found}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> dict:
+    """What comes out in a thread of this process."""
+    with ThreadPoolExecutor(1) as executor:
+        return train_and_probe(executor, tmp_path_factory.mktemp("here"))
+
+
 def test_pool_of_joblib():
     with joblib.externals.loky.get_reusable_executor(max_workers=1) as executor:
         assert sorted(sweep(pow, [(i, 2) for i in range(3)], executor=executor)) == [0, 1, 4]
 
 
 @pytest.mark.filterwarnings("ignore")  # dask's and tornado's own, at the end of a cluster
-def test_cluster_of_dask(tmp_path):
+def test_cluster_of_dask(tmp_path, here):
     distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(
@@ -89,14 +110,16 @@ def test_cluster_of_dask(tmp_path):
         assert sorted(found) == [0, 1, 4]
         with pytest.raises(RuntimeError, match="1 of 2 jobs failed"):
             list(sweep(math.sqrt, [(4,), (-1,)], executor=client.get_executor()))
+        assert train_and_probe(client.get_executor(), tmp_path) == here
 
 
-def test_executor_of_submitit(tmp_path):
+def test_executor_of_submitit(tmp_path, here):
     executor = submitit.LocalExecutor(tmp_path)
     executor.update_parameters(timeout_min=1)
     with pytest.raises(RuntimeError, match=r"(?s)1 of 2 jobs failed.*math domain error"):
         for found in sweep(math.sqrt, [(4,), (-1,)], executor=executor):
             assert found == 2
+    assert train_and_probe(executor, tmp_path) == here
 
 
 # --- killed ---
