@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from saehelpers.methods import METHODS
+
 EQUIVARIANT = ("canonical", "latent_inv", "output_inv")
 CELL = ("group", "topk", "truncation", "task_type")  # of the published tables
 GIVEN = ("base_model", *CELL, "probe", "features", "element", "method", "seed")
@@ -17,6 +19,24 @@ def mean_f1(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = table[table["metric"] == "f1"].dropna(subset="value")
     return rows.groupby(list(GIVEN), dropna=False)["value"].mean().reset_index()
+
+
+def of_width(table: pd.DataFrame, n_latents: int) -> pd.DataFrame:
+    """The rows of SAEs with so many latents times their method's width, and those of no method."""
+    widths = {name: n_latents * method.width for name, method in METHODS.items()}
+    wanted = table["method"].map(widths)
+    return table[wanted.isna() | table["n_latents"].isna() | (table["n_latents"] == wanted)]
+
+
+def what_is_there(probes: pd.DataFrame) -> pd.DataFrame:
+    """On how many seeds and methods the F1 of recons rest, truncation lengths side by side."""
+    run = ["group", "base_model", "topk", "epochs", "probe"]
+    rows = probes[probes["features"] == "recons"]
+    counted = rows.groupby([*run, "truncation"])[["seed", "method"]].nunique().reset_index()
+    counted = counted.rename(columns={"seed": "seeds", "method": "methods"})
+    lengths = counted["truncation"].astype(str)
+    counted = counted.assign(truncations=lengths).groupby([*run, "seeds", "methods"])
+    return counted["truncations"].agg(", ".join).reset_index(["seeds", "methods"])
 
 
 def over_task_types(f1: pd.DataFrame) -> pd.DataFrame:
@@ -88,11 +108,16 @@ def beside_published(
     return ours.join(paper, how="inner").reset_index()
 
 
-def ordering(cells: pd.DataFrame, column: str, baseline: str = "vanilla") -> pd.Series:
-    """Whether each equivariant SAE is above the baseline, for every cell that has them all."""
+def above_baseline(cells: pd.DataFrame, column: str, baseline: str = "vanilla") -> pd.Series:
+    """How far each equivariant SAE is above the baseline, for every cell that has them all."""
     wide = cells.pivot_table(index=list(CELL), columns="method", values=column)
     wide = wide.reindex(columns=[*EQUIVARIANT, baseline]).dropna()
-    return wide[list(EQUIVARIANT)].gt(wide[baseline], axis=0).all(axis=1)
+    return wide[list(EQUIVARIANT)].sub(wide[baseline], axis=0).stack()
+
+
+def ordering(cells: pd.DataFrame, column: str, baseline: str = "vanilla") -> pd.Series:
+    """Whether each equivariant SAE is above the baseline, for every cell that has them all."""
+    return above_baseline(cells, column, baseline).gt(0).groupby(level=list(CELL)).all()
 
 
 def rank_correlation(f1: pd.DataFrame, element: str = "inferred") -> pd.Series:

@@ -1,6 +1,6 @@
 """Figures that more than one notebook draws, with one name and one colour per method."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -71,6 +71,8 @@ LABELS = {
     "local": "local",
     "e2e": "e2e",
     "e2e_downstream": "e2e + downstream",
+    "logistic": "logistic",
+    "xgboost": "XGBoost",
 }
 
 
@@ -167,10 +169,7 @@ def grouped_bars(
     by: str = "method",
 ) -> None:
     """Bars of a `summarise`d table: one group per value of column `x`, one bar per name in `by`."""
-    width = 0.85 / len(names)
-    for i, name in enumerate(names):
-        rows = table[table[by] == name].set_index(x).reindex(order)
-        places = np.arange(len(order)) + (i - (len(names) - 1) / 2) * width
+    for name, places, rows, width in _grouped(table, x, order, names, by):
         ax.bar(
             places,
             rows["mean"],
@@ -182,6 +181,31 @@ def grouped_bars(
         )
     ax.set_xticks(range(len(order)), order)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def grouped_points(
+    ax: Axes,
+    table: pd.DataFrame,
+    x: str,
+    order: Sequence[str],
+    names: Sequence[str],
+    by: str = "method",
+) -> None:
+    """`grouped_bars` as points, for a logarithmic axis, on which bars have no base."""
+    for name, places, rows, _ in _grouped(table, x, order, names, by):
+        style = {"color": COLOURS.get(name), "label": LABELS.get(name, name)}
+        ax.errorbar(places, rows["mean"], rows["se"].fillna(0), fmt="o", markersize=5, **style)
+    ax.set_xticks(range(len(order)), order)
+    ax.grid(axis="y", linewidth=0.4)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _grouped(table, x, order, names, by) -> Iterator[tuple[str, np.ndarray, pd.DataFrame, float]]:
+    """Of each name: its place in every group, its rows in the order of the groups, the width."""
+    width = 0.85 / len(names)
+    for i, name in enumerate(names):
+        rows = table[table[by] == name].set_index(x).reindex(order)
+        yield name, np.arange(len(order)) + (i - (len(names) - 1) / 2) * width, rows, width
 
 
 def dots(ax: Axes, table: pd.DataFrame, y: str, order: Sequence[str]) -> None:
@@ -217,6 +241,14 @@ def curves(
             label=LABELS[method],
         )
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def log_ticks(ax: Axes, values: Sequence[float]) -> None:
+    """A logarithmic x axis whose ticks are the values themselves."""
+    ticks = sorted(set(values))
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
 
 
 def seeds_note(table: pd.DataFrame) -> str:
