@@ -94,6 +94,34 @@ def test_ordering_asks_for_all_three(output_inv, holds):
     assert analysis.ordering(cells[cells["method"] != "latent_inv"], "f1_mean").empty
 
 
+def test_how_far_each_is_above_the_baseline():
+    cells = published(vanilla=0.5, canonical=0.6, latent_inv=0.7, output_inv=0.4)
+    found = analysis.above_baseline(cells, "f1_mean").droplevel(list(analysis.CELL))
+    assert found.to_dict() == pytest.approx(
+        {"canonical": 0.1, "latent_inv": 0.2, "output_inv": -0.1}
+    )
+
+
+def test_rows_of_other_widths_are_left_out():
+    wide, other = (rows(0.2, 0.4, method="vanilla_wide", n_latents=n) for n in (128, 64))
+    control = rows(0.2, 0.4, method="vanilla_matched", n_latents=77)
+    base = rows(0.2, 0.4, method="base_model", n_latents=None)
+    table = pd.concat([rows(0.2, 0.4, n_latents=32), wide, other, control, base])
+    kept = analysis.of_width(table, 32)
+    expected = {("vanilla", 32), ("vanilla_wide", 128), ("vanilla_matched", 77)}
+    assert (
+        set(kept.dropna()[["method", "n_latents"]].itertuples(index=False, name=None)) == expected
+    )
+    assert "base_model" in set(kept["method"])
+
+
+def test_what_is_there_puts_truncation_lengths_of_equally_many_seeds_side_by_side():
+    tables = [rows(0.2, 0.4, truncation=length, epochs=40) for length in (1, 8)]
+    tables += [rows(0.2, 0.4, seed=1, epochs=40), rows(0.2, 0.4, features="latents", epochs=40)]
+    found = analysis.what_is_there(pd.concat(tables)).reset_index()
+    assert found[["seeds", "truncations"]].to_numpy().tolist() == [[1, "1"], [2, "8"]]
+
+
 def test_rank_correlation_of_what_both_probes_were_fitted_to():
     names = ["vanilla", "archetypal", "vanilla_wide", "archetypal_wide"]
     tables = [rows(0.1 * i, method=name) for i, name in enumerate(names)]
