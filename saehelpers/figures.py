@@ -190,11 +190,18 @@ def grouped_points(
     order: Sequence[str],
     names: Sequence[str],
     by: str = "method",
+    hollow: bool = False,
 ) -> None:
-    """`grouped_bars` as points, for a logarithmic axis, on which bars have no base."""
+    """`grouped_bars` as points, for an axis without 0, on which bars have no base.
+
+    `hollow` ones are diamonds without a label: further values of the same names.
+    """
     for name, places, rows, _ in _grouped(table, x, order, names, by):
-        style = {"color": COLOURS.get(name), "label": LABELS.get(name, name)}
-        ax.errorbar(places, rows["mean"], rows["se"].fillna(0), fmt="o", markersize=5, **style)
+        style = {"color": COLOURS.get(name), "label": None if hollow else LABELS.get(name, name)}
+        style |= {"fmt": "D", "markerfacecolor": "none"} if hollow else {"fmt": "o"}
+        ax.errorbar(
+            places, rows["mean"], rows["se"].fillna(0), markersize=9 if hollow else 5, **style
+        )
     ax.set_xticks(range(len(order)), order)
     ax.grid(axis="y", linewidth=0.4)
     ax.spines[["top", "right"]].set_visible(False)
