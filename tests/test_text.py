@@ -84,6 +84,15 @@ def test_datasets_need_their_package(monkeypatch):
         text.stream_documents("some/text")
 
 
+def test_a_short_text_has_something_held_out():
+    for document in ("first", "second", "third"):
+        documents = [f"{document} {word}" for word in ("one", "two", "three", "four")]
+        seen, unseen = text.held_out(documents)
+        assert unseen and sorted(seen + unseen) == sorted(documents)
+        assert sum(map(len, unseen)) >= 0.025 * sum(map(len, documents))
+        assert text.held_out(documents) == (seen, unseen)
+
+
 def test_held_out_depends_on_each_document_alone():
     seen, unseen = text.held_out(DOCUMENTS, 0.3)
     assert sorted(seen + unseen) == sorted(DOCUMENTS)

@@ -108,10 +108,20 @@ def _stream_dataset(name: str) -> Iterator[str]:
 
 
 def held_out(documents: list[str], share: float = 0.05) -> tuple[list[str], list[str]]:
-    """(training, held-out) documents; which is which depends on each document alone."""
-    chosen = [_checksum(document) % 10_000 < 10_000 * share for document in documents]
-    pairs = list(zip(documents, chosen, strict=True))
-    return [d for d, out in pairs if not out], [d for d, out in pairs if out]
+    """(training, held-out) documents; of a long text, which is which depends on each alone.
+
+    Held out are those with the smallest checksums: a share of all possible ones, and of a short
+    text as many more as make half that share of its characters.
+    """
+    ranks = [_checksum(document) % 10_000 for document in documents]
+    least, length, chosen = sum(map(len, documents)) * share / 2, 0, set()
+    for i in sorted(range(len(documents)), key=ranks.__getitem__):
+        if ranks[i] >= 10_000 * share and length >= least:
+            break
+        chosen.add(i)
+        length += len(documents[i])
+    pairs = list(enumerate(documents))
+    return [d for i, d in pairs if i not in chosen], [d for i, d in pairs if i in chosen]
 
 
 def train_tokeniser(documents: list[str], vocab_size: int) -> Tokenizer:
