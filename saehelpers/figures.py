@@ -189,14 +189,13 @@ def grouped_points(
     x: str,
     order: Sequence[str],
     names: Sequence[str],
-    by: str = "method",
     hollow: bool = False,
 ) -> None:
-    """`grouped_bars` as points, for an axis without 0, on which bars have no base.
+    """`grouped_bars` of methods as points, for an axis without 0, on which bars have no base.
 
     `hollow` ones are diamonds without a label: further values of the same names.
     """
-    for name, places, rows, _ in _grouped(table, x, order, names, by):
+    for name, places, rows, _ in _grouped(table, x, order, names, "method"):
         style = {"color": COLOURS.get(name), "label": None if hollow else LABELS.get(name, name)}
         style |= {"fmt": "D", "markerfacecolor": "none"} if hollow else {"fmt": "o"}
         ax.errorbar(
