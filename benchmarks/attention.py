@@ -21,7 +21,8 @@ from torch import nn
 from saehelpers import attribution
 from saehelpers.base_models import make_gpt2
 from saehelpers.dashboards import attention_dashboard
-from saehelpers.objectives import Loss, OrbitBatch, total_loss
+from saehelpers.loss import Loss, total_loss
+from saehelpers.objectives import OrbitBatch
 from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae
 from saehelpers.sparse import fast_products
 

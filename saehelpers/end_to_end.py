@@ -37,9 +37,10 @@ from saehelpers.language_metrics import (
     check_text,
     logits_of,
 )
+from saehelpers.loss import differentiated
 from saehelpers.methods import EndToEndRun
 from saehelpers.metrics import explained_variance, next_token_loss
-from saehelpers.objectives import Terms, differentiated
+from saehelpers.objectives import Terms
 from saehelpers.saes import SAE, make_sae
 from saehelpers.sparse import Latents, densified, firing_counts
 

@@ -28,7 +28,7 @@ class SAERun:
         seed: of the initial weights, and of the order of the samples and their group elements.
         sparsity_warmup_steps: over which lambda_sparsity rises from zero.
         order_seed: of the order and the elements alone, where it is another.
-        lambda_multi_topk: see `objectives.Loss`; of SAEs with TopK alone.
+        lambda_multi_topk: see `loss.Loss`; of SAEs with TopK alone.
         auxk: dead latents that learn from the residual of a sample (AuxK), none by default; a
             latent is dead after `dead_after` samples without it; `lambda_auxk` weighs the term.
         autocast: compute products in bfloat16, and TopK among what they give; the weights, the

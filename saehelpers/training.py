@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from saehelpers.activations import standardisation
 from saehelpers.fitting import Settings, fit
+from saehelpers.loss import Loss, total_loss
 from saehelpers.methods import SAERun
-from saehelpers.objectives import OBJECTIVES, Loss, OrbitBatch, total_loss
+from saehelpers.objectives import OBJECTIVES, OrbitBatch
 from saehelpers.revival import Revival
 from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.sparse import fast_products, firing_counts

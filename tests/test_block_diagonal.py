@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saehelpers import objectives
+from saehelpers import loss as loss_module
 from saehelpers.activations import standardisation
+from saehelpers.loss import Loss, total_loss
 from saehelpers.methods import SAERun
 from saehelpers.metrics import fvu
-from saehelpers.objectives import Loss, OrbitBatch, decoder_l1, total_loss
+from saehelpers.objectives import OrbitBatch, decoder_l1
 from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, base, make_sae, stack, unstack
 from saehelpers.sparse import SparseLatents, densified
 from saehelpers.training import train_saes
@@ -105,7 +106,7 @@ def test_compiled_losses_are_the_same():
 @pytest.mark.parametrize("sparse", [False, True])
 def test_agrees_with_dense_block_matrices(name, sparse, monkeypatch):
     options = KINDS[name]
-    monkeypatch.setattr(objectives, "CACHED_LATENTS", 20 * LATENTS)  # parts of 20 samples
+    monkeypatch.setattr(loss_module, "CACHED_LATENTS", 20 * LATENTS)  # parts of 20 samples
     if sparse:
         monkeypatch.setattr(base, "LARGE", 0)
         monkeypatch.setattr(base, "SPARSE_SHARE", 1)

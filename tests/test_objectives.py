@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saehelpers.objectives import OBJECTIVES, SPARSITY_TERMS, Loss, OrbitBatch, total_loss
+from saehelpers.loss import Loss, total_loss
+from saehelpers.objectives import OBJECTIVES, SPARSITY_TERMS, OrbitBatch
 from saehelpers.saes import SAEConfig, make_sae, stack
 
 N, ORDER, D = 6, 4, 5

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from saehelpers.loss import Loss, total_loss
 from saehelpers.methods import SAERun
-from saehelpers.objectives import Loss, OrbitBatch, total_loss
+from saehelpers.objectives import OrbitBatch
 from saehelpers.revival import Revival
 from saehelpers.saes import SAEConfig, base, make_sae, stack
 from saehelpers.training import train_saes

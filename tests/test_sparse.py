@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from saehelpers.loss import Loss, total_loss
 from saehelpers.methods import SAERun
-from saehelpers.objectives import Loss, OrbitBatch, squared_error, total_loss
+from saehelpers.objectives import OrbitBatch, squared_error
 from saehelpers.saes import SAEConfig, base, make_sae, stack
 from saehelpers.sparse import (
     BatchTopK,
