@@ -68,7 +68,6 @@ def training_step(case: str, kind: str):
     sae.align()
     dense = kind == "dense blocks"
     model = DenseBlocks(sae) if dense else sae
-    products = nullcontext if dense else fast_products  # as `train_saes` has it
     loss = Loss("reconstruction", sparsity="l1" if "L1" in case else None, lambda_sparsity=1e-3,
                 compiled="compiled" in kind)  # fmt: skip
     optimiser = torch.optim.Adam(sae.parameters(), 1e-4, fused=True)
@@ -79,7 +78,7 @@ def training_step(case: str, kind: str):
 
     def step():
         optimiser.zero_grad()
-        with products():
+        with nullcontext() if dense else fast_products("cpu"):  # as `train_saes` has it
             total_loss(model, batch, loss)["loss"].backward()
         optimiser.step()
 

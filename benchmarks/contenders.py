@@ -3,6 +3,7 @@
 python benchmarks/contenders.py NAME N_LATENTS K
 """
 
+import contextlib
 import importlib.util
 import itertools
 import sys
@@ -15,17 +16,28 @@ from peers import peak_rise, reset_peak
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
-D, BATCH, THREADS = 256, 1024, 2
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+D, BATCH, LATENTS = {
+    "cpu": (256, 1024, (512, 4096, 16_384)),
+    "cuda": (768, 8192, (4096, 16_384, 32_768)),
+}[DEVICE]
+THREADS = 2
 EPOCH = 16  # batches
 LEARNING_RATE = 3e-4
 FLOOR = ("product", "top-k", "Adam")
+
+
+def wait() -> None:
+    """Until the GPU has done what it was told, where there is one."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 class Turns:
     """Steps are made when the other side asks for them, and the time of one is reported."""
 
     def __init__(self, steps: int):
-        self.steps, self.memory = steps, reset_peak()
+        self.steps, self.memory = steps, reset_peak(DEVICE)
 
     def begin(self) -> None:
         if not sys.stdin.readline():
@@ -33,8 +45,9 @@ class Turns:
         self.start = time.perf_counter()
 
     def end(self) -> None:
+        wait()
         milliseconds = 1e3 * (time.perf_counter() - self.start) / self.steps
-        print(milliseconds, peak_rise(self.memory), flush=True)
+        print(milliseconds, peak_rise(self.memory, DEVICE), flush=True)
 
     def take(self, step: Callable[[], object]) -> None:
         while True:
@@ -48,7 +61,8 @@ def activations(n_samples: int = EPOCH * BATCH) -> Tensor:
     """Sparse sums of 1,024 directions."""
     generator = torch.Generator().manual_seed(0)
     directions = normalize(torch.randn(1024, D, generator=generator), dim=1)
-    return (torch.rand(n_samples, 1024, generator=generator) < 1 / 64).float() @ directions
+    features = (torch.rand(n_samples, 1024, generator=generator) < 1 / 64).float()
+    return (features @ directions).to(DEVICE)
 
 
 def batches() -> Iterator[Tensor]:
@@ -73,9 +87,11 @@ def sae_lens(n_latents: int, k: int, sparse: bool = False) -> Callable[[], objec
 
     options = {"use_sparse_activations": True, "rescale_acts_by_decoder_norm": False}
     options = options if sparse else {}  # autograd has no sparse view, which rescaling needs
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=n_latents, k=k, **options))
+    sae = TopKTrainingSAE(
+        TopKTrainingSAEConfig(d_in=D, d_sae=n_latents, k=k, device=DEVICE, **options)
+    )
     config = SAETrainerConfig(
-        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, device="cpu",
+        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, device=DEVICE,
         total_training_samples=10**9, autocast=False, lr=LEARNING_RATE, lr_end=LEARNING_RATE,
         lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=0, n_restart_cycles=1,
         adam_beta1=0.9, adam_beta2=0.999, train_batch_size_samples=BATCH,
@@ -92,7 +108,7 @@ def dictionary_learning(n_latents: int, k: int) -> Callable[[], object]:
 
     trainer = TopKTrainer(
         steps=10**6, activation_dim=D, dict_size=n_latents, k=k, layer=0, lm_name="none",
-        lr=LEARNING_RATE, device="cpu", seed=0,
+        lr=LEARNING_RATE, device=DEVICE, seed=0,
     )  # fmt: skip
     x, number = batches(), itertools.count()
     return lambda: trainer.update(next(number), next(x))
@@ -102,13 +118,33 @@ def overcomplete(n_latents: int, k: int) -> Callable[[], object]:
     bare_package("overcomplete")
     from overcomplete.sae import TopKSAE, train_sae
 
-    sae, x = TopKSAE(D, nb_concepts=n_latents, top_k=k, device="cpu"), batches()
+    sae, x = TopKSAE(D, nb_concepts=n_latents, top_k=k, device=DEVICE), batches()
     optimiser = torch.optim.Adam(sae.parameters(), LEARNING_RATE)
 
     def loss(x, recons, pre_codes, codes, dictionary):
         return (x - recons).square().mean()
 
     return lambda: train_sae(sae, [(next(x),)], loss, optimiser, nb_epochs=1, monitoring=0)
+
+
+def sparsify(n_latents: int, k: int) -> Callable[[], object]:
+    """The steps of its trainer, with Adam."""
+    bare_package("sparsify")
+    with contextlib.redirect_stdout(sys.stderr):  # it says that it does without Triton
+        from sparsify.config import SparseCoderConfig
+        from sparsify.sparse_coder import SparseCoder
+
+    sae, x = SparseCoder(D, SparseCoderConfig(num_latents=n_latents, k=k), DEVICE), batches()
+    optimiser = torch.optim.Adam(sae.parameters(), LEARNING_RATE)
+
+    def step() -> None:
+        sae.set_decoder_norm_to_unit_norm()
+        sae(next(x)).fvu.backward()
+        sae.remove_gradient_parallel_to_decoder_directions()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
 
 
 class DenseTopK(nn.Module):
@@ -127,13 +163,13 @@ class DenseTopK(nn.Module):
 
 
 def dense(n_latents: int, k: int, autocast: bool = False) -> Callable[[], object]:
-    sae, x = DenseTopK(k, D, n_latents), batches()
+    sae, x = DenseTopK(k, D, n_latents).to(DEVICE), batches()
     optimiser = torch.optim.Adam(sae.parameters(), LEARNING_RATE, fused=True)
 
     def step() -> None:
         optimiser.zero_grad()
         rows = next(x)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
             recons = sae(rows)
         mse_loss(recons.float(), rows).backward()
         optimiser.step()
@@ -174,15 +210,15 @@ def floor(part: str, n_latents: int, k: int) -> Callable[[], object]:
     """What no step can do without: the product, top-k, or Adam's pass over the weights."""
     from saehelpers.sparse import fast_products, top_k
 
-    x, weight = activations(BATCH), torch.randn(n_latents, D)
+    x, weight = activations(BATCH), torch.randn(n_latents, D, device=DEVICE)
     if part == "Adam":
-        parameters = [nn.Parameter(torch.randn(n_latents, D)) for _ in range(2)]
+        parameters = [nn.Parameter(torch.randn_like(weight)) for _ in range(2)]
         for parameter in parameters:
             parameter.grad = torch.randn_like(parameter)
         return torch.optim.Adam(parameters, LEARNING_RATE, fused=True).step
-    found = torch.empty(BATCH // 4, n_latents)
+    found = torch.empty(BATCH // 4, n_latents, device=DEVICE)
 
-    @fast_products()
+    @fast_products(DEVICE)
     def product() -> None:
         for rows in x.split(len(found)):
             torch.mm(rows, weight.T, out=found)
@@ -196,7 +232,7 @@ def floor(part: str, n_latents: int, k: int) -> Callable[[], object]:
 
 def shapes_loader() -> None:
     """What one writes first: a DataLoader and Adam as they come."""
-    sae, x = DenseTopK(8, D, 128, 32), activations(12_800)
+    sae, x = DenseTopK(8, D, 128, 32).to(DEVICE), activations(12_800)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), 128, shuffle=True)
     optimiser, turns = torch.optim.Adam(sae.parameters(), LEARNING_RATE), Turns(len(loader))
     while True:
@@ -231,6 +267,7 @@ def contend(name: str, n_latents: int, k: int) -> None:
             "sae-lens, sparse": lambda n, k: sae_lens(n, k, True),
             "dictionary-learning": dictionary_learning,
             "overcomplete": overcomplete,
+            "sparsify": sparsify,
             "dense, fused Adam": dense,
             "dense, bf16": lambda n, k: dense(n, k, True),
         }

@@ -33,12 +33,21 @@ def resident(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def reset_peak() -> float:
-    """Let the peak start from here; returns what is held now, in MiB."""
+def reset_peak(device: str = "cpu") -> float:
+    """Let the peak start from here; returns what is held now, in MiB, of a GPU's memory there."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
 
-def peak_rise(before: float) -> float:
+def peak_rise(before: float, device: str = "cpu") -> float:
     """MiB of the peak above `before`."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20 - before
     return resident("VmHWM") - before

@@ -1,10 +1,10 @@
 """A training step of TopK SAEs: beside other libraries, plain PyTorch, and what must be done.
 
-    python benchmarks/training.py [table | loss | shapes]
+    python benchmarks/training.py [table | loss | shapes | rate]
 
 The peers run in environments of their own. Every contender has a process (`contenders.py`); they
 take turns of a few steps each, so that what else the machine does falls on all alike. A step
-includes Adam's.
+includes Adam's. All of it is on the GPU where there is one, and larger there.
 """
 
 import itertools
@@ -12,20 +12,22 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
-from contenders import BATCH, FLOOR, THREADS, D, activations, our_run
+from contenders import BATCH, DEVICE, FLOOR, LATENTS, THREADS, D, activations, our_run, wait
 from peers import python_with
 
 CONTENDERS = Path(__file__).with_name("contenders.py")
-LATENTS, TOPKS = (512, 4096, 16_384), (8, 32)
+TOPKS = (8, 32)
 TURNS = 6  # the first of which is not counted
 PEERS = {
     "sae-lens": ("sae-lens==6.28.1", "pyarrow<20"),  # it asks for numpy 1, pyarrow for numpy 2
     "sae-lens, sparse": ("sae-lens==6.28.1", "pyarrow<20"),
     "dictionary-learning": ("dictionary-learning==0.1.0",),
     "overcomplete": ("overcomplete==0.3.0",),
+    "sparsify": ("eai-sparsify==1.3.3",),
 }
 OTHERS = ("dense, fused Adam", "dense, bf16", "ours", "ours, bf16")
 
@@ -58,7 +60,7 @@ def race(contenders: list[tuple[str, int, int]]) -> list[tuple[float, float]]:
 
 def table() -> None:
     names = (*PEERS, *OTHERS)
-    print(f"d = {D}, batches of {BATCH}, {THREADS} threads; medians of {TURNS - 1}\n")
+    print(f"{DEVICE}: d = {D}, batches of {BATCH}; medians of {TURNS - 1}\n")
     print("| latents, k | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     floors, ratios, memory = [], [], {}
     for n_latents, k in itertools.product(LATENTS, TOPKS):
@@ -103,32 +105,68 @@ def shapes() -> None:
 def loss(n_latents: int = 4096, n_steps: int = 500) -> None:
     """How far from the dense path ours is: the mean loss of 500 steps, the error after them."""
     from saehelpers import train_saes
-    from saehelpers.saes import base
+    from saehelpers.sparse import choice
 
     torch.set_num_threads(THREADS)
-    sparse_from, found = base.LARGE, {}
+    bounds, found = choice.FASTER_FROM[DEVICE], {}
     x = activations(n_steps * BATCH)[:, None]
     print("| latents, k | path | mean loss | relative difference | error after | the same |")
     print("|---|---|---|---|---|---|")
     for k, name in itertools.product(TOPKS, ("dense", "ours", "ours, bf16")):
-        base.LARGE = float("inf") if name == "dense" else sparse_from
+        dense = bounds._replace(entries=float("inf"))
+        choice.FASTER_FROM[DEVICE] = dense if name == "dense" else bounds
         run = our_run(n_latents, k, "bf16" in name, epochs=1)
         (sae,), (history,) = train_saes([run], [x], progress=False)
         with torch.no_grad():
             error = (x[:8192, 0] - sae(x[:8192, 0])).square().sum(-1).mean().item()
         found[name] = history.loss.iloc[-1], error
         apart = [
-            abs(own / dense - 1) for own, dense in zip(found[name], found["dense"], strict=True)
+            abs(own / other - 1) for own, other in zip(found[name], found["dense"], strict=True)
         ]
         print(f"| {n_latents:,}, {k} | {name} | {found[name][0]:.2f} | {apart[0]:.1e} "
               f"| {error:.4f} | {apart[1]:.1e} |")  # fmt: skip
 
 
+def rate() -> None:
+    """Operations a second of the product for the pre-activations, beside a large square one."""
+    from saehelpers.sparse import fast_products
+    from saehelpers.sparse.selection import pre_activations
+
+    torch.set_num_threads(THREADS)
+    side, n_latents = {"cpu": 2048, "cuda": 8192}[DEVICE], max(LATENTS)
+    left, right = torch.randn(2, side, side, device=DEVICE)
+    x, weight = activations(BATCH), torch.randn(n_latents, D, device=DEVICE)
+    bias = torch.zeros(n_latents, device=DEVICE)
+
+    def operations_a_second(count: float, product) -> float:
+        times = []
+        for _ in range(TURNS):
+            wait()
+            start = time.perf_counter()
+            product()
+            wait()
+            times.append(time.perf_counter() - start)
+        return count / statistics.median(times[1:])
+
+    print("| precision | square product, TFLOP/s | pre-activations | share |\n|---|---|---|---|")
+    for dtype in (torch.float32, torch.bfloat16):
+        parts = [part.to(dtype) for part in (left, right)]
+        with fast_products(DEVICE):
+            square = operations_a_second(2 * side**3, lambda parts=parts: parts[0] @ parts[1])
+            lower = torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32)
+            with torch.no_grad(), lower:
+                own = operations_a_second(
+                    2 * BATCH * D * n_latents,
+                    lambda: list(pre_activations(x[None], weight[None], bias[None])),
+                )
+        print(f"| {dtype} | {square / 1e12:.2f} | {own / 1e12:.2f} | {own / square:.2f} |")
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case [only]:
-            {"table": table, "loss": loss, "shapes": shapes}[only]()
+            {"table": table, "loss": loss, "shapes": shapes, "rate": rate}[only]()
         case _:
-            for part in (table, loss, shapes):
+            for part in (table, loss, shapes, rate):
                 part()
                 print()

@@ -64,16 +64,17 @@ def train_saes(
     statistics = [standardisation(source[:, read], config.sae.n_heads) for source in activations]
     batches = _Batches(activations, statistics)
     del activations  # a stream may need the memory
+    device = batches.rows.device
 
     saes = [make_sae(run.sae, run.seed) for run in configs]
     for i, sae in enumerate(saes):
         if isinstance(sae, ArchetypalSAE):
             sae.set_centres(batches.sample(i, KMEANS_SAMPLES, configs[i].seed), configs[i].seed)
-    model = stack(saes).to(batches.rows.device).train()
+    model = stack(saes).to(device).train()
     for part in model.modules():  # the SAEs, or their heads
         if isinstance(part, SAE):
             part.standardises = False  # the batches are standardised
-    autocast = torch.autocast(batches.rows.device.type, torch.bfloat16, enabled=config.autocast)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.autocast)
     with autocast:
         model.align()
     revival = None
@@ -124,7 +125,7 @@ def train_saes(
         batches.fill(drawn)
 
     unit = config.sae.unit_decoder
-    with fast_products() if config.sae.is_large else nullcontext():
+    with fast_products(device.type) if config.sae.is_large else nullcontext():
         history = fit(
             model if revival is None else nn.ModuleDict({"sae": model, "revival": revival}),
             step,

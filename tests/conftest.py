@@ -1,5 +1,7 @@
 """What several test modules share: small data with a known group action."""
 
+import os
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from saehelpers.symmetry import Group, LinearAction
 from saehelpers.training import train_saes
 
 torch.set_num_threads(1)
+os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs run here, as Triton's interpreter has them
 
 D = 8
 

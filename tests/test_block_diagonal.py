@@ -15,8 +15,8 @@ from saehelpers.loss import Loss, total_loss
 from saehelpers.methods import SAERun
 from saehelpers.metrics import fvu
 from saehelpers.objectives import OrbitBatch, decoder_l1
-from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, base, make_sae, stack, unstack
-from saehelpers.sparse import SparseLatents, densified
+from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae, stack, unstack
+from saehelpers.sparse import SparseLatents, choice, densified
 from saehelpers.training import train_saes
 
 HEADS, WIDTH, LATENTS = 3, 4, 8  # of each head the latter two
@@ -108,8 +108,7 @@ def test_agrees_with_dense_block_matrices(name, sparse, monkeypatch):
     options = KINDS[name]
     monkeypatch.setattr(loss_module, "CACHED_LATENTS", 20 * LATENTS)  # parts of 20 samples
     if sparse:
-        monkeypatch.setattr(base, "LARGE", 0)
-        monkeypatch.setattr(base, "SPARSE_SHARE", 1)
+        monkeypatch.setitem(choice.FASTER_FROM, "cpu", choice.Bounds(0, 1, 1))
     sae, x = made(**options), random(50, HEADS * WIDTH, seed=7)
     dense = DenseBlocks(made(**options))
     assert_close(sae.encode(x), dense.encode(x), atol=1e-5, rtol=1e-5)

@@ -10,7 +10,8 @@ from saehelpers.loss import Loss, total_loss
 from saehelpers.methods import SAERun
 from saehelpers.objectives import OrbitBatch
 from saehelpers.revival import Revival
-from saehelpers.saes import SAEConfig, base, make_sae, stack
+from saehelpers.saes import SAEConfig, make_sae, stack
+from saehelpers.sparse import choice
 from saehelpers.training import train_saes
 
 D, N_LATENTS, BATCH = 6, 16, 10
@@ -25,8 +26,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(params=["dense", "sparse"])
 def path(request, monkeypatch) -> str:
     if request.param == "sparse":
-        monkeypatch.setattr(base, "LARGE", 0)
-        monkeypatch.setattr(base, "SPARSE_SHARE", 1)
+        monkeypatch.setitem(choice.FASTER_FROM, "cpu", choice.Bounds(0, 1, 1))
     return request.param
 
 

@@ -10,13 +10,15 @@ from torch.testing import assert_close
 from saehelpers.loss import Loss, total_loss
 from saehelpers.methods import SAERun
 from saehelpers.objectives import OrbitBatch, squared_error
-from saehelpers.saes import SAEConfig, base, make_sae, stack
+from saehelpers.saes import SAEConfig, make_sae, stack
 from saehelpers.sparse import (
     BatchTopK,
     SparseLatents,
     TopK,
+    choice,
     fast_products,
     firing_counts,
+    products,
     selection,
     sparse_encode,
     top_k,
@@ -26,6 +28,7 @@ from saehelpers.training import train_saes
 
 ACTIVATIONS = {"topk": TopK, "batch_topk": BatchTopK}
 D, N_LATENTS, BATCH = 16, 64, 20
+ALWAYS, NEVER = choice.Bounds(0, 1, 1), choice.Bounds(2**62, 1, 1)
 
 
 def random(*shape: int, seed: int = 0, **options) -> torch.Tensor:
@@ -41,9 +44,7 @@ def kind(request) -> str:
 @pytest.fixture
 def sparse_from_the_start(monkeypatch):
     """SAEs of every size take the sparse path."""
-    monkeypatch.setattr(base, "LARGE", 0)
-    monkeypatch.setattr(base, "SPARSE_SHARE", 1)
-    monkeypatch.setattr(base, "LOWER_SHARE", 1)
+    monkeypatch.setitem(choice.FASTER_FROM, "cpu", ALWAYS)
 
 
 # --- which latents are kept ---
@@ -110,7 +111,7 @@ def test_gradients_are_right_in_double_precision(kind, instances):
 @pytest.mark.parametrize("instances", [(), (3,)])
 @pytest.mark.parametrize("training", [True, False])
 def test_latents_are_the_dense_ones(kind, instances, training, monkeypatch):
-    monkeypatch.setattr(selection, "BUFFER", 6 * N_LATENTS)  # blocks of six samples
+    monkeypatch.setitem(selection.BUFFER, "cpu", 6 * N_LATENTS)  # blocks of six samples
     x, weight = random(*instances, BATCH, D), random(*instances, D, N_LATENTS, seed=1)
     bias = random(*instances, N_LATENTS, seed=2)
     activation = ACTIVATIONS[kind](4).train(training)
@@ -182,7 +183,7 @@ def test_losses_and_gradients_are_the_dense_ones(
     loss = Loss(objective, 1.0, 0.3, "lp", 0.1, p=0.5)
     expected = total_loss(dense, batch_of(2), loss)
     expected["loss"].sum().backward()
-    monkeypatch.setattr(base, "LARGE", 0)
+    monkeypatch.setitem(choice.FASTER_FROM, "cpu", ALWAYS)
     sparse.align()
     assert isinstance(sparse.latents(batch_of(2).canonical), SparseLatents)
     sparse.load_state_dict(dense.state_dict())
@@ -207,7 +208,7 @@ def test_no_tensor_of_all_latents_is_made(sparse_from_the_start):
 
     x = random(4096, D)
     with pytest.MonkeyPatch.context() as patch, Sizes():
-        patch.setattr(selection, "BUFFER", 64 * 512)
+        patch.setitem(selection.BUFFER, "cpu", 64 * 512)
         squared_error(x, sae.decode(sae.latents(x))).backward()
     assert max(sizes) <= 4096 * D < 4096 * 4 * D
 
@@ -228,7 +229,7 @@ def test_training_gives_the_same_curve_and_weights(kind, options, monkeypatch):
     runs = [SAERun("any", "random", config, seed=s, epochs=5, batch_size=50) for s in (0, 1)]
     activations = random(300, 1, D)
     dense, dense_histories = train_saes(runs, [activations], progress=False)
-    monkeypatch.setattr(base, "LARGE", 0)
+    monkeypatch.setitem(choice.FASTER_FROM, "cpu", ALWAYS)
     sparse, histories = train_saes(runs, [activations], progress=False)
     for history, reference in zip(histories, dense_histories, strict=True):
         assert_close(
@@ -277,12 +278,16 @@ def test_projection_in_parts_is_the_projection():
 # --- precision ---
 
 
-def test_fast_products_are_float32_and_leave_the_setting_as_it_was():
+@pytest.mark.parametrize("amd", [True, False])
+def test_fast_products_are_float32_and_leave_the_setting_as_it_was(amd, monkeypatch):
+    monkeypatch.setattr(products, "_is_amd", lambda: amd)
     before = torch.get_float32_matmul_precision()
     left, right = random(64, 256), random(256, 512, seed=1)
-    with fast_products():
+    with fast_products("cpu"):
         found = left @ right
     assert torch.get_float32_matmul_precision() == before
+    with fast_products("cuda"):
+        assert torch.get_float32_matmul_precision() == before
     exact = left.double() @ right.double()
     assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
 
@@ -303,7 +308,7 @@ def test_under_autocast_values_stay_in_float32(kind):
 @pytest.mark.parametrize("options", [{}, {"dictionary": "block_diagonal", "n_heads": 2}])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_training_under_autocast_is_near_full_precision(kind, options, sparse, monkeypatch):
-    monkeypatch.setattr(base, "LARGE", 0 if sparse else 2**17)
+    monkeypatch.setitem(choice.FASTER_FROM, "cpu", ALWAYS if sparse else NEVER)
     sae = SAEConfig(D, N_LATENTS, kind, 4, "linear", topk_per_head=bool(options), **options)
     run = SAERun("any", "random", sae, epochs=5, batch_size=50, learning_rate=3e-3)
     losses = []

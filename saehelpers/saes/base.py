@@ -18,15 +18,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.sparse import BatchTopK, JumpReLU, Latents, SparseLatents, TopK, sparse_encode
+from saehelpers.sparse import (
+    BatchTopK,
+    JumpReLU,
+    Latents,
+    SparseLatents,
+    TopK,
+    is_faster,
+    sparse_encode,
+)
 
 ENCODERS = ("linear", "two_layer")
 ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu}
 SAE_ACTIVATIONS = ("topk", "batch_topk", "relu", "jumprelu")
 DICTIONARIES = ("free", "archetypal", "blocks", "block_diagonal")
 LARGE = 2**17  # entries of the dictionary from which products take most of the time
-SPARSE_SHARE = 8  # the sparse path is faster if so many times k latents are there,
-LOWER_SHARE = 32  # or so many where autocast makes dense products cheaper
 PROJECTED = 1024  # rows at a time, which stay in the cache
 
 
@@ -108,9 +114,14 @@ class SAEConfig:
             )
 
     @property
+    def dictionary_entries(self) -> int:
+        """Those of all heads that may be other than 0."""
+        return self.d // self.n_heads * self.n_latents
+
+    @property
     def is_large(self) -> bool:
-        """Whether products take most of the time of a training step."""
-        return self.d // self.n_heads * self.n_latents >= LARGE
+        """Whether products take most of the time of a training step on a CPU."""
+        return self.dictionary_entries >= LARGE
 
 
 class SAE(nn.Module):
@@ -183,12 +194,11 @@ class SAE(nn.Module):
 
     @property
     def is_sparse(self) -> bool:
-        """Whether training goes by SparseLatents, as it does on a CPU where that is faster."""
-        config, device = self.config, self.mean.device.type
-        share = LOWER_SHARE if torch.is_autocast_enabled(device) else SPARSE_SHARE
-        few = "topk" in config.activation and config.n_latents >= share * config.topk
-        kept = config.dictionary in ("free", "block_diagonal")
-        return device == "cpu" and few and kept and config.is_large
+        """Whether training goes by SparseLatents, as it does where that is faster."""
+        config = self.config
+        possible = "topk" in config.activation and config.dictionary in ("free", "block_diagonal")
+        device, entries = self.mean.device.type, config.dictionary_entries
+        return possible and is_faster(device, entries, config.n_latents, config.topk)
 
     @torch.no_grad()
     def align(self) -> None:

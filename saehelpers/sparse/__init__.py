@@ -1,6 +1,7 @@
 """Latents of which few are active, and arithmetic that touches only these."""
 
 from saehelpers.sparse.activation_functions import BatchTopK, JumpReLU, TopK
+from saehelpers.sparse.choice import is_faster
 from saehelpers.sparse.largest import top_k
 from saehelpers.sparse.latents import HeadLatents, Latents, SparseLatents, densified, firing_counts
 from saehelpers.sparse.products import fast_products
@@ -16,6 +17,7 @@ __all__ = [
     "densified",
     "fast_products",
     "firing_counts",
+    "is_faster",
     "sparse_encode",
     "top_k",
 ]

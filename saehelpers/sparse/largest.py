@@ -13,11 +13,14 @@ FEW, VERY_FEW = 32, 8  # times k; among very few, the k largest are picked at on
 def top_k(x: Float[Tensor, "*batch n"], k: int) -> tuple[Tensor, Tensor]:
     """`x.topk(k)` along the last axis, unsorted; on a CPU several times as fast where n is large.
 
+    A GPU, where torch reads everything once for every two bits, profits likewise from looking at
+    an eighth of it; by how much has not been measured.
+
     Where fewer than k are positive, which of the others are taken is left open. Positive numbers
     are in the order of their bits, and integers are compared faster. A NaN counts as the largest
     or, with its sign bit set, as the smallest: sure to be taken only where there is nothing else.
     """
-    if x.device.type != "cpu":
+    if x.device.type not in ("cpu", "cuda"):
         return tuple(x.topk(k, dim=-1, sorted=False))
     found = _largest(x.detach().view(INTEGERS[x.element_size()]), k)
     return x.gather(-1, found), found

@@ -1,7 +1,7 @@
 """Latents as the few that are active: who has which, and how much of it.
 
-All that is computed from them, forward and backward, are sums of rows that an index picks, by
-`torch.nn.functional.embedding_bag`: nothing is of size batch x n_latents or batch x k x d.
+All that is computed from them, forward and backward, are sums and inner products of rows that
+an index picks (`saehelpers.sparse.rows`): nothing is of size batch x n_latents or batch x k x d.
 """
 
 import math
@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag
+
+from saehelpers.sparse.rows import multiply_rows, sum_rows
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,18 @@ class Pairs:
 
     def sum_over_latents(self, rows: Float[Tensor, "n_latents d"], weights: Tensor) -> Tensor:
         """Of every sample, the weighted sum of its latents' rows: (n_samples, d)."""
-        starts = self.sample_starts
-        return embedding_bag(self.latents, rows, starts, mode="sum", per_sample_weights=weights)
+        return sum_rows(rows, self.latents, self.sample_starts, weights)
 
     def sum_over_samples(self, rows: Float[Tensor, "n_samples d"], weights: Tensor) -> Tensor:
         """Of every latent, the weighted sum of its samples' rows: (n_latents, d)."""
         order, samples, starts = self.by_latent
-        weights = weights.index_select(0, order)
-        return embedding_bag(samples, rows, starts, mode="sum", per_sample_weights=weights)
+        return sum_rows(rows, samples, starts, weights.index_select(0, order))
 
     def products(
         self, sample_rows: Float[Tensor, "n_samples d"], latent_rows: Float[Tensor, "n_latents d"]
     ) -> Float[Tensor, " pairs"]:
         """Of every pair, the inner product of its sample's row and its latent's."""
-        weights = sample_rows.new_zeros(len(self.latents), requires_grad=True)
-        with torch.enable_grad():  # it is what the sum's derivative by its weights is
-            sums = self.sum_over_latents(latent_rows.detach(), weights)
-        return torch.autograd.grad(sums, weights, sample_rows)[0]
+        return multiply_rows(sample_rows, latent_rows, self.samples, self.latents)
 
 
 def _starts(sorted_ids: Tensor, n: int) -> Int[Tensor, " n"]:
@@ -154,21 +150,16 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, dictionary, pairs):
         ctx.pairs = pairs
-        ctx.save_for_backward(values)
-        with torch.enable_grad():  # its derivative by the values is known to torch
-            ctx.weights = values.detach().requires_grad_()
-            ctx.sums = pairs.sum_over_latents(dictionary.detach(), ctx.weights)
-        return ctx.sums.detach()
+        ctx.save_for_backward(values, dictionary)
+        return pairs.sum_over_latents(dictionary, values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        (values,) = ctx.saved_tensors
-        upstream, by_values, by_rows = upstream.contiguous(), None, None
-        if ctx.needs_input_grad[0]:
-            (by_values,) = torch.autograd.grad(ctx.sums, ctx.weights, upstream, retain_graph=True)
-        if ctx.needs_input_grad[1]:
-            by_rows = ctx.pairs.sum_over_samples(upstream, values)
+        values, dictionary = ctx.saved_tensors
+        pairs, upstream = ctx.pairs, upstream.contiguous()
+        by_values = pairs.products(upstream, dictionary) if ctx.needs_input_grad[0] else None
+        by_rows = pairs.sum_over_samples(upstream, values) if ctx.needs_input_grad[1] else None
         return by_values, by_rows, None
 
 

@@ -1,7 +1,7 @@
 """Which latents are kept, without a tensor of all pre-activations.
 
-Pre-activations are computed for some samples at a time, into one buffer that stays in the
-processor's cache, and the largest are picked from it.
+Pre-activations are computed for some samples at a time, into one buffer, on a CPU one that stays
+in its cache, and the largest are picked from it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from saehelpers.sparse.largest import GROUP, top_k
 from saehelpers.sparse.latents import Kept, Pairs, SparseLatents
 from saehelpers.sparse.products import fast_products
 
-BUFFER = 2**22  # pre-activations held at a time
+BUFFER = {"cpu": 2**22, "cuda": 2**26}  # pre-activations held at a time
 
 
 class Found(NamedTuple):
@@ -54,10 +54,10 @@ def sparse_encode(
     parts = [part.unflatten(0, (-1, size)) for part, size in
              ((x_rows, batch), (weight_rows, n_latents), (biases, n_latents))]  # fmt: skip
     found = []
-    with torch.no_grad(), fast_products():
+    with torch.no_grad(), fast_products(x.device.type):
         for i, group in enumerate(zip(*(part.split(together) for part in parts), strict=True)):
             names = None if allowed is None else allowed.view(-1, n_latents)[i].nonzero()[:, 0]
-            chosen = _choose(_pre_activations(*group, names), batch, activation, i)
+            chosen = _choose(pre_activations(*group, names), batch, activation, i)
             latents = chosen.latents if names is None else names[chosen.latents]
             within = latents.div(n_latents, rounding_mode="floor") if together > 1 else 0
             instance = i * together + within
@@ -77,7 +77,9 @@ def sparse_encode(
     return SparseLatents(values, pairs, (*x.shape[:-1], n_latents))
 
 
-def _pre_activations(x: Tensor, rows: Tensor, bias: Tensor, names: Tensor | None):
+def pre_activations(
+    x: Tensor, rows: Tensor, bias: Tensor, names: Tensor | None = None
+) -> Iterator[Tensor]:
     """x rows^T + bias of instances side by side, some samples at a time; each overwrites the last.
 
     x (inst, batch, d), rows (inst, n_latents, d), of which `names` alone if they are given.
@@ -88,7 +90,7 @@ def _pre_activations(x: Tensor, rows: Tensor, bias: Tensor, names: Tensor | None
         lower = torch.get_autocast_dtype(x.device.type)
         x, rows, bias = x.to(lower), rows.to(lower), bias.to(lower)
     n, batch = rows.shape[1], x.shape[1]
-    n_samples = max(1, BUFFER // max(1, len(rows) * n))
+    n_samples = max(1, BUFFER[x.device.type] // max(1, len(rows) * n))
     buffer = x.new_empty(min(n_samples, batch), len(rows) * n)
     for start in range(0, batch, n_samples):
         block = buffer[: min(n_samples, batch - start)]
