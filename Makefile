@@ -58,7 +58,7 @@ paper: $(STAMP)
 
 test: $(STAMP)
 	@rm -rf .small
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake tests notebooks --nbmake-timeout=600 --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake tests notebooks --nbmake-timeout=600 --durations=10
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

@@ -17,6 +17,13 @@ os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs run here, as Triton's i
 D = 8
 
 
+def pytest_collection_modifyitems(items):
+    """Notebooks read what earlier ones made: of several processes, one has them all, in order."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.xdist_group("notebooks"))
+
+
 @pytest.fixture(scope="session")
 def toy() -> ToyData:
     """4 orthonormal features in R^8, turned by C4."""
