@@ -61,8 +61,11 @@ def activations(n_samples: int = EPOCH * BATCH) -> Tensor:
     """Sparse sums of 1,024 directions."""
     generator = torch.Generator().manual_seed(0)
     directions = normalize(torch.randn(1024, D, generator=generator), dim=1)
-    features = (torch.rand(n_samples, 1024, generator=generator) < 1 / 64).float()
-    return (features @ directions).to(DEVICE)
+    parts = []
+    for part in torch.arange(n_samples).split(2**16):
+        features = torch.rand(len(part), 1024, generator=generator) < 1 / 64
+        parts.append((features.float() @ directions).to(DEVICE))
+    return torch.cat(parts)
 
 
 def batches() -> Iterator[Tensor]:
@@ -124,7 +127,8 @@ def overcomplete(n_latents: int, k: int) -> Callable[[], object]:
     def loss(x, recons, pre_codes, codes, dictionary):
         return (x - recons).square().mean()
 
-    return lambda: train_sae(sae, [(next(x),)], loss, optimiser, nb_epochs=1, monitoring=0)
+    return lambda: train_sae(sae, [(next(x),)], loss, optimiser, nb_epochs=1, monitoring=0,
+                             device=DEVICE)  # fmt: skip
 
 
 def sparsify(n_latents: int, k: int) -> Callable[[], object]:
@@ -271,8 +275,8 @@ def contend(name: str, n_latents: int, k: int) -> None:
             "dense, fused Adam": dense,
             "dense, bf16": lambda n, k: dense(n, k, True),
         }
-        turns = Turns(4)
-        turns.take(makers[name](n_latents, k))
+        step = makers[name](n_latents, k)
+        Turns(4).take(step)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,10 @@ def race(contenders: list[tuple[str, int, int]]) -> list[tuple[float, float]]:
         for process, taken in zip(processes, found, strict=True):
             process.stdin.write("go\n")
             process.stdin.flush()
-            taken.append(tuple(map(float, process.stdout.readline().split())))
+            answer = process.stdout.readline().split()
+            if not answer:
+                raise RuntimeError(f"{process.args} ended; see above")
+            taken.append(tuple(map(float, answer)))
     for process in processes:
         process.stdin.close()
         process.wait()
@@ -102,7 +105,7 @@ def shapes() -> None:
         print(f"| {name} | {ms:.2f} | {rate:.0f} | {rate / rates[0]:.1f} |")
 
 
-def loss(n_latents: int = 4096, n_steps: int = 500) -> None:
+def loss(n_latents: int = max(LATENTS[1:-1]), n_steps: int = 500) -> None:
     """How far from the dense path ours is: the mean loss of 500 steps, the error after them."""
     from saehelpers import train_saes
     from saehelpers.sparse import choice

@@ -90,7 +90,8 @@ def fit(
     upright = [_upright(parameter) for parameter in parameters]
     optimiser = torch.optim.Adam(upright, settings.learning_rate, fused=True)
     n_steps = math.ceil(n_samples / settings.batch_size)
-    first, rows = _resume(checkpoint, model, optimiser)
+    turned = [moved is not own for moved, own in zip(upright, parameters, strict=True)]
+    first, rows = _resume(checkpoint, model, optimiser, turned)
     distributed.check_same("samples and first epoch", [n_samples, first])
     step = distributed.data_parallel(model, step)
     progress = progress and distributed.is_first()
@@ -140,7 +141,7 @@ def fit(
             log(entry)
         bar.set_postfix({name: f"{value.float().mean().item():.3g}" for name, value in row.items()})
         if keeps and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save_checkpoint(checkpoint, model, optimiser, epoch + 1, rows)
+            _save_checkpoint(checkpoint, model, optimiser, turned, epoch + 1, rows)
             saved = time.monotonic()
     if keeps:
         checkpoint.unlink(missing_ok=True)
@@ -201,9 +202,14 @@ def _history_rows(row: dict[str, Tensor], epoch: int, step: int) -> list[dict]:
     ]
 
 
-def _save_checkpoint(path: Path, model, optimiser, epoch: int, rows: list[dict]) -> None:
+def _save_checkpoint(path: Path, model, optimiser, turned, epoch: int, rows: list[dict]) -> None:
+    """Write a checkpoint, in which moments have the shape of their parameters.
+
+    turned: which of these the optimiser has the other way round.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for i, state in optimiser.state_dict()["state"].items():
+        state = _turn(state) if turned[i] else state
         tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +217,11 @@ def _save_checkpoint(path: Path, model, optimiser, epoch: int, rows: list[dict])
     runs.write_atomically(path, save(tensors, metadata=metadata))
 
 
-def _resume(path: Path | None, model, optimiser) -> tuple[int, list[dict]]:
+def _turn(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.mT if value.ndim > 1 else value for name, value in state.items()}
+
+
+def _resume(path: Path | None, model, optimiser, turned) -> tuple[int, list[dict]]:
     """(first epoch, history so far), after loading the checkpoint if there is one."""
     if path is None or not path.exists():
         return 0, []
@@ -231,5 +241,11 @@ def _resume(path: Path | None, model, optimiser) -> tuple[int, list[dict]]:
         model.load_state_dict(weights)
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"the checkpoint {path} is damaged: delete it ({error!r})") from error
+    moments = {
+        i: {name: value.contiguous() for name, value in _turn(state).items()}
+        if turned[i]
+        else state
+        for i, state in moments.items()
+    }
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     return epoch, rows

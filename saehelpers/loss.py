@@ -111,7 +111,7 @@ def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, loss: Loss) -> Ter
     """`total_loss` of every head's SAE, summed.
 
     Gradients are taken as soon as a loss is known, head by head and, where a head's latents of
-    the batch would not stay in the processor's cache, part by part: a fraction of the memory,
+    the batch would not stay in a CPU's cache, part by part: a fraction of the memory,
     and faster.
     """
     width = sae.config.d // sae.config.n_heads
@@ -139,7 +139,7 @@ def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, loss: Loss) -> Ter
 def _parts(batch: OrbitBatch, sae: SAE) -> Iterator[tuple[OrbitBatch, float]]:
     """The samples of a batch, so few that their latents stay in the cache; and their share."""
     n_samples = batch.starts.shape[-1]
-    together = sae.is_sparse or sae.config.activation == "batch_topk"
+    together = sae.is_sparse or sae.config.activation == "batch_topk" or batch.rows.is_cuda
     size = n_samples if together else max(1, CACHED_LATENTS // sae.config.n_latents)
     for part in torch.arange(n_samples).split(size):
         own = slice(int(part[0]), int(part[-1]) + 1)

@@ -1,7 +1,7 @@
-"""All tensors of a training are where its activations are, as a GPU asks for.
+"""The tensors of a training of dense SAEs are where its activations are, as a GPU asks for.
 
-Checked without one: on torch's "meta" device, where nothing is computed, every operation is told
-apart that reads a tensor which stayed on the CPU.
+Checked without one: on torch's "meta" device, where nothing is computed, an operation fails that
+reads a tensor which stayed on the CPU.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from saehelpers.methods import SAERun
-from saehelpers.saes import SAEConfig, make_sae
+from saehelpers.saes import SAEConfig
 from saehelpers.sparse import choice, rows
 from saehelpers.sparse.selection import BUFFER
 from saehelpers.training import train_saes
@@ -99,15 +99,31 @@ def test_without_working_kernels_the_dense_path_is_left_and_said_to_be(monkeypat
     monkeypatch.setattr(choice, "gpu_kernels", rows.gpu_kernels.__wrapped__)
     with pytest.warns(UserWarning, match="trained without them"):
         assert not choice.is_faster("cuda", 2**23, 2**14, 32)
-    assert not make_sae(SAEConfig(D, N_LATENTS)).is_sparse
+
+
+def without_the_interpreter(*command: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, *command]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_kernels_work_on_the_gpu_that_is_here():
+    trial = "from saehelpers.sparse import kernels, rows; rows._try(kernels, 'cuda')"
+    without_the_interpreter("-c", trial)
 
 
 def test_kernels_compile_for_several_gpus():
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["cubin", "cubin", "cubin", "cubin", "hsaco", "hsaco"]
+    assert without_the_interpreter(__file__).split() == [
+        "cubin",
+        "cubin",
+        "cubin",
+        "cubin",
+        "hsaco",
+        "hsaco",
+    ]
 
 
 def compile_for(gpu: tuple, kernel, types: str) -> str:

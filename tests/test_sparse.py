@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from saehelpers import fitting
 from saehelpers.loss import Loss, total_loss
 from saehelpers.methods import SAERun
 from saehelpers.objectives import OrbitBatch, squared_error
@@ -248,6 +249,27 @@ def test_an_interrupt_changes_nothing(sparse_from_the_start, train_interrupted):
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("paths", [(ALWAYS, NEVER), (NEVER, ALWAYS)])
+def test_a_checkpoint_of_one_path_is_resumed_on_the_other(paths, tmp_path, monkeypatch):
+    """Another machine may choose another path; Adam's moments lie otherwise there."""
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
+    config = SAEConfig(D, D, topk=4, encoder="linear")  # a shape that hides a wrong orientation
+    run, activations = SAERun("any", "random", config, epochs=4), [random(300, 1, D)]
+    settings = {"checkpoint": tmp_path / "checkpoint", "progress": False}
+    (whole,), _ = train_saes([run], activations, progress=False)
+
+    def stop(epoch, sae):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(choice.FASTER_FROM, "cpu", paths[0])
+    with pytest.raises(KeyboardInterrupt):
+        train_saes([run], activations, after_epoch=stop, **settings)
+    monkeypatch.setitem(choice.FASTER_FROM, "cpu", paths[1])
+    (resumed,), _ = train_saes([run], activations, **settings)
+    assert_close(resumed.state_dict(), whole.state_dict(), rtol=1e-4, atol=1e-5)
+
+
 def test_small_and_other_saes_stay_dense():
     assert make_sae(SAEConfig(256, 512, "topk", 32)).is_sparse
     others = [
@@ -276,6 +298,19 @@ def test_projection_in_parts_is_the_projection():
 
 
 # --- precision ---
+
+
+def test_whether_medium_is_float32_is_found_out_without_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = products._medium_is_float32.__wrapped__()
+    assert inside == products._medium_is_float32.__wrapped__()
+
+
+def test_activations_in_lower_precision_give_values_in_float32(kind):
+    x, weight, bias = random(BATCH, D), random(D, N_LATENTS, seed=1), random(N_LATENTS, seed=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = sparse_encode(x.bfloat16(), weight, bias, ACTIVATIONS[kind](4))
+    assert latents.values.dtype == torch.float32
 
 
 @pytest.mark.parametrize("amd", [True, False])

@@ -8,11 +8,11 @@ from saehelpers.sparse.rows import gpu_kernels
 
 
 class Bounds(NamedTuple):
-    """entries: of the dictionary; share: latents for each active one, and under autocast."""
+    """What an SAE must have at least: entries of its dictionary, latents for each active one."""
 
     entries: int
     share: int
-    lower_share: int  # autocast makes dense products cheaper
+    share_under_autocast: int  # which makes dense products cheaper
 
 
 # on a GPU from counts of bytes and operations: time has not been measured there
@@ -24,6 +24,6 @@ def is_faster(device: str, entries: int, n_latents: int, k: int) -> bool:
     if device not in FASTER_FROM:
         return False
     bounds = FASTER_FROM[device]
-    share = bounds.lower_share if torch.is_autocast_enabled(device) else bounds.share
+    share = bounds.share_under_autocast if torch.is_autocast_enabled(device) else bounds.share
     faster = entries >= bounds.entries and n_latents >= share * k
     return faster and (device == "cpu" or gpu_kernels(device) is not None)

@@ -61,10 +61,11 @@ def sum_rows(rows: Tensor, index: Tensor, starts: Tensor, weights: Tensor) -> Te
     sums = rows.new_empty(len(starts), d)
     grid = (len(starts), triton.cdiv(d, COLUMNS))
     wide = WIDER.get(rows.dtype, tl.float32)
-    _sum_rows[grid](
-        rows.contiguous(), index.contiguous(), starts, weights.contiguous(), sums, len(index), d,
-        PAIRS=PAIRS, COLUMNS=COLUMNS, WIDE=wide,
-    )  # fmt: skip
+    with torch.cuda.device_of(rows):  # Triton launches on the current one
+        _sum_rows[grid](
+            rows.contiguous(), index.contiguous(), starts, weights.contiguous(), sums, len(index),
+            d, PAIRS=PAIRS, COLUMNS=COLUMNS, WIDE=wide,
+        )  # fmt: skip
     return sums
 
 
@@ -74,8 +75,10 @@ def multiply_rows(left_rows: Tensor, right_rows: Tensor, left: Tensor, right: Te
     if len(left):
         grid = (triton.cdiv(len(left), PAIRS),)
         wide = WIDER.get(left_rows.dtype, tl.float32)
-        _multiply_rows[grid](
-            left_rows.contiguous(), right_rows.contiguous(), left.contiguous(), right.contiguous(),
-            products, len(left), left_rows.shape[1], PAIRS=PAIRS, COLUMNS=COLUMNS, WIDE=wide,
-        )  # fmt: skip
+        with torch.cuda.device_of(left_rows):
+            _multiply_rows[grid](
+                left_rows.contiguous(), right_rows.contiguous(), left.contiguous(),
+                right.contiguous(), products, len(left), left_rows.shape[1],
+                PAIRS=PAIRS, COLUMNS=COLUMNS, WIDE=wide,
+            )  # fmt: skip
     return products

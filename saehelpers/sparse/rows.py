@@ -12,6 +12,7 @@ from torch.nn.functional import embedding_bag
 ERROR = 1e-5  # of the largest entry
 
 
+@torch.compiler.disable
 def sum_rows(
     rows: Float[Tensor, "n d"],
     index: Int[Tensor, " pairs"],
@@ -25,6 +26,7 @@ def sum_rows(
     return embedding_bag(index, rows, starts, mode="sum", per_sample_weights=weights)
 
 
+@torch.compiler.disable
 def multiply_rows(
     left_rows: Float[Tensor, "n d"],
     right_rows: Float[Tensor, "m d"],
@@ -40,6 +42,7 @@ def multiply_rows(
     return by_weights(left_rows, right_rows, right, left.new_zeros(1), left, mode=0)
 
 
+@torch.compiler.disable
 @functools.cache
 def gpu_kernels(device: str) -> ModuleType | None:
     """`saehelpers.sparse.kernels` for tensors on a GPU ("cuda"), None for others.

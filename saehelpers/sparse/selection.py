@@ -50,7 +50,8 @@ def sparse_encode(
         together: so many instances (the heads of an SAE) share their activation's k.
     """
     batch, n_latents = x.shape[-2], weight.shape[-1]
-    x_rows, weight_rows, biases = x.flatten(0, -2), weight.mT.flatten(0, -2), bias.flatten()
+    x_rows, weight_rows = x.flatten(0, -2).to(weight.dtype), weight.mT.flatten(0, -2)
+    biases = bias.flatten()
     parts = [part.unflatten(0, (-1, size)) for part, size in
              ((x_rows, batch), (weight_rows, n_latents), (biases, n_latents))]  # fmt: skip
     found = []
@@ -71,7 +72,7 @@ def sparse_encode(
             samples, order = samples.sort(stable=True)
             values, latents = values[order], latents[order]
         pairs = Pairs(samples, latents, len(x_rows), len(weight_rows))
-        if values.dtype != x.dtype:
+        if values.dtype != weight.dtype:
             values = pairs.products(x_rows, weight_rows) + biases[latents]
     values = Kept.apply(x_rows, weight_rows, biases, values, pairs)
     return SparseLatents(values, pairs, (*x.shape[:-1], n_latents))
