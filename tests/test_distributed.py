@@ -1,5 +1,6 @@
 """Several processes train as one does, write once, and do not wait for one that died."""
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -124,6 +125,7 @@ def train_and_end(rank: int, death: str, port: str, folder: Path, ready) -> None
         if (epoch, rank) == (1, 1):
             os.kill(os.getpid(), getattr(signal, death))
 
+    faulthandler.dump_traceback_later(60)  # says where a process waits that should have ended
     ready.wait()
     try:
         with distributed.process_group(timeout_seconds=5):
