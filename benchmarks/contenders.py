@@ -132,7 +132,7 @@ def overcomplete(n_latents: int, k: int) -> Callable[[], object]:
 
 
 def sparsify(n_latents: int, k: int) -> Callable[[], object]:
-    """The steps of its trainer, with Adam."""
+    """The steps of its trainer, with Adam; on a GPU its products are in bfloat16."""
     bare_package("sparsify")
     with contextlib.redirect_stdout(sys.stderr):  # it says that it does without Triton
         from sparsify.config import SparseCoderConfig

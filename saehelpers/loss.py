@@ -111,8 +111,7 @@ def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, loss: Loss) -> Ter
     """`total_loss` of every head's SAE, summed.
 
     Gradients are taken as soon as a loss is known, head by head and, where a head's latents of
-    the batch would not stay in a CPU's cache, part by part: a fraction of the memory,
-    and faster.
+    the batch would not stay in a CPU's cache, part by part: a fraction of the memory, and faster.
     """
     width = sae.config.d // sae.config.n_heads
     parameters = list(sae.heads.parameters())
