@@ -56,12 +56,10 @@ paper: $(STAMP)
 	  $(PAPERMILL) -f "$${steps[i]}" "$$(echo $${step:0:2}_*.ipynb)" "../executed/paper_$$step.ipynb" > /dev/null; \
 	done
 
-# process groups are tested alone: beside other tests one has been seen to wait for good
 test: $(STAMP)
 	@rm -rf .small
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_distributed.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/test_distributed.py \
-	  --nbmake tests notebooks --nbmake-timeout=600 --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake tests notebooks \
+	  --nbmake-timeout=600 --durations=10
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

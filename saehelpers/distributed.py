@@ -8,6 +8,7 @@ alone prints and writes files.
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
@@ -49,8 +50,13 @@ def process_group(timeout_seconds: float = 600.0) -> Iterator[str]:
             yield device
             # gloo's threads crash if Python ends while they hold tensors of the last exchange
             wait_for_all()
-    except RuntimeError as error:
-        if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+    except BaseException as error:
+        # Frames that failed hold the model's DistributedDataParallel, and it the group. If it were
+        # the last to let go, it would wait for the group's threads while it holds Python's global
+        # lock, and for good if one of them needs the lock to end.
+        traceback.clear_frames(error.__traceback__)
+        lost = isinstance(error, distributed.DistError) or "gloo" in str(error)
+        if not (isinstance(error, RuntimeError) and lost):
             raise
         raise ConnectionError(
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} lost another: it ended, "

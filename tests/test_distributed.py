@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,8 @@ from torch.testing import assert_close
 from saehelpers import distributed
 from saehelpers.shards import write_shards
 from saehelpers.training import train_saes
+
+pytestmark = pytest.mark.xdist_group("distributed")  # one process tests what the fixture trains
 
 # what both sides train: 103 samples make a last batch of 7, which two processes share unequally
 CONFIGS = """
@@ -115,6 +118,12 @@ def test_the_first_process_alone_prints_and_writes(finished):
     assert load_file(run / "weights.safetensors")["activation.threshold"] > 0
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def train_and_end(rank: int, death: str, port: str, folder: Path, ready) -> None:
     """One of two processes, of which the second ends during its second epoch."""
     given = settings()
@@ -137,9 +146,7 @@ def train_and_end(rank: int, death: str, port: str, folder: Path, ready) -> None
 
 @pytest.mark.parametrize("death", ["SIGKILL", "SIGSTOP"])
 def test_a_process_that_died_is_not_waited_for(death, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["saehelpers", "torch.nn.parallel.distributed"])
     ready = context.Barrier(2)
@@ -157,6 +164,24 @@ def test_a_process_that_died_is_not_waited_for(death, tmp_path):
     assert ended
     message = "process 0 of 2 lost another: it ended, or was silent for 5 s"
     assert (tmp_path / death).read_text().startswith(message)
+
+
+def test_what_failed_lets_go_of_the_group_before_it_ends(monkeypatch):
+    """Whoever keeps the error does not keep the model's DistributedDataParallel with it."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", free_port())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    steps = []
+
+    def fail():
+        step = distributed.data_parallel(torch.nn.Linear(2, 2), lambda index, uniform: {})
+        steps.append(weakref.ref(step))
+        raise RuntimeError("gloo: connection closed by peer")
+
+    with pytest.raises(ConnectionError, match="lost another") as error, distributed.process_group():
+        fail()
+    assert error.value.__cause__ is not None and steps[0]() is None
 
 
 # --- alone ---
