@@ -7,6 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 NB ?= 01 02 04 06
 EVERY := $(sort $(foreach notebook,$(wildcard notebooks/*.ipynb),$(firstword $(subst _, ,$(notdir $(notebook))))))
 
@@ -19,13 +20,14 @@ help:
 	@echo "make lint              check style"
 	@echo "make clean             remove what tests and runs left, but neither models/ nor results"
 
-# torch first: it must not be replaced by what another package asks for
+# torch first: it must not be replaced by what another package asks for. Modules are compiled when
+# they are first imported: most never are, and all of them take minutes.
 $(STAMP): requirements.txt pyproject.toml
 	@echo "setting up .venv (once; a few minutes)"
 	@rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) "$$(grep '^torch==' requirements.txt)"
+	$(PIP) -r requirements.txt
 	@touch $@
 
 # papermill logs what a notebook prints; standard output repeats what its worker processes do
@@ -58,7 +60,7 @@ paper: $(STAMP)
 
 test: $(STAMP)
 	@rm -rf .small
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake tests notebooks \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake notebooks tests \
 	  --nbmake-timeout=600 --durations=10
 
 lab: $(STAMP)

@@ -18,10 +18,11 @@ D = 8
 
 
 def pytest_collection_modifyitems(items):
-    """Notebooks read what earlier ones made: of several processes, one has them all, in order."""
+    """Of several processes, one runs the notebooks that read what others made, in their order."""
     for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.xdist_group("notebooks"))
+        for family in ("01", "02 04 06 11", "03 05", "07", "08 09 10"):
+            if item.path.suffix == ".ipynb" and item.name[:2] in family.split():
+                item.add_marker(pytest.mark.xdist_group(family))
 
 
 @pytest.fixture(scope="session")
