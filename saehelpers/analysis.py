@@ -39,6 +39,31 @@ def what_is_there(probes: pd.DataFrame) -> pd.DataFrame:
     return counted["truncations"].agg(", ".join).reset_index(["seeds", "methods"])
 
 
+def at(f1: pd.DataFrame, group: str, topk: int, truncation: int | None = None) -> pd.DataFrame:
+    """F1 of a group and a number of active latents, at one truncation length or at every one.
+
+    Rows to which TopK or truncation mean nothing (a base model's) belong to every value of it.
+
+    Raises:
+        ValueError: XGBoost was not fitted to such SAEs; names those it was fitted to.
+    """
+    rows = f1[(f1["group"] == group) & (f1["topk"].isna() | (f1["topk"] == topk))]
+    if truncation is not None:
+        rows = rows[rows["truncation"].isna() | (rows["truncation"] == truncation)]
+    if _of_xgboost(rows).empty:
+        lengths = _of_xgboost(f1).groupby(["group", "topk"])["truncation"]
+        there = [f"{g} with TopK {k} at truncations {sorted(set(t))}" for (g, k), t in lengths]
+        asked = f"{group} with TopK {topk}" + (f" at truncation {truncation}" if truncation else "")
+        raise ValueError(f"no F1 by XGBoost of {asked}; there is {'; '.join(there)}")
+    return rows
+
+
+def _of_xgboost(f1: pd.DataFrame) -> pd.DataFrame:
+    """F1 of XGBoost on a number of latents of an SAE with TopK."""
+    whole = {"topk": int, "truncation": int}
+    return f1[f1["probe"] == "xgboost"].dropna(subset=list(whole)).astype(whole)
+
+
 def over_task_types(f1: pd.DataFrame) -> pd.DataFrame:
     """The mean over task types, each counted once, as rows of the task type "mean"."""
     told_by = [name for name in GIVEN if name != "task_type"]

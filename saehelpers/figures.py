@@ -83,7 +83,13 @@ def panels(
     sharex: bool = False,
     sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `number` axes in `rows` rows, each of the given size in inches."""
+    """A figure of `number` axes in `rows` rows, each of the given size in inches.
+
+    Raises:
+        ValueError: there would be no axes: nothing was measured that the figure shows.
+    """
+    if not number:
+        raise ValueError("a figure without panels: nothing was measured that it shows")
     columns = number // rows
     fig, axes = plt.subplots(
         rows,

@@ -85,8 +85,14 @@ def trained_for(table: pd.DataFrame, epochs: int | None = None) -> pd.DataFrame:
 
     By default for as long as any of the same experiment, group, base model and number of
     active latents: short and long runs are never shown as one.
+
+    Raises:
+        ValueError: no SAE was trained for `epochs`.
     """
     wanted = epochs
+    if epochs is not None and epochs not in set(table["epochs"]):
+        there = sorted(set(table["epochs"].dropna().astype(int)))
+        raise ValueError(f"no SAE was trained for {epochs} epochs, but for {there}")
     if epochs is None:
         same = ["experiment", "dataset", "group", "base_model", "topk"]
         wanted = table.groupby(same, dropna=False)["epochs"].transform("max")

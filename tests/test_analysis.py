@@ -35,6 +35,20 @@ def test_controls_without_truncation_are_kept():
     assert f1["value"].tolist() == pytest.approx([0.2, 0.4, 0.3])
 
 
+def test_what_was_not_measured_is_an_error_that_names_what_was():
+    base = rows(0.5, 0.5, truncation=None, topk=None, method="base_model", group="D4")
+    latents = rows(0.5, 0.5, truncation=None, features="latents")
+    f1 = analysis.mean_f1(pd.concat([rows(0.2, 0.4), rows(0.3, truncation=1), latents, base]))
+    f1 = pd.concat([f1, analysis.over_task_types(f1)])  # an index that repeats
+    assert set(analysis.at(f1, "C4", 8).truncation.dropna()) == {1, 8}
+    assert set(analysis.at(f1, "C4", 8, 1).truncation.dropna()) == {1}
+    for setting in (("D4", 8, 8), ("C4", 4), ("C4", 8, 2)):
+        with pytest.raises(
+            ValueError, match=r"no F1 .*; there is C4 with TopK 8 at truncations \[1, 8\]"
+        ):
+            analysis.at(f1, *setting)
+
+
 def test_curves_rest_on_the_same_saes_at_every_point():
     everywhere = [rows(0.2, 0.4, truncation=length) for length in (4, 8)]
     f1 = scores(*everywhere, rows(0.6, 0.8, seed=1), rows(0.6, 0.8, base_model="vit"))

@@ -386,6 +386,8 @@ def test_runs_of_other_lengths_are_never_shown_as_one(tmp_path):
     }  # fmt: skip
     assert "base" in set(kept.run_id)
     assert set(results.trained_for(table, 40).epochs.dropna()) == {40}
+    with pytest.raises(ValueError, match=r"no SAE was trained for 41 epochs, but for \[40.*500"):
+        results.trained_for(table, 41)
 
 
 def test_file_with_other_columns(tmp_path):
