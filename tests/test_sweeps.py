@@ -115,7 +115,7 @@ def test_cluster_of_dask(tmp_path, here):
 
 def test_executor_of_submitit(tmp_path, here):
     executor = submitit.LocalExecutor(tmp_path)
-    executor.update_parameters(timeout_min=1)
+    executor.update_parameters(timeout_min=10)
     with pytest.raises(RuntimeError, match=r"(?s)1 of 2 jobs failed.*math domain error"):
         for found in sweep(math.sqrt, [(4,), (-1,)], executor=executor):
             assert found == 2
