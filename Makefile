@@ -21,7 +21,10 @@ help:
 	@echo "make clean             remove what tests and runs left, but neither models/ nor results"
 
 # torch first: it must not be replaced by what another package asks for. Modules are compiled when
-# they are first imported: most never are, and all of them take minutes.
+# they are first imported: most never are, and all of them take minutes. They must be kept then,
+# also where the environment says otherwise, or every process compiles them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 $(STAMP): requirements.txt pyproject.toml
 	@echo "setting up .venv (once; a few minutes)"
 	@rm -rf .venv
