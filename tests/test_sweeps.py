@@ -139,6 +139,7 @@ def test_process_that_is_killed_fails_its_own_job_alone():
     assert sorted(found) == [i**2 for i in range(12) if i != 3]
 
 
+N_JOBS = 40
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -152,7 +153,7 @@ def measure(number):
 if __name__ == "__main__":
     path = Path(sys.argv[1])
     done = set(results.read(path)["run_id"])
-    jobs = [(n,) for n in range(40) if f"run-{n}" not in done]
+    jobs = [(n,) for n in range(int(sys.argv[2])) if f"run-{n}" not in done]
     print(len(jobs), flush=True)
     for row in sweep(measure, jobs):
         results.append(path, [row])
@@ -162,7 +163,7 @@ if __name__ == "__main__":
 def test_run_that_is_killed_goes_on_where_it_was(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     path = tmp_path / "results.csv"
-    command = [sys.executable, str(tmp_path / "script.py"), str(path)]
+    command = [sys.executable, str(tmp_path / "script.py"), str(path), str(N_JOBS)]
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not len(results.read(path)) and time.monotonic() < deadline:
@@ -170,8 +171,8 @@ def test_run_that_is_killed_goes_on_where_it_was(tmp_path):
     first.send_signal(signal.SIGKILL)
     first.wait()
     rows = len(results.read(path))
-    assert 0 < rows < 40
+    assert 0 < rows < N_JOBS
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(again.stdout) == 40 - rows
+    assert int(again.stdout) == N_JOBS - rows
     table = results.read(path)
-    assert sorted(table["value"]) == [n**2 for n in range(40)]
+    assert sorted(table["value"]) == [n**2 for n in range(N_JOBS)]
