@@ -18,13 +18,12 @@ import torch
 from peers import peak_rise, reset_peak
 from torch import nn
 
-from saehelpers import attribution
-from saehelpers.base_models import make_gpt2
-from saehelpers.dashboards import attention_dashboard
-from saehelpers.loss import Loss, total_loss
-from saehelpers.objectives import OrbitBatch
+from saehelpers.evaluation import attribution
+from saehelpers.figures import attention_dashboard
+from saehelpers.networks import make_gpt2
 from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae
-from saehelpers.sparse import fast_products
+from saehelpers.saes.sparse import fast_products
+from saehelpers.training import Loss, OrbitBatch, total_loss
 
 HEADS, D_HEAD, LATENTS, BATCH = 12, 64, 2048, 1024  # latents of each head
 REPEATS = 9

@@ -212,7 +212,7 @@ def take_turns_in_training(configs: list, x: Tensor) -> None:
 
 def floor(part: str, n_latents: int, k: int) -> Callable[[], object]:
     """What no step can do without: the product, top-k, or Adam's pass over the weights."""
-    from saehelpers.sparse import fast_products, top_k
+    from saehelpers.saes.sparse import fast_products, top_k
 
     x, weight = activations(BATCH), torch.randn(n_latents, D, device=DEVICE)
     if part == "Adam":

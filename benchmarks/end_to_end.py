@@ -14,12 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from saehelpers.activations import read_activations, reading, standardisation
-from saehelpers.base_models import make_gpt2
-from saehelpers.end_to_end import local_loss, run_original, total_loss
-from saehelpers.language_metrics import kl_divergence
-from saehelpers.methods import EndToEndRun
+from saehelpers.evaluation import kl_divergence
+from saehelpers.networks import make_gpt2, read_activations, reading, standardisation
 from saehelpers.saes import SAEConfig, make_sae
+from saehelpers.training import EndToEndRun, end_to_end_loss, local_loss, run_original
 
 ROUNDS = 15
 # name, (vocabulary, context, width, layers, heads), contexts a step, latents
@@ -99,7 +97,8 @@ def measure(shape: tuple, n_contexts: int, n_latents: int, autocast: bool) -> di
         {
             "model": lambda: layers_that_must_run(model, tokens, layer, autocast),
             "e2e": step_of(
-                sae, lambda: total_loss(model, sae, run_original(model, tokens, [config]), config)
+                sae,
+                lambda: end_to_end_loss(model, sae, run_original(model, tokens, [config]), config),
             ),
             "local": step_of(sae, lambda: local_loss(sae, x, local)),
             "whole": step_of(sae, whole),

@@ -35,7 +35,7 @@ def keep(folder: Path, latents: torch.Tensor, recons: torch.Tensor) -> None:
 def write_ours(folder: Path) -> None:
     """SAEs trained for a moment, in their format, and what ours compute."""
     from saehelpers import SAEConfig, SAERun, train_saes
-    from saehelpers.interchange import save_sae_lens
+    from saehelpers.saes import save_sae_lens
 
     x = activations()
     for name, sae in {
@@ -107,7 +107,7 @@ def read_ours(folder: Path) -> None:
 
 
 def read_theirs(folder: Path) -> None:
-    from saehelpers.interchange import load_sae_lens
+    from saehelpers.saes import load_sae_lens
 
     print(json.dumps(compare(folder, lambda path: load_sae_lens(path)[0])))
 

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from saehelpers.consistency import match
+from saehelpers.evaluation import match
 
 D = 512
 SIZES = (1024, 4096, 16_384, 32_768)  # above 16,384: mutual nearest neighbours

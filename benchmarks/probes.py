@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from xgboost import XGBClassifier
 
-from saehelpers.datasets.shapes import make_shapes, task_labels
-from saehelpers.metrics import f1, largest_differences
-from saehelpers.probing import probe_inputs, probe_sweep
+from saehelpers.datasets import make_shapes, task_labels
+from saehelpers.evaluation import f1, largest_differences, probe_inputs, probe_sweep
+from saehelpers.runs import n_cores
 from saehelpers.saes import SAEConfig
-from saehelpers.sweeps import n_cores
 from saehelpers.symmetry import Group
 from saehelpers.training import SAERun, train_saes
 

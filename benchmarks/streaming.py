@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from saehelpers import SAEConfig, SAERun, train_saes
-from saehelpers.shards import ShardStream, map_activations, write_shards
+from saehelpers.datasets import ShardStream, map_activations, write_shards
 
 D, N_LATENTS, TOPK, BATCH = 256, 4096, 32, 1024
 N_SAMPLES, SHARD, BUFFER = 2**17, 2**14, 2**14  # 128 MiB, in 8 shards, through 16 MiB

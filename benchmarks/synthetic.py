@@ -164,7 +164,7 @@ def our_evaluation(folder: Path) -> None:
 
     from saehelpers import SAE, SAEConfig
     from saehelpers.datasets.synthetic import SyntheticFeatures
-    from saehelpers.ground_truth import evaluate
+    from saehelpers.evaluation import evaluate
 
     kept = load_file(folder / "peer")
     config = SAEConfig(48, 64, "topk", 8, encoder="linear", pre_encoder_bias=True)
@@ -188,7 +188,7 @@ def evaluation_memory(n_latents: int = 4096, d: int = 512, n_samples: int = 100_
     """Evaluate an untrained SAE; seconds, and GiB beyond the interpreter, torch and the SAE."""
     from saehelpers import SAE, SAEConfig
     from saehelpers.datasets.synthetic import SyntheticFeatures
-    from saehelpers.ground_truth import evaluate
+    from saehelpers.evaluation import evaluate
 
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -108,7 +108,7 @@ def shapes() -> None:
 def loss(n_latents: int = max(LATENTS[1:-1]), n_steps: int = 500) -> None:
     """How far from the dense path ours is: the mean loss of 500 steps, the error after them."""
     from saehelpers import train_saes
-    from saehelpers.sparse import choice
+    from saehelpers.saes.sparse import choice
 
     torch.set_num_threads(THREADS)
     bounds, found = choice.FASTER_FROM[DEVICE], {}
@@ -132,8 +132,8 @@ def loss(n_latents: int = max(LATENTS[1:-1]), n_steps: int = 500) -> None:
 
 def rate() -> None:
     """Operations a second of the product for the pre-activations, beside a large square one."""
-    from saehelpers.sparse import fast_products
-    from saehelpers.sparse.selection import pre_activations
+    from saehelpers.saes.sparse import fast_products
+    from saehelpers.saes.sparse.selection import pre_activations
 
     torch.set_num_threads(THREADS)
     side, n_latents = {"cpu": 2048, "cuda": 8192}[DEVICE], max(LATENTS)

@@ -1,31 +1,6 @@
 """Sparse autoencoders for networks whose data has symmetries."""
 
-from saehelpers.methods import SAERun
-from saehelpers.objectives import OBJECTIVES
-from saehelpers.saes import (
-    SAE,
-    ArchetypalSAE,
-    BlockDiagonalSAE,
-    EquivariantSAE,
-    GroupCrosscoder,
-    SAEConfig,
-)
-from saehelpers.symmetry import Group, LinearAction, fit_action, infer_element, report_action
-from saehelpers.training import train_saes
+import lazy_loader
 
-__all__ = [
-    "OBJECTIVES",
-    "SAE",
-    "ArchetypalSAE",
-    "BlockDiagonalSAE",
-    "EquivariantSAE",
-    "Group",
-    "GroupCrosscoder",
-    "LinearAction",
-    "SAEConfig",
-    "SAERun",
-    "fit_action",
-    "infer_element",
-    "report_action",
-    "train_saes",
-]
+__version__ = "0.2.0"
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

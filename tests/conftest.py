@@ -5,11 +5,11 @@ import os
 import pytest
 import torch
 
-from saehelpers import fitting
 from saehelpers.datasets.toy import ToyData, make_toy
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, LinearAction
-from saehelpers.training import train_saes
+from saehelpers.training import fitting
+from saehelpers.training.side_by_side import train_saes
 
 torch.set_num_threads(1)
 os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs run here, as Triton's interpreter has them

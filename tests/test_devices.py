@@ -12,10 +12,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from saehelpers import training
-from saehelpers.methods import SAERun
 from saehelpers.saes import SAEConfig
-from saehelpers.training import train_saes
+from saehelpers.training import side_by_side as training
+from saehelpers.training.methods import SAERun
+from saehelpers.training.side_by_side import train_saes
 
 SMALL = SAEConfig(16, 32, topk=4)
 CASES = {

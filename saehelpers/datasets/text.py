@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from saehelpers import runs
-from saehelpers.sweeps import sweep
+from saehelpers.runs.sweeps import sweep
 
 PACKAGES = ("numpy", "scipy", "pandas", "sklearn", "matplotlib")
 END = "<|endoftext|>"  # stands between documents

@@ -10,15 +10,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.base_models import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
 from saehelpers.datasets.text import (
     held_out,
     repeated_tokens,
     token_blocks,
     train_tokeniser,
 )
-from saehelpers.experiments.loading import fill, fit_run, load_or_train
-from saehelpers.metrics import next_token_loss
+from saehelpers.evaluation.metrics import next_token_loss
+from saehelpers.experiments.loading import fit_run, load_or_train, load_weights
+from saehelpers.networks import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
 from saehelpers.symmetry import Group
 
 
@@ -67,8 +67,8 @@ class LanguageModelRun:
     learning_rate: float = 2e-3
     schedule: str = "cosine"
     seed: int = 0
-    attention_only: bool = runs.later(False)
-    repeats: float = runs.later(0.0)
+    attention_only: bool = runs.added_later(False)
+    repeats: float = runs.added_later(0.0)
 
 
 def load_or_train_base_model(
@@ -97,7 +97,7 @@ def load_or_train_base_model(
         return model, _train_base_model(model, config, images, validation, models)
 
     tensors, history = load_or_train(config, train, models, force, half=True)
-    return fill(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
+    return load_weights(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
 
 
 def _train_base_model(model, config, images, validation, models) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def load_or_train_language_model(
         tokeniser = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises this class itself
         raise runs.damaged(path.parent, f"{path.name}: {error}") from error
-    model = fill(model.cpu(), tensors, config, models)
+    model = load_weights(model.cpu(), tensors, config, models)
     return model.eval().requires_grad_(False), tokeniser, history
 
 

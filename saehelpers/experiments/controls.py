@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saehelpers.activations import orbit_activations
-from saehelpers.experiments.explained import Explained, load_or_fit_action
-from saehelpers.methods import SAERun
+from saehelpers.experiments.subjects import Subject, load_or_fit_action
+from saehelpers.networks.activations import orbit_activations
 from saehelpers.symmetry import Group, LinearAction, usual_fit
+from saehelpers.training.methods import SAERun
 
 
 def other_group(group: Group) -> Group:
@@ -18,41 +18,41 @@ def other_group(group: Group) -> Group:
     return Group(group.n_rotations, 3 - group.n_flips)
 
 
-def explain_as(
+def subject_under(
     other: Group,
-    what: Explained,
+    subject: Subject,
     train_images: Float[Tensor, "n c h w"],
     test_images: Float[Tensor, "m c h w"],
     models: Path | str,
     device: str = "cpu",
-) -> Explained:
-    """What is explained, as one sees it who takes its group for `other`, see `other_group`.
+) -> Subject:
+    """A subject, as one sees it who takes its group for `other`, see `other_group`.
 
     Without flips an orbit falls into two, of the image and of the flipped one, (2 n, n_rotations,
     d), and the action is that of the rotations. With flips the base model reads flipped images,
     too, whether or not it was trained on them, and an action is fitted to the larger orbits.
     """
-    name = f"{what.name}/{other.name}"
+    name = f"{subject.name}/{other.name}"
     if other.n_flips == 1:
-        train, test = (_halves(orbits).flatten(0, 1) for orbits in (what.train, what.test))
-        matrices = what.action.matrices[: other.order]
-        action = LinearAction(other, matrices, what.action.origin)
-        return dataclasses.replace(what, train=train, test=test, action=action, name=name)
+        train, test = (_halves(orbits).flatten(0, 1) for orbits in (subject.train, subject.test))
+        matrices = subject.action.matrices[: other.order]
+        action = LinearAction(other, matrices, subject.action.origin)
+        return dataclasses.replace(subject, train=train, test=test, action=action, name=name)
     train, test = (
-        orbit_activations(what.base_model.to(device), images, other)
+        orbit_activations(subject.base_model.to(device), images, other)
         for images in (train_images, test_images)
     )
     action_run = dataclasses.replace(
-        what.action_run, activations=name, group=other.name, method=usual_fit(other)
+        subject.action_run, activations=name, group=other.name, method=usual_fit(other)
     )
     action = load_or_fit_action(action_run, train, models, device)
-    what.base_model.cpu()
+    subject.base_model.cpu()
     return dataclasses.replace(
-        what, train=train, test=test, action=action, action_run=action_run, name=name
+        subject, train=train, test=test, action=action, action_run=action_run, name=name
     )
 
 
-def samples_as(
+def samples_under(
     other: Group, orbits: Float[Tensor, "n order d"], elements: Int[Tensor, " n"]
 ) -> tuple[Tensor, Tensor]:
     """Orbits of `other` that hold the samples under given elements, and which member each is.
@@ -65,10 +65,10 @@ def samples_as(
     return _halves(orbits)[torch.arange(len(orbits)), flipped], rotation
 
 
-def run_as(config: SAERun, what: Explained, seen: Explained) -> SAERun:
-    """The run of an SAE on what is seen as another group's orbits, in about as many steps."""
-    epochs = max(1, config.epochs * len(what.train) // len(seen.train))
-    return dataclasses.replace(config, activations=seen.name, epochs=epochs)
+def run_under(config: SAERun, subject: Subject, other_subject: Subject) -> SAERun:
+    """The run of an SAE on a subject taken for another group's, in about as many steps."""
+    epochs = max(1, config.epochs * len(subject.train) // len(other_subject.train))
+    return dataclasses.replace(config, activations=other_subject.name, epochs=epochs)
 
 
 def _halves(orbits: Float[Tensor, "n order d"]) -> Tensor:

@@ -9,10 +9,10 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.base_models import make_convnext
-from saehelpers.experiments.explained import ActionRun, Explained, load_or_fit_action
-from saehelpers.experiments.loading import fill, fit_run, load_or_train
-from saehelpers.feature_maps import orbit_pixels
+from saehelpers.experiments.loading import fit_run, load_or_train, load_weights
+from saehelpers.experiments.subjects import ActionRun, Subject, load_or_fit_action
+from saehelpers.networks import make_convnext
+from saehelpers.networks.feature_maps import orbit_pixels
 from saehelpers.symmetry import Group
 
 ACTION_SAMPLES = 20_000  # orbits that an action is fitted to, at most
@@ -23,7 +23,7 @@ class EncoderRun:
     """Everything that decides what a ConvNeXt classifier learns.
 
     data: names the images, which are shown under random elements of `group`; the architecture
-    is that of `saehelpers.base_models.make_convnext`.
+    is that of `saehelpers.networks.make_convnext`.
     """
 
     name: str
@@ -72,7 +72,7 @@ def load_or_train_encoder(
         return model, _train_encoder(model, config, *tensors, models)
 
     tensors, history = load_or_train(config, train, models, force, half=True)
-    return fill(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
+    return load_weights(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
 
 
 def _train_encoder(model, config, images, labels, test_images, test_labels, models):
@@ -113,7 +113,7 @@ class PixelsRun:
     seed: int = 0
 
 
-def explain_pixels(
+def prepare_pixel_subject(
     encoder: nn.Module,
     layer: str,
     group: Group,
@@ -124,7 +124,7 @@ def explain_pixels(
     pixels_per_image: int | None = None,
     device: str = "cpu",
     **action_settings,
-) -> Explained:
+) -> Subject:
     """What there is to explain of a layer whose output is a map of pixels.
 
     Activations (n_images * pixels_per_image, |G|, d) are written to `folder` once and read
@@ -145,7 +145,7 @@ def explain_pixels(
     action_run = ActionRun("action", name, group.name, **action_settings)
     some = train[:: max(1, len(train) // ACTION_SAMPLES)][:ACTION_SAMPLES]
     action = load_or_fit_action(action_run, some, models, device)
-    return Explained(
+    return Subject(
         encoder.cpu(), pd.DataFrame(), train, parts["pixels_test"], action, action_run, name,
         paths["pixels_train"],
     )  # fmt: skip

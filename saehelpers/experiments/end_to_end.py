@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.end_to_end import check_model, ensemble, train_end_to_end
-from saehelpers.experiments.loading import checkpoint_path, fill
+from saehelpers.experiments.loading import checkpoint_path, load_weights
 from saehelpers.experiments.saes import load_sae
-from saehelpers.methods import EndToEndRun
+from saehelpers.runs.sweeps import sweep
 from saehelpers.saes import SAE, SAEConfig, make_sae
-from saehelpers.sweeps import sweep
+from saehelpers.training.end_to_end import check_model, train_end_to_end
+from saehelpers.training.methods import EndToEndRun
 
 
 def load_or_train_end_to_end(
@@ -29,16 +29,16 @@ def load_or_train_end_to_end(
 ) -> list[SAE]:
     """The SAEs of these configs, in their order, loaded from disk or trained.
 
-    Those that can be trained side by side are (`end_to_end.ensemble`), each such group in a
-    process of its own (see `saehelpers.sweeps.sweep`). An SAE that others go on from (`start`)
-    must be on disk, in `models`. Arguments as in `train_end_to_end`.
+    Those that can be trained side by side (`shared_settings` are equal) are, each such group in a
+    process of its own (see `saehelpers.runs.sweep`). An SAE that others go on from (`start`) must
+    be on disk, in `models`. Arguments as in `train_end_to_end`.
     """
     missing = [config for config in configs if force or runs.load_run(models, config) is None]
     if missing:
         print(f"training {len(missing)} of {len(configs)} SAEs, the others are on disk")
     groups: dict[tuple, list[EndToEndRun]] = {}
     for config in missing:
-        groups.setdefault(ensemble(config), []).append(config)
+        groups.setdefault(config.shared_settings, []).append(config)
     shared = (model, blocks, validation, models, device, force)
     jobs = [(group, *shared) for group in groups.values()]
     for _ in sweep(_train_and_save, jobs, "SAEs", executor):
@@ -99,7 +99,9 @@ def _load_folder(folder: Path) -> tuple[EndToEndRun, SAE]:
         for name in ("downstream", "positions"):
             values[name] = tuple(values[name])
         config = EndToEndRun(**values)
-        sae = fill(make_sae(config.sae), load_file(folder / "weights.safetensors"), config, folder)
+        sae = load_weights(
+            make_sae(config.sae), load_file(folder / "weights.safetensors"), config, folder
+        )
     except (OSError, KeyError, TypeError) as error:
         raise FileNotFoundError(f"no SAE of a language model in {folder} ({error!r})") from error
     return config, sae.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.fitting import Settings, fit
+from saehelpers.training.fitting import Settings, fit
 
 
 def load_or_train(
@@ -22,7 +22,7 @@ def load_or_train(
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """Tensors and history of a run, from disk; trained and saved first if it is not there.
 
-    `files`: further text files of the run, which `train` may fill.
+    `files`: further text files of the run, which `train` may load_weights.
     """
     run = None if force else runs.load_run(models, config)
     if run is None:
@@ -44,7 +44,7 @@ def load_existing(config, models: Path | str) -> tuple:
     return run
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor], config, models) -> nn.Module:
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], config, models) -> nn.Module:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

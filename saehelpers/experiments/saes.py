@@ -7,15 +7,16 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from saehelpers import results, runs
+from saehelpers import runs
+from saehelpers.datasets.shards import ShardStream, map_activations
 from saehelpers.datasets.synthetic import Stream
-from saehelpers.experiments.loading import checkpoint_path, fill, load_existing
-from saehelpers.methods import EndToEndRun, SAERun, run_columns
-from saehelpers.progress import left
+from saehelpers.experiments.loading import checkpoint_path, load_existing, load_weights
+from saehelpers.runs import results
+from saehelpers.runs.progress import progress_line
+from saehelpers.runs.sweeps import sweep
 from saehelpers.saes import SAE, make_sae
-from saehelpers.shards import ShardStream, map_activations
-from saehelpers.sweeps import sweep
-from saehelpers.training import ensemble, train_saes
+from saehelpers.training.methods import EndToEndRun, SAERun, run_columns
+from saehelpers.training.side_by_side import train_saes
 
 
 def load_or_train_saes(
@@ -30,7 +31,7 @@ def load_or_train_saes(
     """The SAEs of these configs, in their order, loaded from disk or trained.
 
     Configs that differ in their seeds alone are trained side by side, the others in
-    parallel processes (see `saehelpers.sweeps.sweep`).
+    parallel processes (see `saehelpers.runs.sweeps.sweep`).
 
     Args:
         activations: orbit activations (n, |G|, d) for all configs, or the file that they are
@@ -41,11 +42,11 @@ def load_or_train_saes(
     sources = activations if isinstance(activations, list) else [activations] * len(configs)
     trained = [None if force else runs.load_run(models, config) for config in configs]
     missing = [i for i, run in enumerate(trained) if run is None]
-    ensembles: dict[SAERun, list[int]] = {}
+    together: dict[SAERun, list[int]] = {}
     for i in missing:
-        ensembles.setdefault(ensemble(configs[i]), []).append(i)
+        together.setdefault(configs[i].shared_settings, []).append(i)
     times = [run[2]["created_utc"] for run in trained if run is not None]
-    print(left("SAEs trained", len(times), len(configs), times))
+    print(progress_line("SAEs trained", len(times), len(configs), times))
     jobs = [
         (
             [configs[i] for i in group],
@@ -55,7 +56,7 @@ def load_or_train_saes(
             device,
             force,
         )
-        for group in ensembles.values()
+        for group in together.values()
     ]
     for _ in sweep(_train_and_save, jobs, "SAEs", executor):
         pass
@@ -69,7 +70,7 @@ def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
         FileNotFoundError: it was not trained yet.
     """
     tensors, _, _ = load_existing(config, models)
-    return fill(make_sae(config.sae), tensors, config, models).eval().requires_grad_(False)
+    return load_weights(make_sae(config.sae), tensors, config, models).eval().requires_grad_(False)
 
 
 def drop_stale_rows(path: Path | str, configs: list, models: Path | str) -> None:
@@ -101,7 +102,7 @@ def measure_runs(
     jobs = [(measure, run_columns(config) | columns, rest) for config, columns, rest in jobs]
     done = set(_measurements(results.read(path)))
     todo = [job for job in jobs if _measurement(job[1]) not in done]
-    print(left("SAEs measured", len(jobs) - len(todo), len(jobs)))
+    print(progress_line("SAEs measured", len(jobs) - len(todo), len(jobs)))
     for rows in sweep(_measure, todo, "measuring", executor):
         results.append(path, rows)
     wanted = {_measurement(columns) for _, columns, _ in jobs}

@@ -1,20 +1,5 @@
-"""The family of sparse autoencoders (SAEs)."""
+"""The family of sparse autoencoders (SAEs), and the format of SAELens."""
 
-from saehelpers.saes.archetypal import ArchetypalSAE
-from saehelpers.saes.base import SAE, SAEConfig
-from saehelpers.saes.block_diagonal import BlockDiagonalSAE
-from saehelpers.saes.instances import stack, unstack
-from saehelpers.saes.making import make_sae
-from saehelpers.saes.symmetric import EquivariantSAE, GroupCrosscoder
+import lazy_loader
 
-__all__ = [
-    "SAE",
-    "ArchetypalSAE",
-    "BlockDiagonalSAE",
-    "EquivariantSAE",
-    "GroupCrosscoder",
-    "SAEConfig",
-    "make_sae",
-    "stack",
-    "unstack",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.sparse import (
+from saehelpers.saes.sparse import (
     BatchTopK,
     JumpReLU,
     Latents,
@@ -75,10 +75,10 @@ class SAEConfig:
     n_archetypes: int = 2048
     delta: float = 1.0
     group_order: int = 1
-    prefixes: tuple[int, ...] = runs.later(())
-    n_heads: int = runs.later(1)
-    topk_per_head: bool = runs.later(False)
-    initial_norm: float = runs.later(1.0)
+    prefixes: tuple[int, ...] = runs.added_later(())
+    n_heads: int = runs.added_later(1)
+    topk_per_head: bool = runs.added_later(False)
+    initial_norm: float = runs.added_later(1.0)
 
     def __post_init__(self):
         for name, value, known in (

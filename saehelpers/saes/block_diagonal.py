@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from saehelpers.saes.base import SAE, SAEConfig, align_rows, make_activation
 from saehelpers.saes.instances import stack
-from saehelpers.sparse import HeadLatents, Latents, SparseLatents, sparse_encode
+from saehelpers.saes.sparse import HeadLatents, Latents, SparseLatents, sparse_encode
 
 
 class BlockDiagonalSAE(SAE):

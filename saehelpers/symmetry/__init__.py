@@ -1,23 +1,5 @@
-"""Groups acting on images and on activations."""
+"""Symmetry: groups, how they act on images, and how activations transform with them."""
 
-from saehelpers.symmetry.actions import (
-    LinearAction,
-    canonical_direction,
-    canonicalise,
-    fit_action,
-    infer_element,
-    report_action,
-    usual_fit,
-)
-from saehelpers.symmetry.groups import Group
+import lazy_loader
 
-__all__ = [
-    "Group",
-    "LinearAction",
-    "canonical_direction",
-    "canonicalise",
-    "fit_action",
-    "infer_element",
-    "report_action",
-    "usual_fit",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
 
-from saehelpers.progress import tqdm
+from saehelpers.runs.progress import tqdm
 from saehelpers.symmetry.groups import Group
 
 CHECKED_SAMPLES = 2**18  # that are looked at in one go

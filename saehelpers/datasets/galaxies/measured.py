@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from saehelpers.datasets.galaxies.sky import measure_sky
-from saehelpers.sweeps import sweep
+from saehelpers.runs.sweeps import sweep
 
 CHUNK = 100  # images that a process measures at a time
 PROPERTIES = ("ellipticity", "semimajor", "concentration", "angle")
@@ -26,7 +26,7 @@ def measure_galaxies(images: UInt8[Tensor, "n 3 size size"], executor=None) -> p
     towards the y axis, which points down. Missing where nothing stands out from the sky.
 
     Args:
-        executor: see `saehelpers.sweeps.sweep`.
+        executor: see `saehelpers.runs.sweeps.sweep`.
     """
     starts = range(0, len(images), CHUNK)
     jobs = [(start, images[start : start + CHUNK].numpy()) for start in starts]

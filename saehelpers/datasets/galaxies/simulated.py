@@ -11,7 +11,7 @@ from astropy.visualization import make_lupton_rgb
 
 from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5, write_hdf5
 from saehelpers.datasets.images import ImageSet
-from saehelpers.sweeps import sweep
+from saehelpers.runs.sweeps import sweep
 
 CHUNK = 250  # images that a process draws at a time
 SEEING = (0.016, 0.018, 0.022, 0.026)  # full width at half maximum, in units of the image's side
@@ -45,7 +45,7 @@ def simulate_galaxies(
     axis_ratio and radius (half of the light, in pixels) of the galaxy.
 
     Args:
-        executor: see `saehelpers.sweeps.sweep`.
+        executor: see `saehelpers.runs.sweeps.sweep`.
     """
     path = Path(folder) / f"galaxies-simulated-{n_images}-{size}-{seed}.hdf5"
     table_path = path.with_suffix(".csv")

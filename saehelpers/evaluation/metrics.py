@@ -1,0 +1,255 @@
+"""What an SAE does: reconstruction, sparsity, recovery of known features, symmetry."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from saehelpers.networks.activations import splice
+from saehelpers.saes import SAE, GroupCrosscoder
+from saehelpers.symmetry import LinearAction, infer_element
+
+# --- reconstruction and sparsity ---
+
+
+def mse(target: Float[Tensor, "*n d"], recons: Float[Tensor, "*n d"]) -> float:
+    """Mean squared error, over samples and dimensions."""
+    return (target - recons).pow(2).mean().item()
+
+
+def fvu(target: Float[Tensor, "*n d"], recons: Float[Tensor, "*n d"]) -> float:
+    """Fraction of variance unexplained: SSE / SST, around the per-dimension mean."""
+    total = (target - target.flatten(0, -2).mean(0)).pow(2).sum()
+    return ((target - recons).pow(2).sum() / total).item()
+
+
+def explained_variance(target: Float[Tensor, "*n d"], recons: Float[Tensor, "*n d"]) -> float:
+    """1 - FVU."""
+    return 1 - fvu(target, recons)
+
+
+def l0(latents: Float[Tensor, "*n n_latents"]) -> float:
+    """Mean number of active latents per sample."""
+    return (latents > 0).sum(-1).float().mean().item()
+
+
+def firing_frequency(latents: Float[Tensor, "*n n_latents"]) -> Float[Tensor, " n_latents"]:
+    """Share of the samples on which each latent is active."""
+    return (latents > 0).flatten(0, -2).float().mean(0)
+
+
+def dead_latents(latents: Float[Tensor, "*n n_latents"]) -> int:
+    """Number of latents that are never active."""
+    return int((firing_frequency(latents) == 0).sum())
+
+
+@torch.no_grad()
+def frame_recons(
+    sae: SAE, action: LinearAction, activations: Float[Tensor, "n order d"]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """(target, recons) over every group element, in each frame an SAE can be scored in.
+
+    canonical: D(E(psi(gx))) against psi(x); mapped: rho(g) D(E(psi(gx))) against psi(gx);
+    raw: D(E(psi(gx))) against psi(gx); inferred: as mapped, with the element that the SAE
+    infers. All are (n, |G|, d). A group crosscoder reads psi(x), or rho(g)^-1 psi(gx) for
+    the inferred g, and maps by its own decoder blocks.
+    """
+    flat = activations.flatten(0, 1)
+    if isinstance(sae, GroupCrosscoder):
+        latents = sae.encode(activations[:, 0])
+        recons = sae.decode(latents)[:, None].expand_as(activations)
+        mapped = sae.decode_orbit(latents)
+        latents, elements = sae.encode_inferred(flat, action)
+        inferred = sae.decode_orbit(latents)[torch.arange(len(flat)), elements]
+    else:
+        recons = sae(flat).view_as(activations)
+        mapped = torch.stack([action.act(recons[:, g], g) for g in range(recons.shape[1])], 1)
+        elements = infer_element(action, flat, recons.flatten(0, 1))
+        inferred = action.act(recons.flatten(0, 1), elements)
+    return {
+        "canonical": (activations[:, :1].expand_as(activations), recons),
+        "mapped": (activations, mapped),
+        "raw": (activations, recons),
+        "inferred": (activations, inferred.view_as(activations)),
+    }
+
+
+@torch.no_grad()
+def spliced_loss(
+    model: nn.Module,
+    inputs: Tensor,
+    module: str,
+    replace: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> float:
+    """The base model's own loss with `replace(activations)` in place of a module's output.
+
+    `loss` takes the model's output and its inputs; for an autoencoder it is
+    `torch.nn.functional.mse_loss`.
+    """
+    with splice(model, {module: replace}):
+        return loss(model(inputs), inputs).item()
+
+
+# --- recovery of known features ---
+
+
+def next_token_loss(
+    logits: Float[Tensor, "n context vocabulary"], tokens: Int[Tensor, "n context"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats of each token given those before it; the first is given."""
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def cosine_matrix(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """Cosine of every row of a with every row of b; 0 for rows of zeros."""
+    return nn.functional.normalize(a, dim=-1) @ nn.functional.normalize(b, dim=-1).T
+
+
+def recovery(
+    dictionary: Float[Tensor, "n_latents d"],
+    features: Float[Tensor, "n_features d"],
+    action: LinearAction | None = None,
+    absolute: bool = True,
+) -> float:
+    """Mean cosine of true features and dictionary rows matched one to one (MMCS in [E]).
+
+    The matching (Hungarian) maximises it. A feature left without a row counts as 0. With an
+    `action`, a cosine is the largest over the feature's orbit: recovery modulo the group.
+    """
+    cosines = _feature_cosines(dictionary, features, action, absolute)
+    matched = linear_sum_assignment(cosines, maximize=True)
+    return float(cosines[matched].sum() / len(features))
+
+
+def mean_max_cosine(
+    dictionary: Float[Tensor, "n_latents d"],
+    features: Float[Tensor, "n_features d"],
+    absolute: bool = True,
+) -> tuple[float, float]:
+    """Mean over features of the best row's cosine, and over rows of the best feature's."""
+    cosines = _feature_cosines(dictionary, features, None, absolute)
+    return float(cosines.max(axis=1).mean()), float(cosines.max(axis=0).mean())
+
+
+def _feature_cosines(dictionary, features, action, absolute) -> np.ndarray:
+    """(n_features, n_latents)"""
+    if action is None:
+        cosines = cosine_matrix(features, dictionary)[None]
+    else:
+        orbit = action.orbit(features).unbind(1)
+        cosines = torch.stack([cosine_matrix(turned, dictionary) for turned in orbit])
+    cosines = cosines.abs() if absolute else cosines
+    return cosines.amax(0).detach().cpu().numpy()
+
+
+def largest_differences(
+    latents: Float[Tensor, "n n_latents"], labels: Bool[Tensor, "n tasks"], m: int
+) -> torch.Tensor:
+    """The m latents that separate each task best, (tasks, m), the best first.
+
+    They are those with the largest absolute difference in mean between the two classes.
+    """
+    if not 1 <= m <= latents.shape[-1]:
+        raise ValueError(f"cannot keep {m} of {latents.shape[-1]} latents")
+    labels = labels.to(latents)
+    with_label = labels.T @ latents / labels.sum(0)[:, None].clamp(min=1)  # (tasks, n_latents)
+    without = 1 - labels
+    without_label = without.T @ latents / without.sum(0)[:, None].clamp(min=1)
+    return (with_label - without_label).abs().topk(m, dim=1).indices
+
+
+def f1(truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"]) -> float:
+    """F1 = 2 TP / (2 TP + FP + FN) of the positive class; 0 where there is nothing to find."""
+    positives = int(truth.sum()) + int(predicted.sum())
+    return 2 * int((truth & predicted).sum()) / positives if positives else 0.0
+
+
+def detection(
+    latents: Float[Tensor, "n n_latents"],
+    presence: Bool[Tensor, "n n_features"],
+    m: int,
+    train_fraction: float = 0.5,
+) -> float:
+    """Top-m detection [E]: F1 of a logistic probe on m latents, averaged over features.
+
+    For each true feature, the m latents with the largest absolute difference in mean
+    activation between samples with and without it. Latents are chosen and the probe is
+    fitted on the first `train_fraction` of the samples and scored on the rest. Features
+    absent from either part are left out.
+    """
+    split = int(train_fraction * len(latents))
+    chosen = largest_differences(latents[:split], presence[:split], m)
+    x, y = latents.detach().cpu().numpy(), presence.cpu().numpy()
+    scores = []
+    for feature, keep in enumerate(chosen.cpu().numpy()):
+        train, test = y[:split, feature].copy(), y[split:, feature].copy()
+        if train.all() or not train.any() or not test.any():
+            continue
+        probe = LogisticRegression(solver="newton-cholesky").fit(x[:split, keep], train)
+        scores.append(f1(test, probe.predict(x[split:, keep])))
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+# --- symmetry ---
+
+
+@torch.no_grad()
+def invariance_error(sae: SAE, activations: Float[Tensor, "n order d"]) -> float:
+    """||E(psi(gx)) - E(psi(x))|| / ||E(psi(x))||, over samples and elements but the identity."""
+    latents = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2])
+    canonical = latents[:, :1].expand_as(latents[:, 1:])
+    return ((latents[:, 1:] - canonical).norm() / canonical.norm()).item()
+
+
+@torch.no_grad()
+def orbit_jaccard(sae: SAE, activations: Float[Tensor, "n order d"]) -> float:
+    """Jaccard overlap of the active sets of E(psi(x)) and E(psi(gx)), averaged."""
+    active = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2]) > 0
+    both = (active[:, 1:] & active[:, :1]).sum(-1)
+    either = (active[:, 1:] | active[:, :1]).sum(-1)
+    return (both / either.clamp(min=1)).mean().item()
+
+
+@torch.no_grad()
+def equivariance_error(
+    sae: SAE, action: LinearAction, activations: Float[Tensor, "n order d"]
+) -> float:
+    """|| rho(g) D(E(psi(x))) - psi(gx) ||^2 / variance, over samples and elements."""
+    return fvu(activations, action.orbit(sae(activations[:, 0])))
+
+
+@torch.no_grad()
+def symmetry_report(
+    sae: SAE, action: LinearAction, activations: Float[Tensor, "n order d"]
+) -> dict[str, float]:
+    """What is measured of every SAE of orbit activations: FVU in each frame, L0, symmetry."""
+    frames = frame_recons(sae, action, activations)
+    latents = sae.encode(activations.flatten(0, 1))
+    return {
+        **{f"fvu_{frame}": fvu(*pair) for frame, pair in frames.items()},
+        "l0": l0(latents),
+        "dead_latents": dead_latents(latents),
+        "invariance_error": invariance_error(sae, activations),
+        "orbit_jaccard": orbit_jaccard(sae, activations),
+        "equivariance_error": equivariance_error(sae, action, activations),
+        "orbit_closure": orbit_closure(sae.dictionary, action),
+    }
+
+
+def orbit_closure(dictionary: Float[Tensor, "n_latents d"], action: LinearAction) -> float:
+    """Mean over i of max over j of cos(M D_i, D_j): is the dictionary closed under M?"""
+    turned = dictionary @ action.matrices[action.group.element(1)].T
+    return cosine_matrix(turned, dictionary).amax(dim=1).mean().item()
+
+
+def symmetry_spectrum(
+    dictionary: Float[Tensor, "n_latents d"], action: LinearAction
+) -> Float[Tensor, "n_latents order"]:
+    """cos(D_i, rho(g) D_i) for every latent and element: 1 where a latent is invariant."""
+    turned = torch.einsum("nd, ged -> nge", dictionary, action.matrices)
+    return nn.functional.cosine_similarity(dictionary[:, None], turned, dim=-1)

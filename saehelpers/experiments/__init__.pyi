@@ -1,0 +1,51 @@
+from . import (
+    base_models as base_models,
+    controls as controls,
+    encoders as encoders,
+    end_to_end as end_to_end,
+    loading as loading,
+    saes as saes,
+    subjects as subjects,
+)
+from .base_models import (
+    BaseModelRun as BaseModelRun,
+    LanguageModelRun as LanguageModelRun,
+    load_or_train_base_model as load_or_train_base_model,
+    load_or_train_language_model as load_or_train_language_model,
+)
+from .controls import (
+    other_group as other_group,
+    run_under as run_under,
+    samples_under as samples_under,
+    subject_under as subject_under,
+)
+from .encoders import (
+    EncoderRun as EncoderRun,
+    PixelsRun as PixelsRun,
+    load_or_train_encoder as load_or_train_encoder,
+    prepare_pixel_subject as prepare_pixel_subject,
+)
+from .end_to_end import (
+    load_onto as load_onto,
+    load_or_train_end_to_end as load_or_train_end_to_end,
+    load_start as load_start,
+)
+from .loading import (
+    checkpoint_path as checkpoint_path,
+    fit_run as fit_run,
+    load_existing as load_existing,
+    load_or_train as load_or_train,
+    load_weights as load_weights,
+)
+from .saes import (
+    drop_stale_rows as drop_stale_rows,
+    load_or_train_saes as load_or_train_saes,
+    load_sae as load_sae,
+    measure_runs as measure_runs,
+)
+from .subjects import (
+    ActionRun as ActionRun,
+    Subject as Subject,
+    load_or_fit_action as load_or_fit_action,
+    prepare_subjects as prepare_subjects,
+)

@@ -1,0 +1,127 @@
+"""What is there before any SAE: base models, their activations over orbits, fitted actions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saehelpers import runs
+from saehelpers.experiments.base_models import BaseModelRun, load_or_train_base_model
+from saehelpers.experiments.loading import load_or_train, load_weights
+from saehelpers.networks.activations import orbit_activations
+from saehelpers.runs.sweeps import sweep
+from saehelpers.symmetry import Group, LinearAction, fit_action, report_action, usual_fit
+
+
+@dataclass(frozen=True)
+class ActionRun:
+    """Everything that decides a fitted action; see `saehelpers.symmetry.fit_action`.
+
+    `shuffled`: fit to orbits whose elements are permuted, sample by sample: a wrong group.
+    """
+
+    name: str
+    activations: str
+    group: str
+    method: str = "adam"
+    train_on_all_k: bool = True
+    epochs: int = 60
+    learning_rate: float = 1e-3
+    shuffled: bool = False
+    seed: int = 0
+
+
+def load_or_fit_action(
+    config: ActionRun,
+    activations: Float[Tensor, "n order d"],
+    models: Path | str,
+    device: str = "cpu",
+    force: bool = False,
+) -> LinearAction:
+    """The action of this config, fitted to orbit activations or read from disk."""
+    group = Group.named(config.group)
+
+    def train() -> tuple[nn.Module, pd.DataFrame]:
+        orbits = activations.to(device)
+        if config.shuffled:
+            generator = torch.Generator().manual_seed(config.seed)
+            order = torch.rand(orbits.shape[:2], generator=generator).argsort(1).to(device)
+            orbits = orbits.gather(1, order[..., None].expand_as(orbits))
+        action = fit_action(
+            orbits,
+            group,
+            config.method,
+            config.train_on_all_k,
+            config.epochs,
+            config.learning_rate,
+            seed=config.seed,
+        )
+        return action, report_action(action, orbits)
+
+    tensors, _ = load_or_train(config, train, models, force)
+    action = LinearAction.identity(group, activations.shape[-1])
+    return load_weights(action, tensors, config, models).to(activations.device)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What there is to explain of a base model.
+
+    train, test: orbit activations (n, |G|, d); action, and the run that it comes from: fitted
+    to `train`; name: says where the activations come from, in the configs of what is trained
+    on them: base model, a fingerprint of its weights, group. All are on the CPU. train_path:
+    the file that `train` is mapped from, where it is one.
+    """
+
+    base_model: nn.Module
+    history: pd.DataFrame
+    train: Float[Tensor, "n order d"]
+    test: Float[Tensor, "m order d"]
+    action: LinearAction
+    action_run: ActionRun
+    name: str
+    train_path: Path | None = None
+
+
+def prepare_subjects(
+    base_runs: dict[str, BaseModelRun],
+    group: Group,
+    train_images: Float[Tensor, "n c h w"],
+    test_images: Float[Tensor, "m c h w"],
+    models: Path | str,
+    device: str = "cpu",
+    executor=None,
+    force: bool = False,
+    **action_settings,
+) -> dict[str, Subject]:
+    """Base models, orbit activations and fitted actions: what is there before any SAE.
+
+    The base models are trained, read and fitted to in parallel processes (see
+    `saehelpers.runs.sweeps.sweep`). `action_settings` are fields of `ActionRun`; the method is by
+    default that of `usual_fit`.
+    """
+    shared = (group, train_images, test_images, models, device, force, action_settings)
+    jobs = [(name, base_run, *shared) for name, base_run in base_runs.items()]
+    explained = dict(sweep(_prepare, jobs, "base models", executor))
+    return {name: explained[name] for name in base_runs}
+
+
+def _prepare(
+    key, base_run, group, train_images, test_images, models, device, force, action_settings
+) -> tuple[str, Subject]:
+    base_model, history = load_or_train_base_model(
+        base_run, train_images, models, test_images, device, force
+    )
+    train, test = (
+        orbit_activations(base_model.to(device), images, group)
+        for images in (train_images, test_images)
+    )
+    weights = runs.fingerprint(base_model.state_dict())
+    name = f"{runs.run_id(base_run)}/{weights}/{group.name}"
+    settings = {"method": usual_fit(group)} | action_settings
+    action_run = ActionRun("action", name, group.name, **settings)
+    action = load_or_fit_action(action_run, train, models, device, force)
+    return key, Subject(base_model.cpu(), history, train, test, action, action_run, name)

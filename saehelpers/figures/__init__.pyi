@@ -1,0 +1,40 @@
+from . import analysis as analysis, dashboards as dashboards, plots as plots
+from .analysis import (
+    CELL as CELL,
+    EQUIVARIANT as EQUIVARIANT,
+    GIVEN as GIVEN,
+    above_baseline as above_baseline,
+    advantage as advantage,
+    at as at,
+    at_every as at_every,
+    beside_published as beside_published,
+    conditions as conditions,
+    mean_f1 as mean_f1,
+    of_width as of_width,
+    ordering as ordering,
+    over_task_types as over_task_types,
+    rank_correlation as rank_correlation,
+    what_is_there as what_is_there,
+)
+from .dashboards import (
+    attention_dashboard as attention_dashboard,
+    image_dashboard as image_dashboard,
+    show as show,
+    text_dashboard as text_dashboard,
+)
+from .plots import (
+    COLOURS as COLOURS,
+    LABELS as LABELS,
+    curves as curves,
+    dots as dots,
+    grouped_bars as grouped_bars,
+    grouped_points as grouped_points,
+    image_grid as image_grid,
+    legend_below as legend_below,
+    log_ticks as log_ticks,
+    overlay as overlay,
+    panels as panels,
+    seeds_note as seeds_note,
+    similarities as similarities,
+    summarise as summarise,
+)

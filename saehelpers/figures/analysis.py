@@ -1,0 +1,164 @@
+"""What the probes' measurements say: F1 by method, by what it was told, beside the paper."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from saehelpers.training.methods import METHODS
+
+EQUIVARIANT = ("canonical", "latent_inv", "output_inv")
+CELL = ("group", "topk", "truncation", "task_type")  # of the published tables
+GIVEN = ("base_model", *CELL, "probe", "features", "element", "method", "seed")
+
+
+def mean_f1(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean F1 over the tasks of each type, for each SAE and each way to probe it.
+
+    Takes the rows of an experiment with probes; returns one row for each combination of the
+    columns `GIVEN`, with "value". Tasks that could not be evaluated are left out.
+    """
+    rows = table[table["metric"] == "f1"].dropna(subset="value")
+    return rows.groupby(list(GIVEN), dropna=False)["value"].mean().reset_index()
+
+
+def of_width(table: pd.DataFrame, n_latents: int) -> pd.DataFrame:
+    """The rows of SAEs with so many latents times their method's width, and those of no method."""
+    widths = {name: n_latents * method.width for name, method in METHODS.items()}
+    wanted = table["method"].map(widths)
+    return table[wanted.isna() | table["n_latents"].isna() | (table["n_latents"] == wanted)]
+
+
+def what_is_there(probes: pd.DataFrame) -> pd.DataFrame:
+    """On how many seeds and methods the F1 of recons rest, truncation lengths side by side."""
+    run = ["group", "base_model", "topk", "epochs", "probe"]
+    rows = probes[probes["features"] == "recons"]
+    counted = rows.groupby([*run, "truncation"])[["seed", "method"]].nunique().reset_index()
+    counted = counted.rename(columns={"seed": "seeds", "method": "methods"})
+    lengths = counted["truncation"].astype(str)
+    counted = counted.assign(truncations=lengths).groupby([*run, "seeds", "methods"])
+    return counted["truncations"].agg(", ".join).reset_index(["seeds", "methods"])
+
+
+def at(f1: pd.DataFrame, group: str, topk: int, truncation: int | None = None) -> pd.DataFrame:
+    """F1 of a group and a number of active latents, at one truncation length or at every one.
+
+    Rows to which TopK or truncation mean nothing (a base model's) belong to every value of it.
+
+    Raises:
+        ValueError: XGBoost was not fitted to such SAEs; names those it was fitted to.
+    """
+    rows = f1[(f1["group"] == group) & (f1["topk"].isna() | (f1["topk"] == topk))]
+    if truncation is not None:
+        rows = rows[rows["truncation"].isna() | (rows["truncation"] == truncation)]
+    if _of_xgboost(rows).empty:
+        lengths = _of_xgboost(f1).groupby(["group", "topk"])["truncation"]
+        there = [f"{g} with TopK {k} at truncations {sorted(set(t))}" for (g, k), t in lengths]
+        asked = f"{group} with TopK {topk}" + (f" at truncation {truncation}" if truncation else "")
+        raise ValueError(f"no F1 by XGBoost of {asked}; there is {'; '.join(there)}")
+    return rows
+
+
+def _of_xgboost(f1: pd.DataFrame) -> pd.DataFrame:
+    """F1 of XGBoost on a number of latents of an SAE with TopK."""
+    whole = {"topk": int, "truncation": int}
+    return f1[f1["probe"] == "xgboost"].dropna(subset=list(whole)).astype(whole)
+
+
+def over_task_types(f1: pd.DataFrame) -> pd.DataFrame:
+    """The mean over task types, each counted once, as rows of the task type "mean"."""
+    told_by = [name for name in GIVEN if name != "task_type"]
+    means = f1.groupby(told_by, dropna=False)["value"].mean().reset_index()
+    return means.assign(task_type="mean")
+
+
+def at_every(f1: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows of those base models and seeds that were measured at every value of a column.
+
+    Means at different values are then means over the same SAEs.
+    """
+    measured = f1.groupby(["base_model", "seed"])[column].transform("nunique")
+    return f1[measured == f1[column].nunique()]
+
+
+def conditions(
+    f1: pd.DataFrame, named: Mapping[str, tuple[Sequence[str], str, str]]
+) -> pd.DataFrame:
+    """F1 under named conditions (methods, features, element), with the name as "condition".
+
+    One of several methods is their mean, for the base models and seeds that have them all.
+    """
+    told_by, parts = [name for name in GIVEN if name != "method"], []
+    for name, (methods, features, element) in named.items():
+        chosen = f1["method"].isin(methods) & (f1["features"] == features)
+        rows = f1[chosen & (f1["element"] == element)]
+        means = rows.groupby(told_by, dropna=False)["value"].agg(["mean", "count"]).reset_index()
+        means = means[means["count"] == len(methods)].rename(columns={"mean": "value"})
+        parts.append(means.drop(columns="count").assign(condition=name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def advantage(rows: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+    """`rows` with the baseline's value taken from theirs, paired by their cell and seed.
+
+    Rows without a baseline are left out.
+
+    Raises:
+        ValueError: a cell and seed has several baselines.
+    """
+    pair = ["base_model", *CELL, "probe", "seed"]
+    taken = baseline.set_index(pair)["value"].rename("baseline")
+    if taken.index.has_duplicates:
+        raise ValueError("a cell and seed has several baselines: choose one condition")
+    paired = rows.join(taken, on=pair).dropna(subset="baseline")
+    return paired.assign(value=paired["value"] - paired["baseline"]).drop(columns="baseline")
+
+
+def beside_published(
+    f1: pd.DataFrame, published: pd.DataFrame, element: str = "true"
+) -> pd.DataFrame:
+    """Every published cell and method that was measured: "paper", "ours" and how often.
+
+    f1: of one probe. published: columns of `CELL`, "method" and "f1_mean". Recons of baselines,
+    and of symmetric SAEs given `element`. "ours" is the mean over base models of means over
+    seeds; "seeds" is the least number of seeds of a base model.
+    """
+    key = [*CELL, "method"]
+    chosen = (f1["features"] == "recons") & f1["element"].isin(["none", element])
+    rows = f1[chosen].dropna(subset="topk")
+    rows = rows.groupby([*key, "base_model"])["value"].agg(["mean", "count"]).reset_index()
+    ours = rows.groupby(key).agg(
+        ours=("mean", "mean"), seeds=("count", "min"), base_models=("base_model", "nunique")
+    )
+    paper = published.set_index(key)["f1_mean"].rename("paper")
+    return ours.join(paper, how="inner").reset_index()
+
+
+def above_baseline(cells: pd.DataFrame, column: str, baseline: str = "vanilla") -> pd.Series:
+    """How far each equivariant SAE is above the baseline, for every cell that has them all."""
+    wide = cells.pivot_table(index=list(CELL), columns="method", values=column)
+    wide = wide.reindex(columns=[*EQUIVARIANT, baseline]).dropna()
+    return wide[list(EQUIVARIANT)].sub(wide[baseline], axis=0).stack()
+
+
+def ordering(cells: pd.DataFrame, column: str, baseline: str = "vanilla") -> pd.Series:
+    """Whether each equivariant SAE is above the baseline, for every cell that has them all."""
+    return above_baseline(cells, column, baseline).gt(0).groupby(level=list(CELL)).all()
+
+
+def rank_correlation(f1: pd.DataFrame, element: str = "inferred") -> pd.Series:
+    """Spearman's correlation of methods' F1 under the two probes, by base model and seed.
+
+    Of recons of baselines, and of symmetric SAEs given `element`, over the methods that both
+    probes were fitted to; four or more make a ranking.
+    """
+    chosen = (f1["features"] == "recons") & f1["element"].isin(["none", element])
+    index = ["base_model", "seed", "method"]
+    wide = f1[chosen].pivot_table(index=index, columns="probe", values="value").dropna()
+    ranking = ["base_model", "seed"]
+    wide = wide.groupby(ranking).filter(lambda methods: len(methods) >= 4)
+    return (
+        wide.groupby(ranking)
+        .rank()
+        .groupby(ranking)
+        .apply(lambda pair: pair["xgboost"].corr(pair["logistic"]))
+    )

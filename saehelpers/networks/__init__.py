@@ -1,0 +1,5 @@
+"""Networks to be explained, and reading and replacing their activations."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

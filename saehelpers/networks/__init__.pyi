@@ -1,0 +1,39 @@
+from . import (
+    activations as activations,
+    autoencoders as autoencoders,
+    encoders as encoders,
+    feature_maps as feature_maps,
+    language as language,
+)
+from .activations import (
+    at_positions as at_positions,
+    orbit_activations as orbit_activations,
+    read_activations as read_activations,
+    reading as reading,
+    recording_prefix as recording_prefix,
+    replaying as replaying,
+    splice as splice,
+    standardisation as standardisation,
+)
+from .autoencoders import (
+    ARCHITECTURES as ARCHITECTURES,
+    Autoencoder as Autoencoder,
+    make_autoencoder as make_autoencoder,
+)
+from .encoders import (
+    VIT_B_16 as VIT_B_16,
+    PretrainedViT as PretrainedViT,
+    load_encoder as load_encoder,
+    load_pretrained_vit as load_pretrained_vit,
+    make_convnext as make_convnext,
+)
+from .feature_maps import (
+    latent_maps as latent_maps,
+    mean_latents as mean_latents,
+    orbit_pixels as orbit_pixels,
+    to_feature_maps as to_feature_maps,
+)
+from .language import (
+    load_pretrained_language_model as load_pretrained_language_model,
+    make_gpt2 as make_gpt2,
+)

@@ -1,0 +1,100 @@
+"""Feature maps of images: every pixel a sample, kept on disk where they outgrow memory."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saehelpers import runs
+from saehelpers.datasets.shards import map_activations
+from saehelpers.networks.activations import read_activations
+from saehelpers.saes import SAE
+from saehelpers.symmetry import Group
+
+
+def to_feature_maps(activations: Tensor) -> Float[Tensor, "n d h w"]:
+    """Activations of images as maps of pixels.
+
+    Maps (n, d, h, w) stay as they are. Tokens (n, tokens, d) of a transformer are laid out in
+    rows, without the class and register tokens in front of a square number of them. One vector
+    for an image, (n, d), is a map of one pixel.
+    """
+    if activations.ndim == 2:
+        return activations[..., None, None]
+    if activations.ndim == 3:
+        side = math.isqrt(activations.shape[1])
+        return activations[:, -(side**2) :].mT.unflatten(-1, (side, side))
+    if activations.ndim == 4:
+        return activations
+    raise ValueError(
+        "a layer for maps gives (n, d, h, w), (n, tokens, d) or (n, d), this one gives "
+        f"{tuple(activations.shape)}"
+    )
+
+
+def orbit_pixels(
+    model: nn.Module,
+    images: Tensor,
+    group: Group,
+    module: str,
+    path: Path,
+    pixels_per_image: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> Float[Tensor, "n order d"]:
+    """Activations of pixels of a feature map over the orbit, written to disk and mapped.
+
+    A sample is one pixel u of one image x. What element g makes of it is read where g takes it:
+    psi(gx)[gu], which is the map of gx turned back, at u. Memory holds one batch of images.
+
+    Args:
+        images: (n, channels, size, size).
+        path: of the file; what is there already is taken as it is.
+        pixels_per_image: that many, drawn anew for every image by `seed`; all if None.
+
+    Raises:
+        ValueError: there are no images, or no pixels asked for.
+    """
+    if path.exists():
+        return map_activations(path)
+    if not len(images) or pixels_per_image == 0:
+        raise ValueError(f"nothing to read: {pixels_per_image} pixels of {len(images)} images")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    with runs.temporary_path(path) as temporary:
+        written = None
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            turned = [
+                to_feature_maps(read_activations(model, group.act(batch, g), module, batch_size))
+                for g in range(group.order)
+            ]
+            maps = [group.act(turned[g], group.inverse(g)).flatten(2) for g in range(group.order)]
+            orbits = torch.stack(maps, dim=-1).permute(0, 2, 3, 1)  # (batch, pixels, |G|, d)
+            n_pixels = min(pixels_per_image or orbits.shape[1], orbits.shape[1])
+            drawn = torch.rand(orbits.shape[:2], generator=generator).argsort(1)[:, :n_pixels]
+            chosen = drawn.sort(1).values
+            orbits = orbits[torch.arange(len(batch))[:, None], chosen].flatten(0, 1)
+            if written is None:
+                shape = (len(images) * n_pixels, *orbits.shape[1:])
+                written = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+            written[start * n_pixels :][: len(orbits)] = orbits.numpy()
+        written.flush()
+    return map_activations(path)
+
+
+@torch.no_grad()
+def latent_maps(sae: SAE, maps: Float[Tensor, "n d h w"]) -> Float[Tensor, "n n_latents h w"]:
+    """Latents of every pixel of feature maps."""
+    latents = sae.encode(maps.flatten(2).mT.flatten(0, 1))
+    return latents.unflatten(0, (len(maps), -1)).mT.unflatten(-1, maps.shape[-2:])
+
+
+def mean_latents(
+    sae: SAE, maps: Float[Tensor, "n d h w"], batch_size: int = 256
+) -> Float[Tensor, "n n_latents"]:
+    """Latents of images: those of their pixels, averaged."""
+    return torch.cat([latent_maps(sae, part).mean((-2, -1)) for part in maps.split(batch_size)])

@@ -1,0 +1,56 @@
+from . import (
+    distributed as distributed,
+    folders as folders,
+    progress as progress,
+    results as results,
+    sweeps as sweeps,
+)
+from .distributed import (
+    average as average,
+    check_same as check_same,
+    data_parallel as data_parallel,
+    is_active as is_active,
+    is_first as is_first,
+    not_yet as not_yet,
+    own_part as own_part,
+    process_group as process_group,
+    share_buffers as share_buffers,
+    wait_for_all as wait_for_all,
+)
+from .folders import (
+    added_later as added_later,
+    config_hash as config_hash,
+    damaged as damaged,
+    fingerprint as fingerprint,
+    git_state as git_state,
+    load_run as load_run,
+    local_folder as local_folder,
+    now_utc as now_utc,
+    provenance as provenance,
+    run_id as run_id,
+    save_run as save_run,
+    settings as settings,
+    temporary_folder as temporary_folder,
+    temporary_path as temporary_path,
+    write_atomically as write_atomically,
+)
+from .progress import (
+    progress_line as progress_line,
+    seconds_each as seconds_each,
+)
+from .results import (
+    COLUMNS as COLUMNS,
+    KEY as KEY,
+    SAMPLES as SAMPLES,
+    append as append,
+    drop_stale as drop_stale,
+    keys as keys,
+    latest as latest,
+    missing as missing,
+    read as read,
+    trained_for as trained_for,
+)
+from .sweeps import (
+    n_cores as n_cores,
+    sweep as sweep,
+)

@@ -1,0 +1,114 @@
+"""Many jobs, on the cores of this machine or on any executor."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from typing import Any
+
+import torch
+from loky import get_reusable_executor
+
+from saehelpers.runs import distributed
+from saehelpers.runs.progress import tqdm
+
+KEPT_SECONDS = 60  # that a process waits for the next sweep, whose imports would take seconds
+POLL_SECONDS = 0.5  # between looks at jobs that do not tell when they are done
+
+
+def sweep(
+    function: Callable,
+    jobs: Iterable[tuple],
+    description: str = "",
+    executor=None,
+) -> Iterator[Any]:
+    """Yield `function(*job)` for every job as it is done, in any order.
+
+    Args:
+        executor: any `concurrent.futures.Executor` (dask's `Client.get_executor()`), or one of
+            submitit's. By default one process per core, each with one torch thread; when one
+            of them is killed, its job fails and the others go on. Processes that torchrun has
+            started (`saehelpers.runs.distributed`) do each job together, one after another.
+
+    Raises:
+        RuntimeError: jobs failed; names how many, and the first with its cause. The other
+            jobs are finished first.
+    """
+    jobs = list(jobs)
+    if not jobs:
+        return
+    if distributed.is_active():
+        yield from (function(*job) for job in jobs)
+        return
+    failures: list[BaseException] = []
+    with tqdm(total=len(jobs), desc=description) as bar:
+        waiting = [jobs]  # batches of jobs that run side by side
+        while waiting:
+            batch = waiting.pop(0)
+            lost = []
+            for job, future in _run(function, batch, executor or _processes()):
+                error = future.exception()
+                if isinstance(error, BrokenExecutor) and executor is None and len(batch) > 1:
+                    lost.append(job)
+                    continue
+                bar.update()
+                if error is None:
+                    yield future.result()
+                else:
+                    failures.append(error)
+            waiting += _batches_after_a_crash(lost, batch)
+    if failures:
+        raise RuntimeError(
+            f"{len(failures)} of {len(jobs)} jobs failed, the first with {failures[0]!r}"
+        ) from failures[0]
+
+
+def _run(function, jobs: list[tuple], executor) -> Iterator[tuple[tuple, Future]]:
+    futures = {executor.submit(function, *job): job for job in jobs}
+    try:
+        for future in _as_done(list(futures)):
+            yield futures[future], future
+    finally:
+        # after an interrupt, what has not begun must not keep the executor busy
+        for future in futures:
+            if not future.done():
+                future.cancel()
+
+
+def _as_done(futures: list) -> Iterator:
+    """The futures as they are done; those of submitit have to be asked."""
+    if all(isinstance(future, Future) for future in futures):
+        yield from as_completed(futures)
+        return
+    while futures:
+        for future in [future for future in futures if future.done()]:
+            futures.remove(future)
+            yield future
+        time.sleep(POLL_SECONDS)
+
+
+def _batches_after_a_crash(lost: list[tuple], jobs: list[tuple]) -> list[list[tuple]]:
+    """A process that dies takes the pool along, and all jobs that were not done.
+
+    The oldest of them were running: they run alone, so that the one that kills its process is
+    found. The others go on side by side.
+    """
+    lost = [job for job in jobs if any(job is other for other in lost)]
+    suspects, others = lost[: n_cores()], lost[n_cores() :]
+    return [[job] for job in suspects] + ([others] if others else [])
+
+
+def n_cores() -> int:
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
+def _processes() -> Executor:
+    """Processes kept for the next sweep; they would fight over cores with threads of their own."""
+    return get_reusable_executor(
+        max_workers=n_cores(),
+        timeout=KEPT_SECONDS,
+        env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    )

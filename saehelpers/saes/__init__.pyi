@@ -1,0 +1,37 @@
+from . import (
+    archetypal as archetypal,
+    base as base,
+    block_diagonal as block_diagonal,
+    instances as instances,
+    interchange as interchange,
+    making as making,
+    sparse as sparse,
+    symmetric as symmetric,
+)
+from .archetypal import (
+    ArchetypalSAE as ArchetypalSAE,
+)
+from .base import (
+    SAE as SAE,
+    SAEConfig as SAEConfig,
+    align_rows as align_rows,
+    make_activation as make_activation,
+)
+from .block_diagonal import (
+    BlockDiagonalSAE as BlockDiagonalSAE,
+)
+from .instances import (
+    stack as stack,
+    unstack as unstack,
+)
+from .interchange import (
+    load_sae_lens as load_sae_lens,
+    save_sae_lens as save_sae_lens,
+)
+from .making import (
+    make_sae as make_sae,
+)
+from .symmetric import (
+    EquivariantSAE as EquivariantSAE,
+    GroupCrosscoder as GroupCrosscoder,
+)

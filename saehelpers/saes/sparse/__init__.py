@@ -1,0 +1,29 @@
+"""Latents of which few are active, and arithmetic that touches only these."""
+
+from saehelpers.saes.sparse.activation_functions import BatchTopK, JumpReLU, TopK
+from saehelpers.saes.sparse.choice import is_faster
+from saehelpers.saes.sparse.largest import top_k
+from saehelpers.saes.sparse.latents import (
+    HeadLatents,
+    Latents,
+    SparseLatents,
+    densified,
+    firing_counts,
+)
+from saehelpers.saes.sparse.products import fast_products
+from saehelpers.saes.sparse.selection import sparse_encode
+
+__all__ = [
+    "BatchTopK",
+    "HeadLatents",
+    "JumpReLU",
+    "Latents",
+    "SparseLatents",
+    "TopK",
+    "densified",
+    "fast_products",
+    "firing_counts",
+    "is_faster",
+    "sparse_encode",
+    "top_k",
+]

@@ -1,0 +1,78 @@
+"""Activation functions that leave few latents active.
+
+All work along the last axis, latents; whatever axes come before it are left alone, but for
+BatchTopK, whose batch is the one before the last.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saehelpers.saes.sparse.largest import top_k
+
+
+class TopK(nn.Module):
+    """Keep the k largest pre-activations of each sample, rectified; zero the rest."""
+
+    def __init__(self, k: int):
+        super().__init__()
+        self.k = k
+
+    def forward(self, x: Float[Tensor, "*batch n_latents"]) -> Tensor:
+        values, indices = top_k(x, self.k)
+        return torch.zeros_like(x).scatter_(-1, indices, values.relu())
+
+
+class BatchTopK(nn.Module):
+    """Keep the k * batch largest pre-activations of a batch, rectified (arXiv 2412.06410).
+
+    Outside training, a latent is kept where it exceeds `threshold`, a running mean of the
+    smallest value that was kept in training, so that a sample's latents do not depend on
+    its neighbours.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, k: int, momentum: float = 0.01):
+        super().__init__()
+        self.k, self.momentum = k, momentum
+        self.register_buffer("threshold", torch.tensor(-1.0))  # negative: not learnt yet
+
+    def forward(self, x: Float[Tensor, "*inst batch n_latents"]) -> Tensor:
+        x = x.relu()
+        if self.training:
+            kept = self.k * x.shape[-2]
+            smallest = x.flatten(-2).topk(kept, dim=-1).values[..., -1]  # (inst)
+            self.update(smallest.detach())
+            cut = smallest
+        else:
+            cut = self.threshold
+        return x * (x >= cut.clamp(min=0)[..., None, None])
+
+    def update(self, smallest: Float[Tensor, "*inst"]) -> None:
+        """Move the threshold towards the smallest value that was kept of a batch."""
+        moved = self.threshold + self.momentum * (smallest - self.threshold)
+        self.threshold.copy_(torch.where(self.threshold < 0, smallest, moved))
+
+
+class JumpReLU(nn.Module):
+    """x where x exceeds a learnt threshold theta per latent, else 0 (arXiv 2407.14435).
+
+    The threshold is exp(log_threshold); its gradient is the paper's straight-through
+    estimate with a rectangular kernel of width `bandwidth`.
+    """
+
+    def __init__(self, n_latents: int, threshold: float = 0.05, bandwidth: float = 0.1):
+        super().__init__()
+        self.bandwidth = bandwidth
+        self.log_threshold = nn.Parameter(torch.full((n_latents,), math.log(threshold)))
+
+    def forward(self, x: Float[Tensor, "*batch n_latents"]) -> Tensor:
+        threshold = self.log_threshold.exp().unsqueeze(-2)
+        kept = x * (x > threshold)
+        # a term of value 0, whose derivative by theta is -theta / bandwidth near the threshold
+        near = ((x - threshold).abs() < self.bandwidth / 2).to(x)
+        slope = -(threshold / self.bandwidth).detach() * near
+        return kept + slope * (threshold - threshold.detach())

@@ -1,0 +1,66 @@
+from . import (
+    end_to_end as end_to_end,
+    fitting as fitting,
+    loss as loss,
+    methods as methods,
+    objectives as objectives,
+    revival as revival,
+    side_by_side as side_by_side,
+)
+from .end_to_end import (
+    Original as Original,
+    activations_of as activations_of,
+    check_downstream as check_downstream,
+    check_model as check_model,
+    end_to_end_loss as end_to_end_loss,
+    local_loss as local_loss,
+    model_id as model_id,
+    run_original as run_original,
+    train_end_to_end as train_end_to_end,
+)
+from .fitting import (
+    Settings as Settings,
+    fit as fit,
+)
+from .loss import (
+    Loss as Loss,
+    differentiated as differentiated,
+    total_loss as total_loss,
+)
+from .methods import (
+    METHODS as METHODS,
+    EndToEndRun as EndToEndRun,
+    Method as Method,
+    SAERun as SAERun,
+    matched_runs as matched_runs,
+    method_run as method_run,
+    method_runs as method_runs,
+    n_parameters as n_parameters,
+    run_columns as run_columns,
+    with_parameters as with_parameters,
+)
+from .objectives import (
+    OBJECTIVES as OBJECTIVES,
+    SPARSITY_TERMS as SPARSITY_TERMS,
+    OrbitBatch as OrbitBatch,
+    canonical as canonical,
+    crosscoder as crosscoder,
+    decoder_l1 as decoder_l1,
+    input_and_target as input_and_target,
+    l1 as l1,
+    latent_inv as latent_inv,
+    lp as lp,
+    matryoshka as matryoshka,
+    oriented as oriented,
+    output_inv as output_inv,
+    reconstruction as reconstruction,
+    self_oriented as self_oriented,
+    squared_distance as squared_distance,
+    squared_error as squared_error,
+)
+from .revival import (
+    Revival as Revival,
+)
+from .side_by_side import (
+    train_saes as train_saes,
+)

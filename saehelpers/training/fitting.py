@@ -1,0 +1,252 @@
+"""One training loop for every model, resumable."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from saehelpers import runs
+from saehelpers.runs import distributed
+from saehelpers.runs.progress import tqdm
+
+CHECKPOINT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of `fit` itself: the fields of the same names of a run's config.
+
+    accumulate: parts that a batch is computed in, one after another, for batches that do not
+    fit into memory at once; clip_norm: largest norm of the gradient.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    accumulate: int = 1
+    clip_norm: float | None = None
+
+    @classmethod
+    def of(cls, config: Any, **others: Any) -> "Settings":
+        """Those that a run's config has, and others that it leaves to its kind of model."""
+        named = [field.name for field in fields(cls) if hasattr(config, field.name)]
+        return cls(**{name: getattr(config, name) for name in named}, **others)
+
+
+def fit(
+    model: nn.Module,
+    step: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    n_samples: int,
+    seeds: list[int],
+    settings: Settings,
+    before_update: Callable[[], None] | None = None,
+    after_update: Callable[[], None] | None = None,
+    begin_epoch: Callable[[int], None] | None = None,
+    evaluate: Callable[[int], dict[str, Tensor]] | None = None,
+    checkpoint: Path | None = None,
+    description: str = "",
+    progress: bool = True,
+    log: Callable[[dict], object] | None = None,
+) -> pd.DataFrame:
+    """The training loop: Adam over shuffled samples, with one stream of draws per instance.
+
+    Under torchrun, each process computes its part of every batch (`saehelpers.runs.distributed`).
+
+    Args:
+        model: its parameters are trained. A ModuleList is of models that are trained side by
+            side: the gradient of each is clipped by itself.
+        step: takes sample indices (inst, batch) and uniform draws in [0, 1) of the same
+            shape, and returns the terms of the loss, each (inst); "loss" is minimised.
+        seeds: one for each instance. All draws of an epoch come from (seed, epoch), so that
+            training resumed at an epoch sees what it would have seen without the stop.
+        before_update, after_update: called before and after the optimiser moves the weights.
+        begin_epoch: called with the number of an epoch before it.
+        evaluate: called with it afterwards, for further columns of the history.
+        checkpoint: a file that training is resumed from where it exists; written at the end
+            of an epoch when 20 s have passed since the last one, removed at the end.
+        log: called with every row of the history when it is made (`wandb.log`, say).
+
+    Returns:
+        The history: one row for each epoch and instance.
+
+    Raises:
+        FloatingPointError: the loss became NaN or infinite; names the step. The last
+            checkpoint stays.
+        ValueError: a checkpoint is damaged, or not the same for all processes.
+    """
+    parameters = list(model.parameters())
+    parts = model if isinstance(model, nn.ModuleList) else [model]
+    upright = [_upright(parameter) for parameter in parameters]
+    optimiser = torch.optim.Adam(upright, settings.learning_rate, fused=True)
+    n_steps = math.ceil(n_samples / settings.batch_size)
+    turned = [moved is not own for moved, own in zip(upright, parameters, strict=True)]
+    first, rows = _resume(checkpoint, model, optimiser, turned)
+    distributed.check_same("samples and first epoch", [n_samples, first])
+    step = distributed.data_parallel(model, step)
+    progress = progress and distributed.is_first()
+    saved, keeps = time.monotonic(), checkpoint is not None and distributed.is_first()
+    epochs = range(first, settings.epochs)
+    bar = tqdm(
+        epochs, description, initial=first, total=settings.epochs, disable=not progress, leave=False
+    )
+    for epoch in bar:
+        if begin_epoch is not None:
+            begin_epoch(epoch)
+        order, draws = _draws(seeds, epoch, n_samples, parameters[0].device)
+        batches = zip(
+            order.split(settings.batch_size, 1), draws.split(settings.batch_size, 1), strict=True
+        )
+        totals: dict[str, Tensor] = {}
+        for number, (index, uniform) in enumerate(batches, start=epoch * n_steps):
+            model.zero_grad()
+            terms = _gradient(step, index, uniform, settings.accumulate)
+            loss = terms["loss"].sum().item()
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss of {description or 'training'} is {loss} at step {number} "
+                    f"(epoch {epoch}); the last checkpoint is kept"
+                )
+            if before_update is not None:
+                before_update()
+            if settings.clip_norm is not None:
+                for part in parts:
+                    nn.utils.clip_grad_norm_(part.parameters(), settings.clip_norm)
+            for group in optimiser.param_groups:
+                group["lr"] = _learning_rate(settings, number, settings.epochs * n_steps)
+            for moved, parameter in zip(upright, parameters, strict=True):
+                if moved is not parameter:
+                    moved.grad = parameter.grad.mT
+            optimiser.step()
+            if after_update is not None:
+                after_update()
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + value
+        distributed.share_buffers(model)
+        row = {name: total / n_steps for name, total in totals.items()}
+        row |= evaluate(epoch) if evaluate is not None else {}
+        new = _history_rows(row, epoch, (epoch + 1) * n_steps)
+        rows += new
+        for entry in new if log is not None and distributed.is_first() else []:
+            log(entry)
+        bar.set_postfix({name: f"{value.float().mean().item():.3g}" for name, value in row.items()})
+        if keeps and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save_checkpoint(checkpoint, model, optimiser, turned, epoch + 1, rows)
+            saved = time.monotonic()
+    if keeps:
+        checkpoint.unlink(missing_ok=True)
+    return pd.DataFrame(rows)
+
+
+def _upright(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter as it lies in memory: one that is a transposed matrix the other way round.
+
+    A fused optimiser copies what it does not find contiguous.
+    """
+    return parameter if parameter.is_contiguous() else nn.Parameter(parameter.data.mT)
+
+
+def _gradient(step: Callable, index: Tensor, uniform: Tensor, parts: int) -> dict[str, Tensor]:
+    """Add up the gradient of a batch part by part, and return the terms of its loss."""
+    totals: dict[str, Tensor] = {}
+    (index, uniform), weight = distributed.own_part(index, uniform)
+    pieces = list(zip(index.chunk(parts, 1), uniform.chunk(parts, 1), strict=True))
+    for number, (some, draws) in enumerate(pieces, start=1):
+        share = weight * some.shape[1] / index.shape[1]
+        with nullcontext() if number == len(pieces) else distributed.not_yet(step):
+            terms = step(some, draws)
+            (share * terms["loss"].sum()).backward()
+        for name, value in terms.items():
+            totals[name] = totals.get(name, 0.0) + share * value.detach()
+    return distributed.average(totals)
+
+
+def _draws(seeds: list[int], epoch: int, n_samples: int, device) -> tuple[Tensor, Tensor]:
+    """Sample order and uniform draws of one epoch, (inst, n_samples) each."""
+    orders, draws = [], []
+    for seed in seeds:
+        # the generator reads 32 bits; the factor keeps the epochs of two seeds apart
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32)
+        orders.append(torch.randperm(n_samples, generator=generator))
+        draws.append(torch.rand(n_samples, generator=generator))
+    return torch.stack(orders).to(device), torch.stack(draws).to(device)
+
+
+def _learning_rate(settings: Settings, step: int, n_steps: int) -> float:
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    left = 1 - (step - warmup) / max(1, n_steps - warmup)
+    if settings.schedule == "linear":
+        return settings.learning_rate * left
+    if settings.schedule == "cosine":
+        return settings.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
+    return settings.learning_rate
+
+
+def _history_rows(row: dict[str, Tensor], epoch: int, step: int) -> list[dict]:
+    columns = {name: value.reshape(-1).tolist() for name, value in row.items()}
+    return [
+        {"epoch": epoch, "step": step, "instance": i} | {k: v[i] for k, v in columns.items()}
+        for i in range(len(columns["loss"]))
+    ]
+
+
+def _save_checkpoint(path: Path, model, optimiser, turned, epoch: int, rows: list[dict]) -> None:
+    """Write a checkpoint, in which moments have the shape of their parameters.
+
+    turned: which of these the optimiser has the other way round.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for i, state in optimiser.state_dict()["state"].items():
+        state = _turn(state) if turned[i] else state
+        tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"epoch": str(epoch), "history": json.dumps(rows)}
+    runs.write_atomically(path, save(tensors, metadata=metadata))
+
+
+def _turn(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.mT if value.ndim > 1 else value for name, value in state.items()}
+
+
+def _resume(path: Path | None, model, optimiser, turned) -> tuple[int, list[dict]]:
+    """(first epoch, history so far), after loading the checkpoint if there is one."""
+    if path is None or not path.exists():
+        return 0, []
+    weights: dict[str, Tensor] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            epoch, rows = int(metadata["epoch"]), json.loads(metadata["history"])
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                kind, rest = name.split(".", 1)
+                if kind == "model":
+                    weights[rest] = file.get_tensor(name)
+                else:
+                    index, key = rest.split(".")
+                    moments.setdefault(int(index), {})[key] = file.get_tensor(name)
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"the checkpoint {path} is damaged: delete it ({error!r})") from error
+    moments = {
+        i: {name: value.contiguous() for name, value in _turn(state).items()}
+        if turned[i]
+        else state
+        for i, state in moments.items()
+    }
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+    return epoch, rows

@@ -1,0 +1,305 @@
+"""The methods that are compared, and the runs that train them."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from saehelpers import runs
+from saehelpers.saes import SAEConfig, make_sae
+from saehelpers.symmetry import Group
+from saehelpers.training.objectives import OBJECTIVES, SPARSITY_TERMS
+
+SCHEDULES = ("constant", "linear", "cosine")
+# in which end-to-end runs that are trained side by side may differ
+OWN_FIELDS = ("name", "sae", "lambda_local", "lambda_kl", "lambda_downstream", "lambda_sparsity",
+              "p", "downstream", "start")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SAERun:
+    """Everything that decides what an SAE learns.
+
+    Args:
+        name: of the method; stands in the run's folder name.
+        activations: what is explained: the run id of the base model, its data and the group.
+        sae: the architecture.
+        objective: see `saehelpers.training.objectives`, as are the weights that follow it.
+        epochs, batch_size, learning_rate: of Adam. An epoch sees every sample once, each
+            under one group element.
+        schedule: of the learning rate after `warmup_steps`: "constant", or "linear" or
+            "cosine" down to zero.
+        seed: of the initial weights, and of the order of the samples and their group elements.
+        sparsity_warmup_steps: over which lambda_sparsity rises from zero.
+        order_seed: of the order and the elements alone, where it is another.
+        lambda_multi_topk: see `loss.Loss`; of SAEs with TopK alone.
+        auxk: dead latents that learn from the residual of a sample (AuxK), none by default; a
+            latent is dead after `dead_after` samples without it; `lambda_auxk` weighs the term.
+        autocast: compute products in bfloat16, and TopK among what they give; the weights, the
+            values of the latents of a large TopK SAE, the loss and Adam stay in float32.
+        compiled: compute the loss by `torch.compile`, which needs a C++ compiler on a CPU. It
+            gains a tenth for attention heads with ReLU there, and nothing for the others.
+    """
+
+    name: str
+    activations: str
+    sae: SAEConfig
+    objective: str = "reconstruction"
+    lambda_sym: float = 1.0
+    lambda_mse: float = 0.0
+    sparsity: str | None = None
+    lambda_sparsity: float = 0.0
+    p: float = 1.0
+    epochs: int = 500
+    batch_size: int = 128
+    learning_rate: float = 5e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    seed: int = 0
+    order_seed: int | None = runs.added_later(None)
+    sparsity_warmup_steps: int = runs.added_later(0)
+    lambda_multi_topk: float = runs.added_later(0.0)
+    auxk: int = runs.added_later(0)
+    lambda_auxk: float = runs.added_later(1 / 32)
+    dead_after: int = runs.added_later(100_000)
+    autocast: bool = runs.added_later(False)
+    compiled: bool = runs.added_later(False)
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("objective", self.objective, tuple(OBJECTIVES)),
+            ("sparsity", self.sparsity, (None, *SPARSITY_TERMS)),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            _check_known(name, value, known)
+        if (self.objective == "crosscoder") != (self.sae.dictionary == "blocks"):
+            raise ValueError("the objective 'crosscoder' and a dictionary of 'blocks' go together")
+        if (self.objective == "matryoshka") != (len(self.sae.prefixes) > 1):
+            raise ValueError("the objective 'matryoshka' and two or more prefixes go together")
+        if self.lambda_multi_topk and self.sae.activation != "topk":
+            raise ValueError(
+                f"lambda_multi_topk needs the activation 'topk', got {self.sae.activation!r}"
+            )
+        if self.objective == "crosscoder" and self.lambda_mse:
+            raise ValueError("lambda_mse has no meaning for a crosscoder: it reads canonical input")
+        if not 0 <= self.auxk <= self.sae.n_latents:
+            raise ValueError(
+                f"auxk must be between 0 and n_latents = {self.sae.n_latents}, got {self.auxk}"
+            )
+        if self.auxk and self.sae.dictionary != "free":
+            raise ValueError(
+                f"auxk revives latents of a free dictionary, not of {self.sae.dictionary!r}: "
+                "set it to 0"
+            )
+        if self.auxk and self.objective == "self_oriented":
+            raise ValueError("auxk needs to know what is read: not with 'self_oriented'")
+        if self.dead_after < 1:
+            raise ValueError(f"dead_after must be 1 sample or more, got {self.dead_after}")
+
+    @property
+    def shared_settings(self) -> "SAERun":
+        """What this run shares with those that can be trained side by side with it."""
+        return dataclasses.replace(self, seed=0, order_seed=None, activations="")
+
+    @property
+    def draws(self) -> int:
+        """The seed that the order of the samples and the group elements come from."""
+        return self.seed if self.order_seed is None else self.order_seed
+
+
+@dataclass(frozen=True)
+class EndToEndRun:
+    """Everything that decides what an SAE spliced into a language model learns.
+
+    Args:
+        name: of the method; stands in the run's folder name.
+        base_model: the model and a fingerprint of its weights, `end_to_end.model_id`.
+        text: names what is read; an epoch reads the next `blocks_per_epoch` contexts of it.
+        module: whose output (or "name.input") the SAE replaces.
+        sae: the architecture.
+        lambda_local, lambda_kl, lambda_downstream, lambda_sparsity, p: weights of the terms
+            of `end_to_end.total_loss`; p >= 1 is that of the sparsity term's norm.
+        downstream: later modules whose activations are to stay what they were.
+        positions: in the context, where the SAE is spliced in; everywhere if there are none.
+        batch_size: in contexts, computed in `accumulate` parts.
+        clip_norm: largest norm of the gradient.
+        autocast: run the model, but not the SAE, in bfloat16.
+        start: run id of the SAE that training goes on from; none for a fresh one.
+        seed: of the initial weights and of the order of the contexts.
+    """
+
+    name: str
+    base_model: str
+    text: str
+    module: str
+    sae: SAEConfig
+    lambda_local: float = 0.0
+    lambda_kl: float = 1.0
+    lambda_downstream: float = 0.0
+    downstream: tuple[str, ...] = ()
+    lambda_sparsity: float = 0.0
+    p: float = 1.0
+    positions: tuple[int, ...] = ()
+    epochs: int = 10
+    blocks_per_epoch: int = 500
+    batch_size: int = 16
+    accumulate: int = 1
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 20
+    clip_norm: float | None = 10.0
+    autocast: bool = True
+    start: str = ""
+    seed: int = 0
+
+    def __post_init__(self):
+        _check_known("schedule", self.schedule, SCHEDULES)
+        if bool(self.downstream) != bool(self.lambda_downstream):
+            raise ValueError("downstream modules and a lambda_downstream go together")
+        if self.p < 1:
+            raise ValueError(f"p must be 1 or more, got {self.p}")
+
+    @property
+    def shared_settings(self) -> tuple:
+        """What this run shares with those that can be trained side by side with it."""
+        shared = [f.name for f in dataclasses.fields(self) if f.name not in OWN_FIELDS]
+        return (self.local, *(getattr(self, name) for name in shared))
+
+    @property
+    def local(self) -> bool:
+        """Whether the loss needs the SAE's own activations alone."""
+        return not (self.lambda_kl or self.lambda_downstream)
+
+    @property
+    def objective(self) -> str:
+        """The terms of the loss, with their weights."""
+        weights = {
+            "local": self.lambda_local,
+            "kl": self.lambda_kl,
+            "downstream": self.lambda_downstream,
+            "sparsity": self.lambda_sparsity,
+        }
+        return " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an SAE is set up: its objective, its width (times n_latents) and its dictionary.
+
+    `symmetric`: its latents are meant to be invariant, so that recons need an action.
+    `search`: it reads activations that the action has turned back, see `EquivariantSAE`.
+    """
+
+    objective: str
+    width: int = 1
+    dictionary: str = "free"
+    symmetric: bool = False
+    search: bool = False
+
+
+METHODS = {
+    "vanilla": Method("reconstruction"),
+    "vanilla_wide": Method("reconstruction", width=4),
+    "archetypal": Method("reconstruction", dictionary="archetypal"),
+    "archetypal_wide": Method("reconstruction", width=4, dictionary="archetypal"),
+    "crosscoder": Method("crosscoder", dictionary="blocks", symmetric=True),
+    "canonical": Method("canonical", symmetric=True),
+    "latent_inv": Method("latent_inv", symmetric=True),
+    "output_inv": Method("output_inv", symmetric=True),
+    "oriented": Method("oriented", symmetric=True, search=True),
+    "self_oriented": Method("self_oriented", symmetric=True, search=True),
+}
+
+
+def method_run(method: str, activations: str, sae: SAEConfig, group: Group, **settings) -> SAERun:
+    """The run of a named method: `sae` widened and its dictionary replaced as it asks.
+
+    `settings` are further fields of `SAERun`; `lambda_mse` is left out for crosscoders, for
+    which it has no meaning.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    how = METHODS[method]
+    sae = dataclasses.replace(
+        sae,
+        n_latents=how.width * sae.n_latents,
+        dictionary=how.dictionary,
+        unit_decoder=sae.unit_decoder and how.dictionary == "free",
+        group_order=group.order if how.dictionary == "blocks" else 1,
+    )
+    if how.objective == "crosscoder":
+        settings.pop("lambda_mse", None)
+    return SAERun(method, activations, sae, how.objective, **settings)
+
+
+def method_runs(
+    methods: list[str],
+    topks: list[int],
+    seeds: list[int],
+    activations: str,
+    sae: SAEConfig,
+    group: Group,
+    **settings,
+) -> list[SAERun]:
+    """The runs of every method, TopK and seed, in this order of nesting; see `method_run`."""
+    return [
+        method_run(
+            method, activations, dataclasses.replace(sae, topk=topk), group, seed=seed, **settings
+        )
+        for method in methods
+        for topk in topks
+        for seed in seeds
+    ]
+
+
+def n_parameters(sae: SAEConfig) -> int:
+    """Number of trained parameters."""
+    return sum(parameter.numel() for parameter in make_sae(sae).parameters())
+
+
+def with_parameters(sae: SAEConfig, size: str, number: int) -> SAEConfig:
+    """The SAE with a `size` that brings its number of trained parameters closest to `number`.
+
+    size: "n_latents" or "encoder_hidden"; the number of parameters is affine in either.
+    """
+    first, second = (
+        dataclasses.replace(sae, **{size: getattr(sae, size) + more}) for more in (0, 1)
+    )
+    each = n_parameters(second) - n_parameters(first)
+    more = round((number - n_parameters(first)) / each)
+    return dataclasses.replace(sae, **{size: getattr(sae, size) + more})
+
+
+def matched_runs(config: SAERun, group: Group) -> list[SAERun]:
+    """Two vanilla SAEs that a narrow one's run is to be compared with at equal parameters.
+
+    "vanilla_matched": as many latents as use up the parameters of a narrow SAE and its action,
+    one matrix for each generator. "vanilla_hidden": narrow, with as many units between the
+    encoder's layers as use up those of a wide SAE (none for a linear encoder).
+    """
+    wide = method_run("vanilla_wide", "", config.sae, group).sae
+    matrices = group.n_flips * config.sae.d**2  # of a rotation, and of a flip where there is one
+    sizes = {"vanilla_matched": ("n_latents", n_parameters(config.sae) + matrices)}
+    if config.sae.encoder == "two_layer":
+        sizes["vanilla_hidden"] = ("encoder_hidden", n_parameters(wide))
+    return [
+        dataclasses.replace(config, name=name, sae=with_parameters(config.sae, *size))
+        for name, size in sizes.items()
+    ]
+
+
+def run_columns(config: SAERun | EndToEndRun) -> dict[str, Any]:
+    """The columns of a results row that the SAE's run decides."""
+    return {
+        "run_id": runs.run_id(config),
+        "method": config.name,
+        "n_latents": config.sae.n_latents,
+        "topk": config.sae.topk if "topk" in config.sae.activation else None,
+        "objective": config.objective,
+        "epochs": config.epochs,
+        "seed": config.seed,
+    }
+
+
+def _check_known(name: str, value: Any, known: tuple) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, known))}")

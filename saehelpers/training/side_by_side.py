@@ -1,0 +1,216 @@
+"""SAEs trained side by side."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from saehelpers.networks.activations import standardisation
+from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
+from saehelpers.saes.sparse import fast_products, firing_counts
+from saehelpers.symmetry.actions import check_orbits
+from saehelpers.training.fitting import Settings, fit
+from saehelpers.training.loss import Loss, total_loss
+from saehelpers.training.methods import SAERun
+from saehelpers.training.objectives import OBJECTIVES, OrbitBatch
+from saehelpers.training.revival import Revival
+
+EVALUATION_SAMPLES = 1024
+KMEANS_SAMPLES = 10_000
+
+
+def train_saes(
+    configs: list[SAERun],
+    activations: list[Tensor | Callable[[int], Tensor]],
+    validation: list[Tensor] | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+    after_epoch: Callable[[int, SAE], None] | None = None,
+) -> tuple[list[SAE], list[pd.DataFrame]]:
+    """Train SAEs side by side; their configs may differ in seeds and activations only.
+
+    Args:
+        configs: one for each SAE.
+        activations: orbit activations (n, |G|, d), one tensor for all or one for each; the
+            groups may differ, except for crosscoders and "self_oriented". Or functions of the
+            epoch alone that give new ones for it: drawn (`saehelpers.datasets.synthetic.Stream`),
+            or read from disk (`saehelpers.datasets.ShardStream`). Those of the first epoch
+            decide mean and scale.
+        validation: the same, held out; the history's metrics are measured on 1,024 samples
+            of it (of the training activations where there is none).
+        after_epoch: called with the number of the epoch and the SAEs as they are after it,
+            stacked into one, whose parameters are (inst, ...): for snapshots.
+
+    Returns:
+        The SAEs, which read and return activations in their original units, and their
+        histories: the loss and its terms over an epoch, then, held out, fvu and
+        explained_variance of the reconstruction that the objective asks for (in units of
+        the training activations' variance), l0 and dead_latents.
+    """
+    config, sources = configs[0], activations
+    activations = [source if isinstance(source, Tensor) else source(0) for source in sources]
+    _check(configs, activations, validation)
+    read = slice(1) if config.objective == "oriented" else slice(None)  # of an orbit
+    statistics = [standardisation(source[:, read], config.sae.n_heads) for source in activations]
+    batches = _Batches(activations, statistics)
+    del activations  # a stream may need the memory
+    device = batches.rows.device
+
+    saes = [make_sae(run.sae, run.seed) for run in configs]
+    for i, sae in enumerate(saes):
+        if isinstance(sae, ArchetypalSAE):
+            sae.set_centres(batches.sample(i, KMEANS_SAMPLES, configs[i].seed), configs[i].seed)
+    model = stack(saes).to(device).train()
+    for part in model.modules():  # the SAEs, or their heads
+        if isinstance(part, SAE):
+            part.standardises = False  # the batches are standardised
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.autocast)
+    with autocast:
+        model.align()
+    revival = None
+    if config.auxk:
+        revival = Revival(model, config.auxk, config.dead_after, config.lambda_auxk)
+
+    held_out = batches if validation is None else _Batches(validation, statistics)
+    evaluation_batch = held_out.fixed(EVALUATION_SAMPLES, len(configs))
+    blocks = config.sae.group_order if config.objective == "crosscoder" else 1
+
+    @torch.no_grad()
+    def evaluate(epoch: int) -> dict[str, Tensor]:
+        if after_epoch is not None:
+            after_epoch(epoch, model)
+        model.eval()
+        terms, latents = OBJECTIVES[config.objective](model, evaluation_batch)
+        model.train()
+        fvu = terms["reconstruction"] / (config.sae.d * blocks)
+        counts = firing_counts(latents)
+        return {
+            "fvu": fvu,
+            "explained_variance": 1 - fvu,
+            "l0": counts.sum(-1) / evaluation_batch.starts.shape[-1],
+            "dead_latents": (counts == 0).sum(-1),
+        }
+
+    streams = any(not isinstance(source, Tensor) for source in sources)
+    n_steps = math.ceil(batches.n_samples / config.batch_size)
+    number = 0  # of the step
+    loss = Loss.of(config)
+
+    def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        nonlocal number
+        number += 1
+        warmed = min(1.0, number / max(1, config.sparsity_warmup_steps))
+        now = replace(loss, lambda_sparsity=warmed * config.lambda_sparsity)
+        with autocast:
+            return total_loss(model, batches(index, uniform), now, revival)
+
+    def begin_epoch(epoch: int) -> None:
+        nonlocal number
+        number = epoch * n_steps
+        if not streams:
+            return
+        drawn = [source if isinstance(source, Tensor) else source(epoch) for source in sources]
+        for source in drawn:
+            check_orbits(source)
+        batches.replace_rows(drawn)
+
+    unit = config.sae.unit_decoder
+    with fast_products(device.type) if config.sae.is_large else nullcontext():
+        history = fit(
+            model if revival is None else nn.ModuleDict({"sae": model, "revival": revival}),
+            step,
+            batches.n_samples,
+            [run.draws for run in configs],
+            Settings.of(config),
+            before_update=model.project_gradient if unit else None,
+            after_update=model.normalise_dictionary if unit else None,
+            evaluate=evaluate,
+            begin_epoch=begin_epoch,
+            checkpoint=checkpoint,
+            description=config.name,
+            progress=progress,
+        )
+    trained = unstack(model.eval())
+    for i, sae in enumerate(trained):
+        sae.set_standardisation(*statistics[i % len(statistics)])
+    histories = history.groupby("instance")
+    return trained, [part.drop(columns="instance") for _, part in histories]
+
+
+def _check(
+    configs: list[SAERun], activations: list[Tensor], validation: list[Tensor] | None
+) -> None:
+    """Raise a ValueError unless these can be trained side by side."""
+    config = configs[0]
+    if len({run.shared_settings for run in configs}) > 1:
+        raise ValueError("SAEs trained side by side may differ in seeds and activations only")
+    for source in activations:
+        check_orbits(source)
+        if source.shape[-1] != config.sae.d:
+            raise ValueError(f"sae.d is {config.sae.d}, the activations are {tuple(source.shape)}")
+        if config.objective == "crosscoder" and source.shape[1] != config.sae.group_order:
+            raise ValueError(
+                f"the crosscoder is made for orbits of {config.sae.group_order} elements, the "
+                f"activations are {tuple(source.shape)}"
+            )
+    if config.objective == "self_oriented" and len({source.shape[1] for source in activations}) > 1:
+        raise ValueError('the objective "self_oriented" needs orbits of one size side by side')
+    if len(activations) not in (1, len(configs)) or len({len(a) for a in activations}) > 1:
+        raise ValueError("activations must be one tensor, or one of equal length for each config")
+    if validation is not None and len(validation) != len(activations):
+        raise ValueError(f"{len(activations)} activations need as many validation tensors")
+
+
+class _Batches:
+    """Orbit activations of several instances, as one table of rows, standardised when read."""
+
+    def __init__(self, activations: list[Tensor], statistics: list[tuple[Tensor, Tensor]]):
+        self.mean = torch.stack([mean for mean, _ in statistics])  # (statistics, d)
+        self.scale = torch.stack(
+            [scale.view(-1) for _, scale in statistics]
+        )  # (statistics, 1 or d)
+        self.shapes = [tuple(source.shape) for source in activations]
+        self.replace_rows(activations)
+        device = self.rows.device
+        orders = [source.shape[1] for source in activations]
+        sizes = [0] + [
+            len(source) * order for source, order in zip(activations, orders, strict=True)
+        ]
+        self.orders = torch.tensor(orders, device=device)[:, None]  # (1 or inst, 1)
+        self.offsets = torch.tensor(sizes, device=device).cumsum(0)[:-1, None]
+        self.n_samples, self.order = len(activations[0]), orders[0]
+
+    def replace_rows(self, activations: list[Tensor]) -> None:
+        """Take new activations, of the same shapes."""
+        shapes = [tuple(source.shape) for source in activations]
+        if shapes != self.shapes:
+            raise ValueError(f"activations of shapes {self.shapes} became {shapes}")
+        rows = [source.flatten(0, 1) for source in activations]
+        self.rows = rows[0] if len(rows) == 1 else torch.cat(rows)  # one may be larger than memory
+
+    def __call__(self, index: Tensor, uniform: Tensor) -> OrbitBatch:
+        """The samples `index` (inst, batch), each under the element of its draw in [0, 1)."""
+        starts = self.offsets + index * self.orders
+        elements = (uniform * self.orders).long()
+        return OrbitBatch(self.rows, starts, elements, self.order, self.mean, self.scale)
+
+    def fixed(self, n_samples: int, n_instances: int) -> OrbitBatch:
+        """The first samples, the group elements in turn."""
+        index = torch.arange(min(n_samples, self.n_samples), device=self.rows.device)
+        index = index.expand(n_instances, -1)
+        return self(index, (index % self.orders + 0.5) / self.orders)
+
+    def sample(self, instance: int, n_samples: int, seed: int) -> Tensor:
+        """Rows of one instance, drawn without replacement."""
+        instance %= len(self.orders)
+        size = self.n_samples * int(self.orders[instance])
+        generator = torch.Generator().manual_seed(seed)
+        index = torch.randperm(size, generator=generator)[:n_samples].to(self.rows.device)
+        return (self.rows[self.offsets[instance] + index] - self.mean[instance]) / self.scale[
+            instance
+        ]

@@ -1,0 +1,340 @@
+import math
+
+import jaxtyping
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from scipy.stats import beta, spearmanr
+from sklearn.cross_decomposition import CCA
+from sklearn.metrics.pairwise import cosine_distances
+from torch.testing import assert_close
+
+from saehelpers.evaluation import consistency
+
+ABSOLUTE = pytest.mark.parametrize("absolute", [True, False])
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rotation(d: int) -> torch.Tensor:
+    return torch.linalg.qr(random(d, d, seed=5)).Q
+
+
+@pytest.fixture
+def symmetry(request, c4_action, d4_action):
+    return {"none": None, "C4": c4_action, "D4": d4_action}[request.param]
+
+
+@pytest.fixture(params=[4, 16_384])
+def matching(request, monkeypatch):
+    """Mutual nearest neighbours (of more than 4 rows), and Hungarian."""
+    monkeypatch.setattr(consistency, "HUNGARIAN_LIMIT", request.param)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """As users call it, without the type checks of the tests, which find wrong shapes first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def scores(*args, **options) -> np.ndarray:
+    """PW-MCC, and the MCS both ways."""
+    mcs = consistency.mean_max_similarity(*args, **options)
+    return np.array([consistency.pw_mcc(*args, **options), *mcs])
+
+
+def plain_cosines(a, b, absolute, action) -> np.ndarray:
+    """By scipy, one group element after the other."""
+    turned = [b] if action is None else [action.act(b, g) for g in range(action.group.order)]
+    each = np.stack([1 - cdist(a.numpy(), rows.numpy(), "cosine") for rows in turned])
+    return (np.abs(each) if absolute else each).max(0)
+
+
+# --- the same dictionary, and random ones ---
+
+
+@ABSOLUTE
+def test_a_permuted_and_scaled_dictionary_scores_one(matching, absolute):
+    a, order = random(12, 8), torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    b = (a * torch.linspace(0.5, 2, 12)[:, None])[order]
+    assert scores(a, b, absolute) == pytest.approx(1, abs=1e-5)
+    assert consistency.match(a, b, absolute).b.tolist() == order.argsort().tolist()
+
+
+def test_flipped_signs_score_one_absolute_and_less_signed():
+    a = random(12, 8)
+    b = a * torch.tensor([1.0, -1]).repeat(6)[:, None]
+    assert scores(a, b) == pytest.approx(1, abs=1e-5)
+    assert (scores(a, b, absolute=False) < 0.9).all()
+
+
+@pytest.mark.parametrize("symmetry", ["C4", "D4"], indirect=True)
+def test_rows_turned_by_group_elements_score_one_modulo_the_group(matching, symmetry):
+    a = random(12, 8)
+    b = symmetry.act(a, 1 + torch.arange(12) % (symmetry.group.order - 1)).flip(0)
+    assert scores(a, b, absolute=False, action=symmetry) == pytest.approx(1, abs=1e-5)
+    assert consistency.match(a, b, False, symmetry).b.tolist() == list(range(11, -1, -1))
+    assert (scores(a, b, absolute=False) < 0.9).all()
+
+
+@ABSOLUTE
+def test_random_dictionaries_score_as_theory_says(absolute):
+    d, n, m = 512, 512, 4096
+    generator = torch.Generator().manual_seed(0)
+    a, b = (consistency.random_rows(torch.zeros(k, d), generator) for k in (n, m))
+    assert_close(b.norm(dim=1), torch.ones(m))
+
+    def expected(k: int) -> float:
+        """The mean of the largest of k cosines: (1 + cos) / 2 has a beta distribution."""
+        t = np.linspace(-1, 1, 20_001)
+        below = beta.cdf((1 + t) / 2, (d - 1) / 2, (d - 1) / 2)
+        below = np.clip(2 * below - 1, 0, 1) if absolute else below
+        return 1 - np.trapezoid(below**k, t)
+
+    found = consistency.mean_max_similarity(a, b, absolute)
+    assert found == pytest.approx((expected(m), expected(n)), rel=0.02)
+    assert found[0] == pytest.approx(math.sqrt(2 * math.log(m) / d), rel=0.15)
+    assert found[0] == pytest.approx(0.15, abs=0.025)
+
+
+# --- matching ---
+
+
+@pytest.mark.parametrize("symmetry", ["none", "C4", "D4"], indirect=True)
+@ABSOLUTE
+@pytest.mark.parametrize("chunk", [3, 4096])
+@pytest.mark.parametrize("mutual", [False, True])
+@pytest.mark.parametrize("n, m", [(10, 10), (10, 7), (7, 10), (1, 5)])
+def test_matches_agree_with_scipy(monkeypatch, n, m, mutual, chunk, absolute, symmetry):
+    """Hungarian up to the limit, mutual nearest neighbours above it; chunks change nothing."""
+    monkeypatch.setattr(consistency, "HUNGARIAN_LIMIT", max(n, m) - mutual)
+    monkeypatch.setattr(consistency, "CHUNK", chunk)
+    a, b = random(n, 8), random(m, 8, seed=1)
+    cosines = plain_cosines(a, b, absolute, symmetry)
+    expected = list(zip(*linear_sum_assignment(-cosines), strict=True))
+    if mutual:
+        nearest = [(i, int(cosines[i].argmax())) for i in range(n)]
+        expected = [(i, j) for i, j in nearest if cosines[:, j].argmax() == i]
+    pairs = consistency.match(a, b, absolute, symmetry)
+    assert list(zip(pairs.a.tolist(), pairs.b.tolist(), strict=True)) == expected
+    matched = [cosines[pair] for pair in expected]
+    assert pairs.cosines.numpy() == pytest.approx(matched, abs=1e-5)
+    means = [np.mean(matched), cosines.max(1).mean(), cosines.max(0).mean()]
+    assert scores(a, b, absolute, symmetry) == pytest.approx(means, abs=1e-5)
+
+
+def test_dictionaries_may_be_double(matching):
+    a, b = random(6, 8), random(5, 8, seed=1)
+    assert scores(a.double(), b.double()) == pytest.approx(scores(a, b), abs=1e-5)
+
+
+# --- shared latents ---
+
+
+def test_shared_latents(matching):
+    basis, order = rotation(16), torch.tensor([3, 0, 5, 1, 2, 4])
+    encoder, dictionary = 3 * basis[:6], basis[6:12] + 0.1 * random(6, 16)
+    spoiled = encoder.clone()
+    spoiled[2] = basis[15]  # orthogonal to all
+    spoiled[4] = 0.8 * basis[4] + 0.6 * basis[14]
+    for other, dictionary_order, expected in (
+        (encoder[order], order, [1] * 6),
+        (encoder[order], order.roll(1), [0] * 6),
+        (spoiled[order], order, [1, 1, 0, 1, 0.8, 1]),
+        (encoder[order[:3]], order[:3], [1, 0, 0, 1, 0, 1]),  # fewer latents in the second
+    ):
+        strength = consistency.shared_strength(
+            (encoder, other), (dictionary, 2 * dictionary[dictionary_order])
+        )
+        assert strength.tolist() == pytest.approx(expected, abs=1e-5)
+        reached = [value > 0.5 for value in expected]
+        assert consistency.shared_fraction(strength, 0.5) == pytest.approx(np.mean(reached))
+    assert consistency.shared_fraction(torch.tensor([0.7, 0.69, 0.71, 0])) == 0.5
+
+
+# --- representations ---
+
+
+def test_activation_correlation_agrees_with_numpy():
+    a = random(50, 4).relu() + 2
+    b = a[:, :3] + random(50, 3, seed=1)
+    expected = np.corrcoef(a.T.numpy(), b.T.numpy())[:4, 4:]
+    assert consistency.activation_correlation(a, b).numpy() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [0.1, 0.2, 0.3, 0.6, 0.7, 0.9, 1.3]])
+def test_constant_latents_correlate_with_nothing(values):
+    constant = torch.tensor(values).expand(77, -1)
+    found = consistency.activation_correlation(constant, torch.cat([constant, random(77, 2)], 1))
+    assert_close(found, torch.zeros_like(found), atol=1e-4, rtol=0)
+
+
+MEASURES = pytest.mark.parametrize("name", ["svcca", "rsa", "linear_cka", "procrustes_r2"])
+
+
+@MEASURES
+def test_rotation_and_scale_leave_a_representation_the_same(name):
+    score, x = getattr(consistency, name), random(60, 5) * torch.linspace(1, 3, 5)
+    shift = 0 if name == "rsa" else 4  # its cosines are about the origin
+    assert score(x, x) == pytest.approx(1, abs=1e-5)
+    assert score(x, 3 * x @ rotation(5) + shift) == pytest.approx(1, abs=1e-4)
+
+
+@MEASURES
+def test_independent_representations_score_low(name):
+    assert abs(getattr(consistency, name)(random(1000, 5), random(1000, 5, seed=1))) < 0.12
+
+
+def test_svcca_agrees_with_scikit_learn():
+    shared, noise = random(300, 3), random(300, 3, seed=1)
+    y = (shared + torch.tensor([0.1, 0.3, 0.6]) * noise) @ random(3, 3, seed=2)
+    x = torch.cat([shared @ random(3, 3, seed=3), 1e-3 * random(300, 2, seed=4)], dim=1)
+    u, v = CCA(3, max_iter=5000, tol=1e-12).fit_transform(x[:, :3].numpy(), y.numpy())
+    expected = np.mean([np.corrcoef(u[:, i], v[:, i])[0, 1] for i in range(3)])
+    # 0.9999 of the variance keeps what is shared, and not two directions of small noise
+    assert consistency.svcca(x, y, 0.9999) == pytest.approx(expected, abs=1e-3)
+
+
+def test_rsa_agrees_with_scikit_learn():
+    x = random(20, 6)
+    y = x[:, :4] + random(20, 4, seed=1)
+    plain = [cosine_distances(z.double().numpy())[np.triu_indices(20, 1)] for z in (x, y)]
+    assert consistency.rsa(x, y) == pytest.approx(spearmanr(*plain).statistic)
+
+
+def test_linear_cka_agrees_with_gram_matrices():
+    x = random(30, 6) + 1
+    y = x[:, :4] + random(30, 4, seed=1) - 3
+    centring = np.eye(30) - 1 / 30
+    k, m = (centring @ (z @ z.T).double().numpy() @ centring for z in (x, y))
+    expected = np.sum(k * m) / np.sqrt(np.sum(k * k) * np.sum(m * m))
+    assert consistency.linear_cka(x, y) == pytest.approx(expected, rel=1e-5)
+
+
+# --- nulls, filters, intervals ---
+
+
+@pytest.mark.parametrize("observed, expected", [(0.2, 0), (1.0, 1), (0.6, 0.5), (0.0, -0.25)])
+def test_above_null(observed, expected):
+    assert consistency.above_null(observed, 0.2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("draws, p", [([1.0, 2.0, 3.0], 3 / 4), ([0.0] * 99, 1 / 100), ([], 1)])
+def test_permutation_p_value(draws, p):
+    assert consistency.permutation_p_value(2.0, iter(draws)) == p
+
+
+def test_permuted_pairings_shuffle_the_partners_alone():
+    x, y = random(10, 2), torch.arange(10.0)[:, None]
+
+    def seen(seed: int) -> list[list[float]]:
+        orders = []
+
+        def score(left, right):
+            assert torch.equal(left, x)
+            orders.append(right.flatten().tolist())
+            return float(len(orders))
+
+        generator = torch.Generator().manual_seed(seed)
+        assert consistency.permuted_pairings(score, x, y, 5, generator) == [1, 2, 3, 4, 5]
+        return orders
+
+    assert all(sorted(order) == list(range(10)) for order in seen(0))
+    assert len({tuple(order) for order in seen(0)}) == 5
+    assert seen(0) == seen(0) != seen(1)
+
+
+def test_frequent_latents():
+    frequency = torch.tensor([0.0, 0.01, 0.5])
+    assert consistency.frequent(frequency).tolist() == [False, True, True]
+    assert consistency.frequent(frequency, 0.01).tolist() == [False, False, True]
+    with pytest.raises(ValueError, match=r"no latent fires more often than 0\.5"):
+        consistency.frequent(frequency, 0.5)
+
+
+def test_frequency_bins_agree_with_pandas():
+    values, frequency = random(200), random(200, seed=1).abs() / 3
+    frequency[:4] = torch.tensor([0.0, 0.25, 0.5, 8.0])  # on edges, and above the last
+    edges = [0.0, 0.25, 0.5, 2.0, 4.0]
+    table = pd.DataFrame({"value": values.numpy(), "f": frequency.numpy()})
+    bins = table.groupby(pd.cut(table.f, edges, right=False), observed=False).value
+    found = consistency.frequency_bins(values, frequency, edges)
+    low, high, mean, number = zip(*found, strict=True)
+    assert (list(low), list(high)) == (edges[:-1], edges[1:])
+    assert mean == pytest.approx(tuple(bins.mean()), rel=1e-4, nan_ok=True)
+    assert list(number) == bins.count().tolist()
+    always = consistency.frequency_bins(values[:3], torch.tensor([0.5, 1.0, 1.0]), [0.0, 0.5, 1.0])
+    assert [number for *_, number in always] == [0, 3]
+
+
+def of_seeds(n: int) -> dict[tuple[int, int], float]:
+    """Scores that are sums of what each seed brings, 1 or -1."""
+    return consistency.over_pairs(lambda i, j: 5.0 + (-1.0) ** i + (-1.0) ** j, n)
+
+
+def test_every_pair_of_runs_is_scored_once():
+    assert of_seeds(3) == {(0, 1): 5, (0, 2): 7, (1, 2): 5}
+    for n_runs in (0, 1):
+        with pytest.raises(ValueError, match=f"needs two runs or more, got {n_runs}"):
+            of_seeds(n_runs)
+
+
+def test_bootstrap_intervals():
+    def interval(pairs, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+        return consistency.bootstrap_interval(pairs, np.random.default_rng(seed), 400, level)
+
+    few, more = of_seeds(6), of_seeds(20)
+    for pairs in (few, more):
+        assert interval(pairs)[0] < np.mean(list(pairs.values())) < interval(pairs)[1]
+    width = {(n, p): np.diff(interval(of_seeds(n), 0, p))[0] for n in (6, 20) for p in (0.5, 0.95)}
+    assert width[6, 0.95] > 1.3 * width[20, 0.95] > 1.3 * width[20, 0.5]
+    assert interval(more) == interval(more) != interval(more, seed=1)
+    # a score is the sum of two seeds, so the mean has twice the standard error of one of seeds
+    assert width[20, 0.95] == pytest.approx(2 * 1.96 * 2 / math.sqrt(20), rel=0.25)
+
+
+def test_two_runs_have_no_interval():
+    assert np.isnan(consistency.bootstrap_interval({(0, 1): 0.5}, np.random.default_rng(0))).all()
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize("function", ["match", "pw_mcc", "mean_max_similarity"])
+@pytest.mark.parametrize(
+    "a, b, message",
+    [
+        ((3, 8), (4, 6), r"rows of one width, got \(3, 8\) and \(4, 6\)"),
+        ((0, 8), (4, 8), r"got \(0, 8\) and \(4, 8\)"),
+        ((3, 8), (0, 8), r"got \(3, 8\) and \(0, 8\)"),
+        ((3, 6), (4, 6), r"action is one of R\^8, the dictionaries have width 6"),
+    ],
+)
+def test_dictionaries_that_do_not_fit(unchecked, c4_action, function, a, b, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(consistency, function)(random(*a), random(*b), action=c4_action)
+
+
+@pytest.mark.parametrize("n, m", [(2, 2), (5, 4), (0, 0)])
+def test_too_few_samples_for_a_correlation(unchecked, n, m):
+    with pytest.raises(ValueError, match=f"three samples or more, .*got {n} and {m}"):
+        consistency.activation_correlation(random(n, 3), random(m, 3))
+
+
+@pytest.mark.parametrize("name", ["svcca", "linear_cka", "procrustes_r2"])
+def test_samples_that_are_missing_or_all_the_same(unchecked, name):
+    score = getattr(consistency, name)
+    with pytest.raises(ValueError, match="samples must be the same for both: got 5 and 4"):
+        score(random(5, 3), random(4, 3))
+    with pytest.raises(ValueError, match=r"shape \(5, 3\) are all the same"):
+        score(random(5, 3), torch.ones(5, 3))
+
+
+def test_svcca_of_too_few_samples():
+    with pytest.raises(ValueError, match="4 and 6 columns needs more samples than 6"):
+        consistency.svcca(random(6, 4), random(6, 6))

@@ -1,0 +1,105 @@
+"""SAEs that respect another group than the data have, and vanilla SAEs of equal parameters."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from saehelpers.experiments import (
+    ActionRun,
+    Subject,
+    other_group,
+    run_under,
+    samples_under,
+    subject_under,
+)
+from saehelpers.networks.activations import orbit_activations
+from saehelpers.saes import SAEConfig
+from saehelpers.symmetry import Group, fit_action
+from saehelpers.training.methods import SAERun, matched_runs, n_parameters
+
+IMAGES = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def explained(group: Group) -> Subject:
+    """What there is to explain of a model that copies its images."""
+    model = nn.Sequential()
+    model.add_module("encoder", nn.Flatten())
+    model.add_module("decoder", nn.Linear(64, 1))
+    train, test = (orbit_activations(model, part, group) for part in IMAGES.split(20))
+    run = ActionRun("action", "copies", group.name, "least_squares")
+    action = fit_action(train, group, "least_squares")
+    return Subject(model, pd.DataFrame(), train, test, action, run, "copies")
+
+
+@pytest.mark.parametrize(("name", "other"), [("C4", "D4"), ("D4", "C4"), ("C2", "D2")])
+def test_other_group(name, other):
+    assert other_group(Group.named(name)).name == other
+
+
+def test_without_flips_an_orbit_falls_into_two():
+    group, other = Group.named("D4"), Group.named("C4")
+    what = explained(group)
+    seen = subject_under(other, what, IMAGES[:20], IMAGES[20:], "unused")
+    assert seen.train.shape == (40, 4, 64) and seen.test.shape == (20, 4, 64)
+    for i in (0, 7):
+        image, flipped = IMAGES[i], group.act(IMAGES[i], group.element(0, 1))
+        assert torch.equal(seen.train[2 * i], other.orbit(image[None]).flatten(2)[0])
+        assert torch.equal(seen.train[2 * i + 1], other.orbit(flipped[None]).flatten(2)[0])
+    for p in range(4):
+        assert torch.equal(seen.action.matrices[p], what.action.matrices[group.element(p)])
+
+
+def test_with_flips_the_base_model_reads_flipped_images(tmp_path):
+    other = Group.named("D4")
+    what = explained(Group.named("C4"))
+    seen = subject_under(other, what, IMAGES[:20], IMAGES[20:], tmp_path)
+    assert torch.equal(seen.train, other.orbit(IMAGES[:20]).flatten(2))
+    assert torch.equal(seen.train[:, :4], what.train)
+    assert seen.action.group == other and seen.action_run.activations == seen.name != what.name
+
+
+@pytest.mark.parametrize(("name", "other"), [("C4", "D4"), ("D4", "C4")])
+def test_samples_are_found_in_the_other_groups_orbits(name, other):
+    group, other = Group.named(name), Group.named(other)
+    elements = torch.randint(group.order, (30,), generator=torch.Generator().manual_seed(1))
+    shown = group.act_each(IMAGES, elements).flatten(1)
+    seen_by = other if other.order > group.order else group
+    orbits, members = samples_under(other, seen_by.orbit(IMAGES).flatten(2), elements)
+    assert orbits.shape == (30, other.order, 64)
+    assert torch.equal(orbits[torch.arange(30), members], shown)
+
+
+def test_other_orbits_are_trained_on_in_as_many_steps(tmp_path):
+    what = explained(Group.named("D4"))
+    seen = subject_under(Group.named("C4"), what, IMAGES[:20], IMAGES[20:], tmp_path)
+    config = SAERun("canonical", what.name, SAEConfig(64, 8), "canonical", epochs=10)
+    run = run_under(config, what, seen)
+    assert run.activations == seen.name and run.epochs * len(seen.train) == 10 * len(what.train)
+    assert dataclasses.replace(run, activations=what.name, epochs=10) == config
+
+
+@pytest.mark.parametrize(("name", "generators"), [("C4", 1), ("D4", 2)])
+def test_matched_runs_have_equal_parameters(name, generators):
+    sae = SAEConfig(24, 16, topk=4, encoder_hidden=32)
+    config = SAERun("vanilla", "copies", sae, seed=2)
+    more_latents, more_hidden = matched_runs(config, Group.named(name))
+    wide = dataclasses.replace(sae, n_latents=64)
+    latents, hidden = more_latents.sae, more_hidden.sae
+    wanted = n_parameters(sae) + generators * 24**2
+    one_more = dataclasses.replace(latents, n_latents=latents.n_latents + 1)
+    assert abs(n_parameters(latents) - wanted) <= n_parameters(one_more) - n_parameters(latents)
+    assert abs(n_parameters(hidden) - n_parameters(wide)) <= 24 + 16 + 1
+    assert (latents.encoder_hidden, hidden.n_latents) == (32, 16)
+    assert {run.seed for run in (more_latents, more_hidden)} == {2}
+    assert [run.name for run in (more_latents, more_hidden)] == [
+        "vanilla_matched",
+        "vanilla_hidden",
+    ]
+
+
+def test_a_linear_encoder_has_no_hidden_units_to_widen():
+    config = SAERun("vanilla", "copies", SAEConfig(24, 16, topk=4, encoder="linear"))
+    assert [run.name for run in matched_runs(config, Group.named("C4"))] == ["vanilla_matched"]

@@ -1,0 +1,478 @@
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from saehelpers import runs
+from saehelpers.datasets.galaxies import load_galaxies
+from saehelpers.datasets.shapes import make_shapes
+from saehelpers.experiments import (
+    ActionRun,
+    BaseModelRun,
+    EncoderRun,
+    load_or_fit_action,
+    load_or_train_base_model,
+    load_or_train_encoder,
+    load_or_train_saes,
+    load_sae,
+    measure_runs,
+    prepare_pixel_subject,
+    prepare_subjects,
+)
+from saehelpers.networks import load_encoder
+from saehelpers.networks.activations import orbit_activations
+from saehelpers.runs import results
+from saehelpers.saes import SAEConfig
+from saehelpers.symmetry import Group, LinearAction, fit_action
+from saehelpers.training import fitting, side_by_side as training
+from saehelpers.training.methods import METHODS, SAERun, method_run, method_runs, run_columns
+from saehelpers.training.side_by_side import train_saes
+
+GROUP = Group.named("C4")
+
+
+@pytest.fixture
+def executor():
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
+
+
+@pytest.fixture
+def run(small_config) -> SAERun:
+    return SAERun("test", "toy", small_config, epochs=2)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """From when it is called on, training is an error."""
+
+    def forbid():
+        def fail(*arguments, **options):
+            raise AssertionError("trained again")
+
+        for module, name in (
+            ("saes", "train_saes"),
+            ("loading", "fit"),
+            ("subjects", "fit_action"),
+        ):
+            monkeypatch.setattr(f"saehelpers.experiments.{module}.{name}", fail)
+
+    return forbid
+
+
+def states(saes):
+    return [{name: t.clone() for name, t in sae.state_dict().items()} for sae in saes]
+
+
+def assert_equal_states(first, second):
+    for one, other in zip(first, second, strict=True):
+        assert set(one) == set(other)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --- methods ---
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_trained(method, toy):
+    sae = SAEConfig(d=8, n_latents=12, topk=3, unit_decoder=True, n_archetypes=16)
+    run = method_run(method, "toy", sae, GROUP, epochs=1, lambda_mse=0.1)
+    assert run.name == method
+    assert run.sae.n_latents == (48 if method.endswith("wide") else 12)
+    (trained,), (history,) = train_saes([run], [toy.activations], progress=False)
+    assert trained.dictionary.shape == (run.sae.n_latents, 8)
+    assert history["loss"].notna().all()
+
+
+def test_methods_that_reconstruct_another_frame_are_called_symmetric():
+    symmetric = {name for name, method in METHODS.items() if method.symmetric}
+    oriented = {"oriented", "self_oriented"}
+    assert symmetric == {"crosscoder", "canonical", "latent_inv", "output_inv"} | oriented
+    assert oriented == {name for name, method in METHODS.items() if method.search}
+
+
+def test_method_runs_nest_method_topk_seed(small_config):
+    made = method_runs(
+        ["vanilla", "canonical"], [2, 4], [0, 1], "toy", small_config, GROUP, epochs=7
+    )
+    assert [(r.name, r.sae.topk, r.seed) for r in made] == [
+        (method, topk, seed)
+        for method in ("vanilla", "canonical")
+        for topk in (2, 4)
+        for seed in (0, 1)
+    ]
+    assert {r.epochs for r in made} == {7}
+    assert len({runs.run_id(r) for r in made}) == 8
+
+
+def test_unknown_method(small_config):
+    with pytest.raises(ValueError, match="unknown method 'magic'; known are vanilla"):
+        method_run("magic", "toy", small_config, GROUP)
+
+
+def test_run_columns_are_results_columns(run):
+    columns = run_columns(run)
+    assert set(columns) <= set(results.KEY)
+    assert columns["run_id"] == runs.run_id(run)
+    assert (columns["n_latents"], columns["topk"], columns["seed"]) == (12, 3, 0)
+    relu = dataclasses.replace(run, sae=dataclasses.replace(run.sae, activation="relu"))
+    assert run_columns(relu)["topk"] is None
+
+
+def test_order_of_the_data_has_a_seed_of_its_own(small_config):
+    run = SAERun("test", "toy", small_config, seed=3)
+    assert run.draws == 3
+    assert dataclasses.replace(run, order_seed=5).draws == 5
+    assert runs.run_id(dataclasses.replace(run, order_seed=None)) == runs.run_id(run)
+    assert runs.run_id(dataclasses.replace(run, order_seed=3)) != runs.run_id(run)
+
+
+# --- SAEs ---
+
+
+def test_saes_are_trained_once_then_loaded(run, toy, tmp_path, executor, no_training, capsys):
+    configs = [run, dataclasses.replace(run, seed=1), dataclasses.replace(run, epochs=3)]
+    first = states(load_or_train_saes(configs, toy.activations, tmp_path, executor=executor))
+    assert "SAEs trained: 0 of 3 done, 3 left" in capsys.readouterr().out
+    expected, _ = train_saes(configs[:2], [toy.activations], progress=False)
+    assert_equal_states(first[:2], states(expected))
+
+    no_training()
+    loaded = load_or_train_saes(configs[::-1], toy.activations, tmp_path, executor=executor)
+    assert_equal_states(states(loaded), first[::-1])
+    assert "SAEs trained: 3 of 3 done\n" in capsys.readouterr().out
+    assert not any(p.requires_grad for sae in loaded for p in sae.parameters())
+    assert not any(sae.training for sae in loaded)
+
+
+def test_only_missing_saes_are_trained(run, toy, tmp_path, executor, capsys):
+    load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+    written = (tmp_path / runs.run_id(run) / "weights.safetensors").stat().st_mtime_ns
+    other = dataclasses.replace(run, seed=1)
+    load_or_train_saes([run, other], toy.activations, tmp_path, executor=executor)
+    assert "SAEs trained: 1 of 2 done, 1 left" in capsys.readouterr().out
+    assert (tmp_path / runs.run_id(run) / "weights.safetensors").stat().st_mtime_ns == written
+
+
+def test_force_trains_again(run, toy, tmp_path, executor):
+    first = states(load_or_train_saes([run], toy.activations, tmp_path, executor=executor))
+    other = toy.activations + torch.randn(8, generator=torch.Generator().manual_seed(0))
+    kept = load_or_train_saes([run], other, tmp_path, executor=executor)
+    assert_equal_states(states(kept), first)
+    forced = load_or_train_saes([run], other, tmp_path, executor=executor, force=True)
+    assert not torch.equal(forced[0].mean, first[0]["mean"])
+
+
+def test_each_sae_gets_the_activations_that_stand_beside_it(run, toy, tmp_path, executor):
+    configs = [dataclasses.replace(run, activations=name) for name in ("a", "b")]
+    sources = [toy.activations, 3 * toy.activations + 1]
+    saes = load_or_train_saes(configs, sources, tmp_path, executor=executor)
+    for sae, source in zip(saes, sources, strict=True):
+        assert_close(sae.mean, source.mean((0, 1)))
+
+
+def test_held_out_activations_make_the_history(run, toy, tmp_path, executor):
+    load_or_train_saes(
+        [run], toy.activations, tmp_path, validation=5 * toy.activations, executor=executor
+    )
+    _, history, _ = runs.load_run(tmp_path, run)
+    assert history["fvu"].iloc[-1] > 5  # of the training activations' variance
+
+
+def test_saes_come_in_the_order_of_their_configs(run, toy, tmp_path, executor):
+    wide = dataclasses.replace(run, sae=dataclasses.replace(run.sae, n_latents=20))
+    configs = [dataclasses.replace(run, seed=1), wide, run, dataclasses.replace(wide, seed=1)]
+    saes = load_or_train_saes(configs, toy.activations, tmp_path, executor=executor)
+    for config, sae in zip(configs, saes, strict=True):
+        (alone,), _ = train_saes([config], [toy.activations], progress=False)
+        assert sae.config == config.sae
+        assert_close(sae.dictionary, alone.dictionary.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_interrupted_training_goes_on_from_its_checkpoint(
+    run, toy, tmp_path, executor, monkeypatch
+):
+    config = dataclasses.replace(run, epochs=4)  # of 2 steps
+    (expected,), _ = train_saes([config], [toy.activations], progress=False)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
+    total_loss, calls = training.total_loss, []
+
+    def nan_once(*arguments):
+        calls.append(None)
+        terms = total_loss(*arguments)
+        return {"loss": terms["loss"] * torch.nan} if len(calls) == 5 else terms
+
+    monkeypatch.setattr(training, "total_loss", nan_once)
+    with pytest.raises(RuntimeError, match="1 of 1 jobs failed") as raised:
+        load_or_train_saes([config], toy.activations, tmp_path, executor=executor)
+    assert isinstance(raised.value.__cause__, FloatingPointError)
+    assert len(list((tmp_path / ".unfinished").iterdir())) == 1
+    resumed = load_or_train_saes([config], toy.activations, tmp_path, executor=executor)
+    assert len(calls) == 5 + 4
+    assert_equal_states(states(resumed), states([expected]))
+    assert list((tmp_path / ".unfinished").iterdir()) == []
+
+
+def test_an_sae_that_was_not_trained(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no run {runs.run_id(run)} in .*train it first"):
+        load_sae(run, tmp_path)
+
+
+def test_weights_of_another_architecture_are_named(run, toy, tmp_path, executor):
+    (sae,) = load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+    tensors = sae.state_dict()
+    del tensors["decoder_weight"]
+    runs.save_run(tmp_path, run, tensors, pd.DataFrame({"loss": [0.0]}), overwrite=True)
+    with pytest.raises(
+        ValueError, match=rf"(?s){runs.run_id(run)} cannot be used.*decoder_weight.*force=True"
+    ):
+        load_sae(run, tmp_path)
+
+
+def test_failed_training_is_raised_with_its_cause(run, toy, tmp_path, executor):
+    with pytest.raises(RuntimeError, match="1 of 1 jobs failed") as failure:
+        load_or_train_saes([run], toy.activations[..., :5], tmp_path, executor=executor)
+    assert "sae.d is 8, the activations are (256, 4, 5)" in str(failure.value.__cause__)
+    assert not (tmp_path / runs.run_id(run)).exists()
+
+
+# --- base models and actions ---
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return make_shapes(40, seed=0).images
+
+
+BASE = BaseModelRun("base", "shapes", "mlp", latent_dim=8, hidden_dim=16, epochs=2, batch_size=8)
+
+
+def test_base_model_is_trained_once_then_loaded(images, tmp_path, no_training):
+    model, history = load_or_train_base_model(BASE, images, tmp_path)
+    assert history["epoch"].tolist() == [0, 1]
+    assert history["loss"].iloc[1] < history["loss"].iloc[0]
+    no_training()
+    again, again_history = load_or_train_base_model(BASE, images, tmp_path)
+    assert torch.equal(again(images), model(images))
+    assert again_history.equals(history)
+    with pytest.raises(AssertionError, match="trained again"):
+        load_or_train_base_model(BASE, images, tmp_path, force=True)
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "cnn"])
+def test_base_model_is_kept_in_half_precision(images, tmp_path, architecture):
+    config = dataclasses.replace(BASE, architecture=architecture, epochs=1)
+    model, _ = load_or_train_base_model(config, images[..., ::4, ::4], tmp_path)
+    stored = load_file(tmp_path / runs.run_id(config) / "weights.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert not model.training
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.float32 and not tensor.requires_grad
+        assert torch.equal(tensor, stored[name].float())
+
+
+def test_unknown_group(images, tmp_path):
+    with pytest.raises(ValueError, match="unknown group 'S4'"):
+        load_or_train_base_model(dataclasses.replace(BASE, group="S4"), images, tmp_path)
+    with pytest.raises(ValueError, match="unknown group 'S4'"):
+        load_or_fit_action(ActionRun("action", "toy", "S4"), torch.ones(2, 4, 8), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_base_model_without_augmentation_learns_something_else(images, tmp_path):
+    model, _ = load_or_train_base_model(BASE, images, tmp_path)
+    plain = dataclasses.replace(BASE, augment=False)
+    other, _ = load_or_train_base_model(plain, images, tmp_path)
+    assert not torch.equal(model(images), other(images))
+
+
+def test_validation_loss_is_that_of_transformed_held_out_images(images, tmp_path):
+    model, history = load_or_train_base_model(BASE, images, tmp_path, validation=images[:7])
+    turned = torch.stack([torch.rot90(images[i], i % 4, (-2, -1)) for i in range(7)])
+    expected = (model(turned) - turned).pow(2).mean().item()
+    assert history["validation_loss"].iloc[-1] == pytest.approx(
+        expected, rel=1e-2
+    )  # half precision
+
+
+def test_action_is_fitted_once_then_loaded(toy, tmp_path, no_training):
+    config = ActionRun("action", "toy", "C4", method="least_squares")
+    action = load_or_fit_action(config, toy.activations, tmp_path)
+    expected = fit_action(toy.activations, GROUP, "least_squares")
+    assert torch.equal(action.matrices, expected.matrices)
+    assert torch.equal(action.origin, expected.origin)
+    no_training()
+    again = load_or_fit_action(config, toy.activations, tmp_path)
+    assert torch.equal(again.matrices, action.matrices)
+
+
+def test_action_fitted_to_shuffled_elements_is_wrong(toy, tmp_path):
+    right = ActionRun("action", "toy", "C4", method="per_element")
+    wrong = dataclasses.replace(right, shuffled=True)
+    errors = []
+    for config in (right, wrong):
+        action = load_or_fit_action(config, toy.activations, tmp_path)
+        errors.append((action.orbit(toy.activations[:, 0]) - toy.activations).pow(2).mean())
+    assert errors[0] < 1e-8 < 0.05 < errors[1]
+
+
+def test_tensors_that_are_no_action_are_named(toy, tmp_path):
+    config = ActionRun("action", "toy", "C4", method="least_squares")
+    runs.save_run(
+        tmp_path, config, {"matrices": torch.zeros(4, 8, 8)}, pd.DataFrame({"value": [0.0]})
+    )
+    with pytest.raises(ValueError, match=rf"(?s){runs.run_id(config)} cannot be used.*origin"):
+        load_or_fit_action(config, toy.activations, tmp_path)
+
+
+def test_explain_reads_orbits_and_fits_the_action(images, tmp_path, executor):
+    other = dataclasses.replace(BASE, seed=1)
+    both = prepare_subjects(
+        {"b": BASE, "a": other}, GROUP, images[:30], images[30:], tmp_path,
+        executor=executor, method="least_squares",
+    )  # fmt: skip
+    assert list(both) == ["b", "a"]
+    assert both["a"].name.startswith(runs.run_id(other))
+    explained = both["b"]
+    assert torch.equal(explained.train, orbit_activations(explained.base_model, images[:30], GROUP))
+    assert torch.equal(explained.test, orbit_activations(explained.base_model, images[30:], GROUP))
+    expected = fit_action(explained.train, GROUP, "least_squares")
+    assert torch.equal(explained.action.matrices, expected.matrices)
+    weights = runs.fingerprint(explained.base_model.state_dict())
+    assert explained.name == f"{runs.run_id(BASE)}/{weights}/C4"
+    assert explained.action_run.activations == explained.name
+
+
+# --- measurements ---
+
+
+def mean_of(sae_name: str, action: LinearAction) -> dict[str, float]:
+    return {"first": float(len(sae_name)), "second": action.matrices.sum().item()}
+
+
+def test_measurements_are_made_once(run, toy, tmp_path, executor, capsys):
+    configs = [run, dataclasses.replace(run, seed=1)]
+    load_or_train_saes(configs, toy.activations, tmp_path, executor=executor)
+    path = tmp_path / "results.csv"
+    jobs = [(config, {"experiment": "e"}, ("abc", toy.action)) for config in configs]
+    table = measure_runs(mean_of, jobs[:1], path, tmp_path, executor)
+    assert table["metric"].tolist() == ["first", "second"]
+    assert table["value"].iloc[0] == 3
+    capsys.readouterr()
+    table = measure_runs(mean_of, jobs, path, tmp_path, executor)
+    assert "SAEs measured: 1 of 2 done, 1 left" in capsys.readouterr().out
+    assert len(table) == len(results.read(path)) == 4
+    assert set(table["run_id"]) == {runs.run_id(config) for config in configs}
+
+
+def test_other_numbers_of_samples_are_measured_beside(run, toy, tmp_path, executor):
+    load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+    path = tmp_path / "results.csv"
+    for n_train, n_rows in ((10, 2), (20, 4), (10, 4)):
+        job = (run, {"n_train": n_train, "n_test": 5}, ("abc", toy.action))
+        table = measure_runs(mean_of, [job], path, tmp_path, executor)
+        assert table["n_train"].tolist() == [n_train, n_train]
+        assert len(results.read(path)) == n_rows
+
+
+def test_measurements_of_an_earlier_model_are_dropped(run, toy, tmp_path, executor, capsys):
+    load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+    path = tmp_path / "results.csv"
+    old = {"run_id": runs.run_id(run), "metric": "first", "value": 0.0}
+    results.append(path, [old | {"created_utc": "2001-01-01T00:00:00Z"}])
+    table = measure_runs(mean_of, [(run, {}, ("abc", toy.action))], path, tmp_path, executor)
+    assert "1 rows of earlier models removed" in capsys.readouterr().out
+    assert table.query("metric == 'first'")["value"].tolist() == [3]
+
+
+# --- encoders of images, and their pixels ---
+
+ENCODER = EncoderRun("encoder", "bright", (4, 8), (1, 1), 2, 2, epochs=12, batch_size=8)
+STAGE = "convnext.encoder.stages.0"
+
+
+@pytest.fixture(scope="module")
+def bright() -> tuple[torch.Tensor, torch.Tensor]:
+    """40 noisy images of 16x16, dark and bright in turn, and which of them are bright."""
+    generator, labels = torch.Generator().manual_seed(0), torch.arange(40) % 2
+    noise = torch.randint(0, 128, (40, 3, 16, 16), generator=generator)
+    return (noise + 100 * labels[:, None, None, None]).to(torch.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def trained(bright, tmp_path_factory):
+    models = tmp_path_factory.mktemp("models")
+    return *load_or_train_encoder(ENCODER, *bright, bright, models), models
+
+
+def test_encoder_is_trained_once_then_loaded(bright, trained, no_training, capsys):
+    model, history, models = trained
+    assert list(history) == ["epoch", "step", "loss", "validation_loss", "validation_accuracy"]
+    assert history["validation_accuracy"].iloc[-1] == 1
+    assert torch.equal(model(bright[0]).logits.argmax(-1), bright[1])
+    no_training()
+    again, again_history = load_or_train_encoder(ENCODER, *bright, bright, models)
+    assert "loaded   encoder-" in capsys.readouterr().out
+    assert_equal_states(states([again]), states([model]))
+    assert again_history.equals(history)
+
+
+@pytest.mark.parametrize("n_pixels, n_rows", [(None, 64), (5, 5)])
+def test_explained_pixels_of_an_encoder(bright, trained, tmp_path, n_pixels, n_rows):
+    images, group, folder = bright[0], Group.named("D4"), tmp_path / "pixels"
+    given = (trained[0], STAGE, group, images[:6], images[6:10], tmp_path, folder, n_pixels)
+    what = prepare_pixel_subject(*given, method="least_squares")
+    assert (what.train.shape, what.test.shape) == ((6 * n_rows, 8, 4), (4 * n_rows, 8, 4))
+    assert np.array_equal(np.load(what.train_path), what.train)
+    assert what.train_path.stem == what.name == what.action_run.activations
+    expected = fit_action(what.train, group, "least_squares")
+    assert_close(what.action.matrices, expected.matrices)
+    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = prepare_pixel_subject(*given, method="least_squares")
+    assert torch.equal(again.train, what.train) and again.name == what.name
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    assert len(written) == 2
+
+
+def test_a_classifier_needs_labels(bright, tmp_path):
+    with pytest.raises(ValueError, match="these images have none"):
+        load_or_train_encoder(ENCODER, bright[0], None, (bright[0], None), tmp_path)
+
+
+def test_a_layer_that_the_encoder_does_not_have(bright, trained, tmp_path):
+    with pytest.raises(ValueError, match=rf"no module 'stages\.0'; nearest .*{STAGE}"):
+        prepare_pixel_subject(trained[0], "stages.0", GROUP, *bright[:1] * 2, tmp_path, tmp_path)
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_images_and_an_encoder_of_ones_own(bright, run, tmp_path, monkeypatch, executor):
+    for i, image in enumerate(bright[0][:12]):
+        path = tmp_path / "images" / ("dark", "light")[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    code = (
+        "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Conv2d(3, 8, 4, 4))\n"
+    )
+    (tmp_path / "encoder_of_ones_own.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = load_galaxies(str(tmp_path / "images"), tmp_path, size=16)
+    assert torch.equal(found.images[6:], bright[0][1:12:2])
+    assert (found.classes, found.labels.sum()) == (("dark", "light"), 6)
+    encoder = load_encoder("encoder_of_ones_own:make")
+    what = prepare_pixel_subject(
+        encoder, "0", GROUP, found.images[::2], found.images[1::2], tmp_path, tmp_path / "pixels",
+        method="least_squares",
+    )  # fmt: skip
+    assert what.train.shape == what.test.shape == (6 * 16, 4, 8)
+    config = dataclasses.replace(run, activations=what.name)
+    (sae,) = load_or_train_saes(
+        [config], what.train_path, tmp_path, validation=what.test, executor=executor
+    )
+    assert_close(sae.mean, what.train.mean((0, 1)))
+    assert sae.encode(what.test[:, 0]).shape == (96, 12)

@@ -1,0 +1,235 @@
+"""The base models: shapes, seeds, and the pretrained transformer's class token."""
+
+import json
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import ViTConfig, ViTModel
+
+from saehelpers.experiments import BaseModelRun, load_or_train_base_model
+from saehelpers.networks import (
+    load_encoder,
+    load_pretrained_vit,
+    make_autoencoder,
+    make_convnext,
+)
+from saehelpers.networks.activations import read_activations
+
+SIZES = {"mlp": 16, "cnn": 16, "vit": 32}
+
+
+def make(architecture: str, seed: int = 0):
+    return make_autoencoder(architecture, 6, 16, SIZES[architecture], seed)
+
+
+@pytest.fixture(scope="module")
+def vit_folder(tmp_path_factory):
+    """A transformer of 8 dimensions, as transformers itself writes it."""
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=16,
+        patch_size=8,
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("architecture", SIZES)
+def test_shapes_of_activations_and_recons(architecture):
+    size = SIZES[architecture]
+    model, images = make(architecture), torch.rand(3, 1, size, size)
+    activations = model.encoder(images)
+    assert activations.shape == (3, 6)
+    assert model(images).shape == (3, 1, size, size)
+    assert torch.equal(model(images), model.decoder(activations))
+
+
+@pytest.mark.parametrize("architecture", SIZES)
+def test_activations_come_before_the_nonlinearity(architecture):
+    """The decoder rectifies: negative activations are as good as zeros to it."""
+    model = make(architecture)
+    activations = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.decoder(activations), model.decoder(activations.relu()))
+
+
+@pytest.mark.parametrize("architecture", SIZES)
+def test_the_seed_decides_the_weights(architecture):
+    first, second, other = make(architecture), make(architecture), make(architecture, seed=1)
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(left, right) for left, right in pairs)
+    pairs = zip(first.parameters(), other.parameters(), strict=True)
+    assert any(not torch.equal(left, right) for left, right in pairs)
+
+
+def test_making_a_model_leaves_the_global_random_state_alone():
+    before = torch.random.get_rng_state()
+    make("mlp")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("architecture", SIZES)
+def test_every_parameter_matters(architecture):
+    size = SIZES[architecture]
+    model, generator = make(architecture), torch.Generator().manual_seed(0)
+    images = torch.rand(8, 1, size, size, generator=generator)
+    (model(images) - images).pow(2).mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert sum(p.grad.abs().sum() > 0 for p in model.parameters()) >= 8
+
+
+def test_unknown_architecture():
+    with pytest.raises(ValueError, match=r"unknown base model 'resnet'; known are mlp, cnn, vit"):
+        make_autoencoder("resnet")
+
+
+# --- the pretrained transformer ---
+
+
+def test_pretrained_vit_gives_the_class_token(vit_folder):
+    model = load_pretrained_vit(vit_folder)
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    theirs = ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).eval()
+    tokens = theirs(pixel_values=(images - 0.5) / 0.5).last_hidden_state
+    assert tokens.shape == (3, 1 + 4, 8)
+    assert_close(model(images), tokens[:, 0].detach())
+    assert torch.equal(model.encoder(images), model(images))
+
+
+def test_pretrained_vit_takes_grey_images_of_any_size(vit_folder):
+    model = load_pretrained_vit(str(vit_folder))
+    grey = torch.full((2, 1, 24, 24), 0.25)
+    assert_close(model(grey), model(torch.full((2, 3, 16, 16), 0.25)))
+
+
+def test_pretrained_vit_is_frozen(vit_folder):
+    model = load_pretrained_vit(vit_folder)
+    assert not model.encoder.model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_folder_as_architecture_of_a_base_model_run(vit_folder, tmp_path):
+    images = torch.rand(2, 1, 20, 20)
+    config = BaseModelRun("vit", "shapes", str(vit_folder))
+    model, history = load_or_train_base_model(config, images, tmp_path)
+    assert torch.equal(model(images), load_pretrained_vit(vit_folder)(images))
+    assert history.empty
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_vit_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match=r"no ViT weights at '.*none'"):
+        load_pretrained_vit(str(tmp_path / "none"))
+
+
+def test_folder_without_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json and model\.safetensors"):
+        load_pretrained_vit(tmp_path)
+
+
+# --- encoders of images ---
+
+
+def convnext(seed: int = 0) -> nn.Module:
+    return make_convnext((4, 8), (1, 2), patch=2, n_classes=3, seed=seed)
+
+
+@pytest.fixture
+def bytes_images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (3, 3, 16, 16), generator=generator, dtype=torch.uint8)
+
+
+def test_convnext_reads_bytes_and_floats_alike(bytes_images):
+    logits = convnext()(bytes_images).logits
+    assert logits.shape == (3, 3)
+    assert torch.equal(convnext()(bytes_images / 255).logits, logits)
+    assert not torch.equal(convnext()(bytes_images.float()).logits, logits)
+
+
+def test_stages_of_a_convnext_are_maps(bytes_images):
+    turned = torch.rot90(bytes_images, 1, (-2, -1))
+    for stage, shape in ((0, (3, 4, 8, 8)), (1, (3, 8, 4, 4))):
+        maps = read_activations(convnext(), turned, f"convnext.encoder.stages.{stage}")
+        assert maps.shape == shape
+
+
+def test_the_seed_decides_a_convnext(bytes_images):
+    first, same, other = (convnext(seed)(bytes_images).logits for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("processor", [None, {"height": 16, "width": 16}, {"shortest_edge": 16}])
+def test_encoder_of_transformers(vit_folder, tmp_path, processor, bytes_images):
+    """Images are brought to the size, and to the statistics where they are known."""
+    ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).save_pretrained(tmp_path)
+    mean, std = 0.0, 1.0
+    if processor is not None:
+        mean, std = 0.2, 0.5
+        known = {"image_processor_type": "ViTImageProcessor", "size": processor}
+        known |= {"image_mean": [mean] * 3, "image_std": [std] * 3}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(known))
+    model, theirs = load_encoder(tmp_path), ViTModel.from_pretrained(tmp_path).eval()
+    expected = theirs(pixel_values=(bytes_images / 255 - mean) / std).last_hidden_state.detach()
+    assert_close(model(bytes_images).last_hidden_state, expected)
+    small, large = (bytes_images[..., :1, :1].expand(-1, -1, side, side) for side in (16, 24))
+    assert_close(model(large).last_hidden_state, model(small).last_hidden_state)
+    assert read_activations(model, bytes_images, "layers.0").shape == (3, 5, 8)
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_encoder_has_the_same_weights_whenever_it_is_loaded(vit_folder):
+    first, second = (load_encoder(vit_folder).state_dict() for _ in range(2))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_encoder_of_a_function(tmp_path, monkeypatch, bytes_images):
+    code = "from torch import nn\n\n\ndef make():\n    return nn.Conv2d(3, 2, 1)\n"
+    (tmp_path / "own_encoders.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = load_encoder("own_encoders:make")
+    assert_close(model(bytes_images), model(bytes_images / 255))
+    assert not model.training and not model.weight.requires_grad
+    with pytest.raises(ModuleNotFoundError, match="own_models"):
+        load_encoder("own_models:make")
+
+
+@pytest.mark.parametrize("source", ["{}/none", "{}", "nobody/no-encoder"])
+def test_encoder_that_is_not_there(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"no encoder at '.*'.* pass its path, or choose"):
+        load_encoder(source.format(tmp_path))
+
+
+def test_encoder_of_timm_without_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ModuleNotFoundError, match=r"hf_hub:a/b needs timm.*pip install timm"):
+        load_encoder("hf_hub:a/b")
+
+
+def test_encoder_of_timm(monkeypatch):
+    def create_model(name, pretrained, num_classes):
+        if name != "hf_hub:a/b":
+            raise OSError("not found")
+        return nn.Identity() if pretrained and num_classes == 0 else None
+
+    known = {"input_size": (3, 8, 8), "mean": (0.1, 0.2, 0.3), "std": (0.5, 1.0, 2.0)}
+    timm = types.ModuleType("timm")
+    timm.create_model = create_model
+    timm.data = types.SimpleNamespace(resolve_model_data_config=lambda model: known)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    found = load_encoder("hf_hub:a/b")(torch.full((2, 3, 16, 16), 51, dtype=torch.uint8))
+    assert_close(found, torch.tensor([0.2, 0, -0.05])[:, None, None].expand(2, 3, 8, 8))
+    with pytest.raises(FileNotFoundError, match=r"'hf_hub:a/c'.*https://huggingface\.co/a/c into"):
+        load_encoder("hf_hub:a/c")
