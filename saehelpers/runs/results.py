@@ -164,7 +164,7 @@ def _parse(path: Path) -> pd.DataFrame:
         if (table["created_utc"] == "").any():  # what pandas makes of a field too few
             raise ValueError(f"a row has fewer than {len(COLUMNS)} fields")
         return table
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}, line {_broken_line(text)}: {error}") from error
 
 
@@ -176,7 +176,7 @@ def _broken_line(text: str) -> int:
             if line.count(",") < len(COLUMNS) - 1 or not line.endswith("\n"):
                 return number
             _read_csv(StringIO(lines[0] + line))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return number
     return 1
 
