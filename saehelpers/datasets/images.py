@@ -7,8 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
+
+from saehelpers.runs.extras import extra
+
+with extra("galaxies"):
+    from PIL import Image, ImageOps
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 FORMATS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"}

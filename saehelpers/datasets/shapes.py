@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from skimage.draw import disk, polygon
 from torch import Tensor
 
+from saehelpers.runs.extras import extra
 from saehelpers.symmetry import Group
 
 SIZE = 32  # of a quadrant, in pixels
@@ -47,6 +47,9 @@ def draw_templates() -> Float[Tensor, "shapes size size"]:
     Rectangle and diagonal have two orientations under C4, the other six have four; every
     mirror image is also a rotation. The vertical flip leaves only rectangle and C unchanged.
     """
+    with extra("notebooks"):
+        from skimage.draw import disk, polygon
+
     far = SIZE - 1
     low, high = 6, far - 6  # the box that shapes fill
     middle = (far - 5) // 2, (far + 5) // 2 + 1  # the six central rows or columns

@@ -9,14 +9,18 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from saehelpers import runs
+from saehelpers.runs.extras import extra
 from saehelpers.runs.sweeps import sweep
+
+if TYPE_CHECKING:
+    import tokenizers
 
 PACKAGES = ("numpy", "scipy", "pandas", "sklearn", "matplotlib")
 END = "<|endoftext|>"  # stands between documents
@@ -124,8 +128,11 @@ def held_out(documents: list[str], share: float = 0.05) -> tuple[list[str], list
     return [d for i, d in pairs if i not in chosen], [d for i, d in pairs if i in chosen]
 
 
-def train_tokeniser(documents: list[str], vocab_size: int) -> Tokenizer:
+def train_tokeniser(documents: list[str], vocab_size: int) -> "tokenizers.Tokenizer":
     """A byte-level BPE tokeniser; token 0 is the end of a document."""
+    with extra("text"):
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     tokeniser = Tokenizer(models.BPE())
     tokeniser.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokeniser.decoder = decoders.ByteLevel()
@@ -140,7 +147,10 @@ def train_tokeniser(documents: list[str], vocab_size: int) -> Tokenizer:
 
 
 def token_blocks(
-    documents: Iterable[str], tokeniser: Tokenizer, context: int, n_blocks: int | None = None
+    documents: Iterable[str],
+    tokeniser: "tokenizers.Tokenizer",
+    context: int,
+    n_blocks: int | None = None,
 ) -> Int[Tensor, "n context"]:
     """The documents one after another, cut into blocks of `context` tokens.
 

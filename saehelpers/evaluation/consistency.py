@@ -11,13 +11,10 @@ from itertools import combinations, pairwise
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import orthogonal_procrustes
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import pdist
-from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from saehelpers.runs.extras import extra
 from saehelpers.symmetry import LinearAction
 
 HUNGARIAN_LIMIT = 16_384  # latents: above it, mutual nearest neighbours
@@ -51,6 +48,9 @@ def match(
     _check_widths(a, b, action)
     if max(len(a), len(b)) > HUNGARIAN_LIMIT:
         return _mutual_neighbours(a, b, absolute, action)
+    with extra("probes"):
+        from scipy.optimize import linear_sum_assignment
+
     # as scipy works on it: any other type, and maximising, would be copied once more
     costs = np.empty((len(a), len(b)))
     for start, block in _scores(a, b, absolute, action):
@@ -160,6 +160,10 @@ def svcca(
 
 def rsa(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     """Representational similarity: Spearman's rho of all pairwise cosine distances."""
+    with extra("probes"):
+        from scipy.spatial.distance import pdist
+        from scipy.stats import spearmanr
+
     distances = [pdist(z.double().numpy(), "cosine") for z in (x, y)]
     return float(spearmanr(*distances).statistic)
 
@@ -181,6 +185,9 @@ def procrustes_r2(x: Float[Tensor, "samples d"], y: Float[Tensor, "samples d"]) 
     Raises:
         ValueError: not equally many samples, or all of them the same.
     """
+    with extra("probes"):
+        from scipy.linalg import orthogonal_procrustes
+
     _check_samples(x, y)
     x, y = ((z - z.mean(0)).double().numpy() for z in (x, y))
     rotation, scale = orthogonal_procrustes(x, y)

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from saehelpers.datasets.synthetic import SyntheticFeatures
 from saehelpers.evaluation.consistency import match, pw_mcc
 from saehelpers.evaluation.metrics import cosine_matrix
+from saehelpers.runs.extras import extra
 from saehelpers.saes import SAE
 
 NULL_DRAWS = 5
@@ -52,6 +52,9 @@ def latent_order(
     training, or encoder and decoder): it maximises the sum of their absolute cosines. Latents
     without a feature follow in their own order; features without a latent are skipped.
     """
+    with extra("probes"):
+        from scipy.optimize import linear_sum_assignment
+
     cosines = sum(cosine_matrix(features, rows).detach().abs() for rows in dictionaries)
     _, matched = linear_sum_assignment(cosines.cpu().numpy(), maximize=True)
     rest = sorted(set(range(cosines.shape[1])) - set(matched.tolist()))

@@ -4,17 +4,17 @@ A latent of an image is its mean over the pixels (`saehelpers.networks.feature_m
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xgboost
 from jaxtyping import Bool, Float, Int
-from sklearn.base import BaseEstimator
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+
+from saehelpers.runs.extras import extra
+
+if TYPE_CHECKING:
+    import sklearn.base
 
 PROBES = ("logistic", "xgboost")
 
@@ -39,7 +39,7 @@ def separating_latents(
 class ClassProbe:
     """A fitted classifier of images, and the latents that it reads."""
 
-    classifier: BaseEstimator
+    classifier: "sklearn.base.BaseEstimator"
     keep: Int[Tensor, " m"]
 
     def predict(self, latents: Float[Tensor, "n n_latents"]) -> np.ndarray:
@@ -48,6 +48,9 @@ class ClassProbe:
 
     def macro_f1(self, latents: Float[Tensor, "n n_latents"], labels: Int[Tensor, " n"]) -> float:
         """F1 of each class against the others, averaged over the classes."""
+        with extra("probes"):
+            from sklearn.metrics import f1_score
+
         return float(f1_score(labels.numpy(), self.predict(latents), average="macro"))
 
 
@@ -68,8 +71,16 @@ def fit_class_probe(
     m = latents.shape[1] if truncation is None else truncation
     keep = separating_latents(latents, labels, m)
     if probe == "logistic":
+        with extra("probes"):
+            from sklearn.linear_model import LogisticRegression
+            from sklearn.pipeline import make_pipeline
+            from sklearn.preprocessing import StandardScaler
+
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
     else:
+        with extra("probes"):
+            import xgboost
+
         classifier = xgboost.XGBClassifier(
             n_estimators=100, max_depth=6, learning_rate=0.3, reg_lambda=1.0, max_bin=64,
             n_jobs=1, random_state=seed,

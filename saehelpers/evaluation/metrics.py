@@ -5,11 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from saehelpers.networks.activations import splice
+from saehelpers.runs.extras import extra
 from saehelpers.saes import SAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction, infer_element
 
@@ -121,6 +120,9 @@ def recovery(
     The matching (Hungarian) maximises it. A feature left without a row counts as 0. With an
     `action`, a cosine is the largest over the feature's orbit: recovery modulo the group.
     """
+    with extra("probes"):
+        from scipy.optimize import linear_sum_assignment
+
     cosines = _feature_cosines(dictionary, features, action, absolute)
     matched = linear_sum_assignment(cosines, maximize=True)
     return float(cosines[matched].sum() / len(features))
@@ -182,6 +184,9 @@ def detection(
     fitted on the first `train_fraction` of the samples and scored on the rest. Features
     absent from either part are left out.
     """
+    with extra("probes"):
+        from sklearn.linear_model import LogisticRegression
+
     split = int(train_fraction * len(latents))
     chosen = largest_differences(latents[:split], presence[:split], m)
     x, y = latents.detach().cpu().numpy(), presence.cpu().numpy()

@@ -9,18 +9,21 @@ else the probe is told, makes the difference between a fair comparison and a gif
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xgboost
 from jaxtyping import Bool, Float, Int
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from saehelpers.evaluation.metrics import f1, largest_differences
+from saehelpers.runs.extras import extra
 from saehelpers.runs.sweeps import sweep
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction
+
+if TYPE_CHECKING:
+    import xgboost
 
 PROBES = ("xgboost", "logistic")
 CHUNK = 180  # tasks that one process takes at a time
@@ -220,6 +223,9 @@ def fit_predict(
     `width` (the number of columns, unless the features are in a reduced basis).
     """
     if probe == "xgboost":
+        with extra("probes"):
+            import xgboost
+
         settings = {
             "max_depth": 6,
             "eta": 0.3,
@@ -241,6 +247,9 @@ def fit_predict(
         booster = xgboost.train(settings, data, num_boost_round=100)
         return booster.inplace_predict(_binned(x_test, edges)) > 0.5
     if probe == "logistic":
+        with extra("probes"):
+            from sklearn.linear_model import LogisticRegression
+
         # double precision: Newton's steps need a Hessian that is positive definite
         x_train, x_test = x_train.astype(np.float64), x_test.astype(np.float64)
         mean = x_train.mean(axis=0)
@@ -262,8 +271,10 @@ def _binned(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _every_bin(n_features: int, n_bins: int) -> xgboost.QuantileDMatrix:
+def _every_bin(n_features: int, n_bins: int) -> "xgboost.QuantileDMatrix":
     """Data in which every bin of every feature occurs: its cuts are those of binned data."""
+    import xgboost
+
     values = np.repeat(np.arange(n_bins, dtype=np.uint8)[:, None], n_features, axis=1)
     return xgboost.QuantileDMatrix(values, np.zeros(n_bins), max_bin=n_bins, nthread=1)
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from saehelpers import runs
@@ -19,7 +19,11 @@ from saehelpers.datasets.text import (
 from saehelpers.evaluation.metrics import next_token_loss
 from saehelpers.experiments.loading import fit_run, load_or_train, load_weights
 from saehelpers.networks import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
+from saehelpers.runs.extras import extra
 from saehelpers.symmetry import Group
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 @dataclass(frozen=True)
@@ -127,13 +131,16 @@ def load_or_train_language_model(
     models: Path | str,
     device: str = "cpu",
     force: bool = False,
-) -> tuple[nn.Module, Tokenizer, pd.DataFrame]:
+) -> tuple[nn.Module, "tokenizers.Tokenizer", pd.DataFrame]:
     """A small GPT-2 trained on these documents, its tokeniser, and its history.
 
     The history's losses are mean cross-entropies per token in nats, `validation_loss` over
     the held-out documents (see `saehelpers.datasets.text.held_out`). Weights are kept in half
     precision and always come from disk, as does the tokeniser.
     """
+    with extra("text"):
+        from tokenizers import Tokenizer
+
     files: dict[str, str] = {}
     shape = (config.vocab_size, config.context, config.width, config.n_layers, config.n_heads)
     model = make_gpt2(*shape, config.seed, config.attention_only)

@@ -12,18 +12,21 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from IPython.display import HTML
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from saehelpers.evaluation import attribution
 from saehelpers.evaluation.metrics import cosine_matrix
 from saehelpers.networks.activations import read_activations
+from saehelpers.runs.extras import extra
 from saehelpers.runs.folders import write_atomically
 from saehelpers.saes import SAE
+
+if TYPE_CHECKING:
+    import IPython.display
 
 N_TOP, N_SAMPLED = 12, 8  # examples of each latent: the strongest, and others that are active
 N_WORDS, N_NEIGHBOURS, N_BINS = 10, 8, 40
@@ -183,8 +186,11 @@ def attention_dashboard(
     )
 
 
-def show(page: Path | str, height: int = 640) -> HTML:
+def show(page: Path | str, height: int = 640) -> "IPython.display.HTML":
     """A dashboard within a notebook, all of it: JupyterLab serves no files above its root."""
+    with extra("notebooks"):
+        from IPython.display import HTML
+
     text = html.escape(Path(page).read_text(encoding="utf-8"))
     frame = f'<iframe srcdoc="{text}" width="100%" height="{height}" style="border:0"></iframe>'
     return HTML(f"<div>{frame}</div>")
@@ -259,7 +265,8 @@ def _strongest(attributions: Float[Tensor, "t s"], active) -> dict[int, list[tup
 
 
 def _picture(image: UInt8[Tensor, "channels height width"]) -> str:
-    from PIL import Image
+    with extra("notebooks"):
+        from PIL import Image
 
     array = image[0] if len(image) == 1 else image.movedim(0, -1)
     file = BytesIO()

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, UInt8
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
+
+from saehelpers.runs.extras import extra
+
+with extra("notebooks"):
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Paul Tol's "bright" and "muted" schemes: distinct for colour-blind readers. A narrow method
 # and its wide form share a hue.

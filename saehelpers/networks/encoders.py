@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saehelpers.runs.extras import extra
+
 
 class PretrainedViT(nn.Module):
     """A frozen vision transformer; psi is its class token after the last layer, (n, d).
@@ -44,7 +46,8 @@ def load_pretrained_vit(source: str | Path = VIT_B_16) -> PretrainedViT:
     Raises:
         FileNotFoundError: it is neither on disk nor to be reached.
     """
-    from transformers import ViTModel
+    with extra("text"):
+        from transformers import ViTModel
 
     try:
         model = ViTModel.from_pretrained(source, add_pooling_layer=False)
@@ -71,7 +74,8 @@ def make_convnext(
     `depths[i]` blocks of `widths[i]` channels, on maps of size / (patch 2^i) pixels a side:
     no kernel straddles the grid, so that a turned image has exactly turned maps of pixels.
     """
-    from transformers import ConvNextConfig, ConvNextForImageClassification
+    with extra("text"):
+        from transformers import ConvNextConfig, ConvNextForImageClassification
 
     config = ConvNextConfig(
         num_channels=3, patch_size=patch, num_stages=len(widths), hidden_sizes=list(widths),
@@ -126,7 +130,8 @@ def _load_timm(source: str) -> nn.Module:
 
 
 def _load_transformers(source: str) -> nn.Module:
-    from transformers import AutoImageProcessor, AutoModel
+    with extra("text"):
+        from transformers import AutoImageProcessor, AutoModel
 
     try:
         with torch.random.fork_rng(devices=[]):

@@ -1,11 +1,16 @@
 """Small GPT-2s, and any pretrained language model."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer
 from torch import Tensor, nn
+
+from saehelpers.runs.extras import extra
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 def make_gpt2(
@@ -25,7 +30,8 @@ def make_gpt2(
     Raises:
         ValueError: the heads do not divide the width.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel
+    with extra("text"):
+        from transformers import GPT2Config, GPT2LMHeadModel
 
     if width % n_heads:
         raise ValueError(f"{n_heads} heads do not divide the width {width}")
@@ -58,13 +64,14 @@ def _sinusoids(context: int, width: int) -> Float[Tensor, "context width"]:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def load_pretrained_language_model(source: str | Path) -> tuple[nn.Module, Tokenizer]:
+def load_pretrained_language_model(source: str | Path) -> tuple[nn.Module, "tokenizers.Tokenizer"]:
     """Any causal language model and its tokeniser, from the Hugging Face hub or a local folder.
 
     Raises:
         FileNotFoundError: it is neither on disk nor to be reached.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    with extra("text"):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         model = AutoModelForCausalLM.from_pretrained(source)

@@ -1,5 +1,6 @@
 from . import (
     distributed as distributed,
+    extras as extras,
     folders as folders,
     progress as progress,
     results as results,
@@ -16,6 +17,9 @@ from .distributed import (
     process_group as process_group,
     share_buffers as share_buffers,
     wait_for_all as wait_for_all,
+)
+from .extras import (
+    extra as extra,
 )
 from .folders import (
     added_later as added_later,

@@ -22,14 +22,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from saehelpers.runs import distributed
+from saehelpers.runs.extras import extra
+
+if TYPE_CHECKING:
+    import pandas
 
 VERSION = 1  # raised when the meaning of training changes
 
@@ -112,7 +115,7 @@ def save_run(
     root: Path | str,
     config: Any,
     tensors: dict[str, torch.Tensor],
-    history: pd.DataFrame,
+    history: "pandas.DataFrame",
     overwrite: bool = False,
     files: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
@@ -144,12 +147,14 @@ def _write_run(folder, config, tensors, history, overwrite, files) -> None:
 
 def load_run(
     root: Path | str, config: Any
-) -> tuple[dict[str, torch.Tensor], pd.DataFrame, dict[str, Any]] | None:
+) -> tuple[dict[str, torch.Tensor], "pandas.DataFrame", dict[str, Any]] | None:
     """(tensors, history, record) of the run of this config; None if it was not trained yet.
 
     Raises:
         ValueError: the folder is damaged, or belongs to another config.
     """
+    import pandas as pd
+
     folder = Path(root) / run_id(config)
     if not folder.exists():
         return None
@@ -174,8 +179,13 @@ def local_folder(source: Path | str, patterns: list[str]) -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    with extra("text"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=patterns))

@@ -4,9 +4,9 @@ import math
 
 import torch
 from jaxtyping import Float
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from saehelpers.runs.extras import extra
 from saehelpers.saes.base import SAE
 
 
@@ -36,6 +36,9 @@ class ArchetypalSAE(SAE):
 
     def set_centres(self, activations: Float[Tensor, "n d"], seed: int) -> None:
         """Put k-means centres of the (standardised) training activations into C."""
+        with extra("probes"):
+            from sklearn.cluster import KMeans
+
         n_clusters = self.config.n_archetypes
         if len(activations) < n_clusters:
             raise ValueError(f"n_archetypes = {n_clusters} is more than {len(activations)} samples")

@@ -4,8 +4,8 @@ Hypothesis (Erdogan and Lucic, arXiv 2511.09432): psi(g^p h^q x) = M^p R^q psi(x
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from saehelpers.runs.progress import tqdm
 from saehelpers.symmetry.groups import Group
+
+if TYPE_CHECKING:
+    import pandas
 
 CHECKED_SAMPLES = 2**18  # that are looked at in one go
 FIT_METHODS = ("adam", "refined", "orthogonal", "least_squares", "per_element")
@@ -235,7 +238,9 @@ def _action_loss(maps: nn.ModuleList, orbits: Tensor, group: Group, all_k: bool)
     return loss
 
 
-def report_action(action: LinearAction, activations: Float[Tensor, "n order d"]) -> pd.DataFrame:
+def report_action(
+    action: LinearAction, activations: Float[Tensor, "n order d"]
+) -> "pandas.DataFrame":
     """How well an action explains orbit activations it was not fitted to.
 
     Columns metric, element ("all", or an index), value. The metrics:
@@ -249,6 +254,8 @@ def report_action(action: LinearAction, activations: Float[Tensor, "n order d"])
     - relation_error: ||R M R - M^-1|| / ||M||, dihedral groups only.
     - eigenvalue_distance: mean distance of M's eigenvalues to the nearest n-th root of unity.
     """
+    import pandas as pd
+
     group, d = action.group, activations.shape[-1]
     check_orbits(activations, group)
     canonical = activations[:, 0]

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 from saehelpers import runs
 from saehelpers.runs import distributed
 from saehelpers.runs.progress import tqdm
+
+if TYPE_CHECKING:
+    import pandas
 
 CHECKPOINT_SECONDS = 20.0
 
@@ -59,7 +61,7 @@ def fit(
     description: str = "",
     progress: bool = True,
     log: Callable[[dict], object] | None = None,
-) -> pd.DataFrame:
+) -> "pandas.DataFrame":
     """The training loop: Adam over shuffled samples, with one stream of draws per instance.
 
     Under torchrun, each process computes its part of every batch (`saehelpers.runs.distributed`).
@@ -146,6 +148,8 @@ def fit(
             saved = time.monotonic()
     if keeps:
         checkpoint.unlink(missing_ok=True)
+    import pandas as pd
+
     return pd.DataFrame(rows)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from saehelpers.training.methods import SAERun
 from saehelpers.training.objectives import OBJECTIVES, OrbitBatch
 from saehelpers.training.revival import Revival
 
+if TYPE_CHECKING:
+    import pandas
+
 EVALUATION_SAMPLES = 1024
 KMEANS_SAMPLES = 10_000
 
@@ -31,7 +34,7 @@ def train_saes(
     checkpoint: Path | None = None,
     progress: bool = True,
     after_epoch: Callable[[int, SAE], None] | None = None,
-) -> tuple[list[SAE], list[pd.DataFrame]]:
+) -> tuple[list[SAE], list["pandas.DataFrame"]]:
     """Train SAEs side by side; their configs may differ in seeds and activations only.
 
     Args:

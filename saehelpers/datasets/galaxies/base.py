@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
-import h5py
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from saehelpers import runs
+from saehelpers.runs.extras import extra
+
+with extra("galaxies"):
+    import h5py
 
 CLASSES = ("smooth_round", "smooth_cigar", "edge_on_disk", "unbarred_spiral")
 

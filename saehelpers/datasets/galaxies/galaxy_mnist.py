@@ -5,13 +5,16 @@ Walmsley et al., MNRAS 509 (2022), 3966: images of the DECaLS survey, labels of 
 
 from pathlib import Path
 
-import pooch
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5
 from saehelpers.datasets.images import ImageSet
+from saehelpers.runs.extras import extra
+
+with extra("galaxies"):
+    import pooch
 
 ADDRESS = "https://dl.dropboxusercontent.com/s/"
 FILES = {  # by image size: (path below the address, MD5 of the archive)

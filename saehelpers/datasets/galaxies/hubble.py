@@ -3,14 +3,17 @@
 import numpy as np
 import pandas as pd
 import torch
-from photutils.background import Background2D, MedianBackground
-from photutils.segmentation import SourceCatalog, deblend_sources, detect_sources
-from scipy.ndimage import gaussian_filter
-from skimage import data
-from skimage.transform import resize
 
 from saehelpers.datasets.galaxies.base import CLASSES
 from saehelpers.datasets.images import ImageSet
+from saehelpers.runs.extras import extra
+
+with extra("galaxies"):
+    from photutils.background import Background2D, MedianBackground
+    from photutils.segmentation import SourceCatalog, deblend_sources, detect_sources
+    from scipy.ndimage import gaussian_filter
+    from skimage import data
+    from skimage.transform import resize
 
 SMALLEST_AREA = 60  # pixels of a source; smaller ones show no shape
 SATURATED = (248, 5, 0.3)  # a star: pixels from this value up, how many, ellipticity up to

@@ -5,13 +5,16 @@ import warnings
 import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
-from photutils.segmentation import SourceCatalog, detect_sources
-from photutils.utils.exceptions import NoDetectionsWarning
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from saehelpers.datasets.galaxies.sky import measure_sky
+from saehelpers.runs.extras import extra
 from saehelpers.runs.sweeps import sweep
+
+with extra("galaxies"):
+    from photutils.segmentation import SourceCatalog, detect_sources
+    from photutils.utils.exceptions import NoDetectionsWarning
+    from scipy.ndimage import gaussian_filter
 
 CHUNK = 100  # images that a process measures at a time
 PROPERTIES = ("ellipticity", "semimajor", "concentration", "angle")

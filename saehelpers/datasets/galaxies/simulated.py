@@ -3,15 +3,18 @@
 import functools
 from pathlib import Path
 
-import galsim
 import numpy as np
 import pandas as pd
 import torch
-from astropy.visualization import make_lupton_rgb
 
 from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5, write_hdf5
 from saehelpers.datasets.images import ImageSet
+from saehelpers.runs.extras import extra
 from saehelpers.runs.sweeps import sweep
+
+with extra("galaxies"):
+    import galsim
+    from astropy.visualization import make_lupton_rgb
 
 CHUNK = 250  # images that a process draws at a time
 SEEING = (0.016, 0.018, 0.022, 0.026)  # full width at half maximum, in units of the image's side

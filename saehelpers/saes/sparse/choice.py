@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import torch
 
-from saehelpers.saes.sparse.rows import gpu_kernels
-
 
 class Bounds(NamedTuple):
     """What an SAE must have at least: entries of its dictionary, latents for each active one."""
@@ -26,4 +24,8 @@ def is_faster(device: str, entries: int, n_latents: int, k: int) -> bool:
     bounds = FASTER_FROM[device]
     share = bounds.share_under_autocast if torch.is_autocast_enabled(device) else bounds.share
     faster = entries >= bounds.entries and n_latents >= share * k
-    return faster and (device == "cpu" or gpu_kernels(device) is not None)
+    if not faster or device == "cpu":
+        return faster
+    from saehelpers.saes.sparse.rows import gpu_kernels  # and torch's compiler: takes a second
+
+    return gpu_kernels(device) is not None

@@ -13,8 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from saehelpers.saes.sparse.rows import multiply_rows, sum_rows
-
 
 @dataclass(frozen=True)
 class ActivePairs:
@@ -41,10 +39,14 @@ class ActivePairs:
 
     def sum_over_latents(self, rows: Float[Tensor, "n_latents d"], weights: Tensor) -> Tensor:
         """Of every sample, the weighted sum of its latents' rows: (n_samples, d)."""
+        from saehelpers.saes.sparse.rows import sum_rows  # and torch's compiler: takes a second
+
         return sum_rows(rows, self.latents, self.sample_starts, weights)
 
     def sum_over_samples(self, rows: Float[Tensor, "n_samples d"], weights: Tensor) -> Tensor:
         """Of every latent, the weighted sum of its samples' rows: (n_latents, d)."""
+        from saehelpers.saes.sparse.rows import sum_rows
+
         order, samples, starts = self.by_latent
         return sum_rows(rows, samples, starts, weights.index_select(0, order))
 
@@ -52,6 +54,8 @@ class ActivePairs:
         self, sample_rows: Float[Tensor, "n_samples d"], latent_rows: Float[Tensor, "n_latents d"]
     ) -> Float[Tensor, " pairs"]:
         """Of every pair, the inner product of its sample's row and its latent's."""
+        from saehelpers.saes.sparse.rows import multiply_rows
+
         return multiply_rows(sample_rows, latent_rows, self.samples, self.latents)
 
 

@@ -1,0 +1,19 @@
+"""Packages that not every part of this one needs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Within the context, optional packages are imported; `name` is the extra that brings them.
+
+    Raises:
+        ModuleNotFoundError: one of them is not installed; names the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"this needs {error.name}: pip install 'saehelpers[{name}]'", name=error.name
+        ) from error
