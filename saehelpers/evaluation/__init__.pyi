@@ -4,17 +4,16 @@ from . import (
     ground_truth as ground_truth,
     image_probes as image_probes,
     language_metrics as language_metrics,
+    matching as matching,
     metrics as metrics,
     probing as probing,
 )
 from .attribution import (
     Attention as Attention,
     UpstreamAttribution as UpstreamAttribution,
-    attribution_by_head as attribution_by_head,
     attribution_by_source as attribution_by_source,
     check_trained_here as check_trained_here,
     decoder_directions as decoder_directions,
-    downstream_effects as downstream_effects,
     encoder_directions as encoder_directions,
     head_attribution as head_attribution,
     logit_effects as logit_effects,
@@ -26,20 +25,14 @@ from .attribution import (
     written_directions as written_directions,
 )
 from .consistency import (
-    Pairs as Pairs,
     above_null as above_null,
-    activation_correlation as activation_correlation,
     bootstrap_interval as bootstrap_interval,
     frequency_bins as frequency_bins,
     frequent as frequent,
     linear_cka as linear_cka,
-    match as match,
-    mean_max_similarity as mean_max_similarity,
     over_pairs as over_pairs,
     permutation_p_value as permutation_p_value,
     permuted_pairings as permuted_pairings,
-    procrustes_r2 as procrustes_r2,
-    pw_mcc as pw_mcc,
     random_rows as random_rows,
     rsa as rsa,
     shared_fraction as shared_fraction,
@@ -48,12 +41,8 @@ from .consistency import (
 )
 from .ground_truth import (
     Evaluation as Evaluation,
-    Matching as Matching,
     evaluate as evaluate,
     initialise_at as initialise_at,
-    latent_order as latent_order,
-    match_features as match_features,
-    mean_correlation_coefficient as mean_correlation_coefficient,
     null_mcc as null_mcc,
 )
 from .image_probes import (
@@ -75,8 +64,16 @@ from .language_metrics import (
     next_token_accuracy as next_token_accuracy,
     spliced as spliced,
 )
-from .metrics import (
+from .matching import (
+    Pairs as Pairs,
     cosine_matrix as cosine_matrix,
+    latent_order as latent_order,
+    match as match,
+    mean_max_similarity as mean_max_similarity,
+    pw_mcc as pw_mcc,
+    recovery as recovery,
+)
+from .metrics import (
     dead_latents as dead_latents,
     detection as detection,
     equivariance_error as equivariance_error,
@@ -88,12 +85,10 @@ from .metrics import (
     invariance_error as invariance_error,
     l0 as l0,
     largest_differences as largest_differences,
-    mean_max_cosine as mean_max_cosine,
     mse as mse,
     next_token_loss as next_token_loss,
     orbit_closure as orbit_closure,
     orbit_jaccard as orbit_jaccard,
-    recovery as recovery,
     spliced_loss as spliced_loss,
     symmetry_report as symmetry_report,
     symmetry_spectrum as symmetry_spectrum,

@@ -128,15 +128,6 @@ def head_attribution(sae: SAE, n_heads: int) -> Float[Tensor, "n_latents heads"]
 
 
 @torch.no_grad()
-def attribution_by_head(
-    outputs: Float[Tensor, "batch t d"], directions: Float[Tensor, "latents heads d_head"]
-) -> Float[Tensor, "batch latents t heads"]:
-    """w[i, h] . z_h[t]: how much each head gives a latent, example by example."""
-    heads = outputs.unflatten(-1, directions.shape[1:])
-    return torch.einsum("bthe, ihe -> bith", heads, directions)
-
-
-@torch.no_grad()
 def attribution_by_source(
     patterns: Float[Tensor, "batch heads t s"],
     values: Float[Tensor, "batch s heads d_head"],
@@ -266,18 +257,6 @@ def logit_effects(
     centred = (written - written.mean(-1, keepdim=True)) * norm.weight
     logits = centred @ model.lm_head.weight.T
     return logits - logits.mean(-1, keepdim=True)
-
-
-@torch.no_grad()
-def downstream_effects(
-    written: Float[Tensor, "latents d_model"], later: SAE
-) -> Float[Tensor, "latents n_later"]:
-    """What one unit of each latent adds to the pre-activations of a later SAE.
-
-    The later SAE reads the residual stream at the same position, by a linear encoder.
-    """
-    readers = encoder_directions(later, range(later.config.n_latents), 1)
-    return written @ readers.flatten(1).T
 
 
 @torch.no_grad()

@@ -1,91 +1,20 @@
 """Are two dictionaries the same? Always beside a null.
 
-Sources: Song et al., arXiv 2505.20254 (PW-MCC); Paulo and Belrose, arXiv 2501.16615 (shared
-latents); Kornblith et al., arXiv 1905.00414 (CKA); Raghu et al., arXiv 1706.05806 (SVCCA).
+Sources: Paulo and Belrose, arXiv 2501.16615 (shared latents); Kornblith et al., arXiv
+1905.00414 (CKA); Raghu et al., arXiv 1706.05806 (SVCCA). Used by notebooks 08 to 10.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from saehelpers.evaluation.matching import match
 from saehelpers.runs.extras import extra
-from saehelpers.symmetry import LinearAction
-
-HUNGARIAN_LIMIT = 16_384  # latents: above it, mutual nearest neighbours
-CHUNK = 4096  # rows of a cosine matrix that are held at a time
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Latents of two dictionaries, matched: `a[i]` with `b[i]`, by `cosines[i]`."""
-
-    a: Int[Tensor, " pairs"]
-    b: Int[Tensor, " pairs"]
-    cosines: Float[Tensor, " pairs"]
-
-
-def match(
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "m d"],
-    absolute: bool = True,
-    action: LinearAction | None = None,
-) -> Pairs:
-    """Pair the rows of two dictionaries by their cosines.
-
-    One to one (Hungarian) up to 16,384 rows, min(n, m) pairs with the largest sum. With more
-    rows, those that are each other's nearest neighbours, which are fewer. With an `action`,
-    a cosine is the largest over the group: that of a and rho(g) b.
-
-    Raises:
-        ValueError: dictionaries of different width, or one without rows.
-    """
-    _check_widths(a, b, action)
-    if max(len(a), len(b)) > HUNGARIAN_LIMIT:
-        return _mutual_neighbours(a, b, absolute, action)
-    with extra("probes"):
-        from scipy.optimize import linear_sum_assignment
-
-    # as scipy works on it: any other type, and maximising, would be copied once more
-    costs = np.empty((len(a), len(b)))
-    for start, block in _scores(a, b, absolute, action):
-        np.negative(block.numpy(), out=costs[start : start + len(block)])
-    rows, columns = linear_sum_assignment(costs)
-    cosines = torch.from_numpy(-costs[rows, columns]).float()
-    return Pairs(torch.from_numpy(rows), torch.from_numpy(columns), cosines)
-
-
-def pw_mcc(
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "m d"],
-    absolute: bool = True,
-    action: LinearAction | None = None,
-) -> float:
-    """Pairwise mean correlation coefficient [S]: the mean cosine of the matched rows.
-
-    (1 / n) max over permutations of sum_i |cos(a_i, b_sigma(i))|
-    """
-    return float(match(a, b, absolute, action).cosines.mean())
-
-
-def mean_max_similarity(
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "m d"],
-    absolute: bool = True,
-    action: LinearAction | None = None,
-) -> tuple[float, float]:
-    """MCS both ways: the mean over a's rows of the best cosine in b, and over b's rows in a."""
-    _check_widths(a, b, action)
-    best_a, best_b = [], torch.full((len(b),), -torch.inf)
-    for _, block in _scores(a, b, absolute, action):
-        best_a.append(block.amax(1))
-        best_b = torch.maximum(best_b, block.amax(0))
-    return float(torch.cat(best_a).mean()), float(best_b.mean())
 
 
 def shared_strength(
@@ -112,27 +41,6 @@ def shared_strength(
 def shared_fraction(strength: Float[Tensor, " n"], threshold: float = 0.7) -> float:
     """Share of the latents whose `shared_strength` reaches a threshold."""
     return float((strength >= threshold).float().mean())
-
-
-def activation_correlation(
-    a: Float[Tensor, "samples n"], b: Float[Tensor, "samples m"]
-) -> Float[Tensor, "n m"]:
-    """Pearson correlation of every pair of latents over the same inputs; 0 for constant ones.
-
-    Raises:
-        ValueError: fewer than three samples, or not equally many.
-    """
-    if len(a) != len(b) or len(a) < 3:
-        raise ValueError(
-            f"a correlation needs three samples or more, the same for both: got {len(a)} and "
-            f"{len(b)}"
-        )
-
-    def standardised(z: Tensor) -> Tensor:
-        varies = z.amin(0) < z.amax(0)  # rounding would give constants a direction
-        return normalize((z - z.mean(0)) * varies, dim=0)
-
-    return standardised(a).T @ standardised(b)
 
 
 def svcca(
@@ -177,22 +85,6 @@ def linear_cka(x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"]) -> 
     _check_samples(x, y)
     x, y = ((z - z.mean(0)).double() for z in (x, y))
     return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
-
-
-def procrustes_r2(x: Float[Tensor, "samples d"], y: Float[Tensor, "samples d"]) -> float:
-    """Share of y's variance that the best rotation and scaling of x explains.
-
-    Raises:
-        ValueError: not equally many samples, or all of them the same.
-    """
-    with extra("probes"):
-        from scipy.linalg import orthogonal_procrustes
-
-    _check_samples(x, y)
-    x, y = ((z - z.mean(0)).double().numpy() for z in (x, y))
-    rotation, scale = orthogonal_procrustes(x, y)
-    recons = x @ rotation * (scale / np.square(x).sum())
-    return float(1 - np.square(y - recons).sum() / np.square(y).sum())
 
 
 # --- nulls, filters, intervals ---
@@ -296,48 +188,3 @@ def _check_samples(x: Tensor, y: Tensor) -> None:
     for z in (x, y):
         if not (z != z[:1]).any():
             raise ValueError(f"activations of shape {tuple(z.shape)} are all the same")
-
-
-def _check_widths(a: Tensor, b: Tensor, action: LinearAction | None) -> None:
-    if a.shape[1] != b.shape[1] or 0 in (len(a), len(b)):
-        raise ValueError(
-            f"dictionaries must have rows of one width, got {tuple(a.shape)} and {tuple(b.shape)}"
-        )
-    if action is not None and action.matrices.shape[-1] != a.shape[1]:
-        raise ValueError(
-            f"the action is one of R^{action.matrices.shape[-1]}, the dictionaries have width "
-            f"{a.shape[1]}"
-        )
-
-
-@torch.no_grad()
-def _scores(a: Tensor, b: Tensor, absolute: bool, action: LinearAction | None):
-    """(first row, cosines of a block of a's rows with all of b's)."""
-    a, b = normalize(a.detach().cpu().float(), dim=-1), b.detach().cpu().float()
-    matrices = torch.eye(b.shape[1])[None] if action is None else action.matrices.cpu()
-    turned = torch.einsum("nd, ged -> gne", b, matrices)
-    turned = normalize(turned, dim=-1)
-    for start in range(0, len(a), CHUNK):
-        best = None
-        for rows in turned:
-            block = a[start : start + CHUNK] @ rows.T
-            block = block.abs_() if absolute else block
-            best = block if best is None else torch.maximum(best, block)
-        yield start, best
-
-
-def _mutual_neighbours(a: Tensor, b: Tensor, absolute: bool, action) -> Pairs:
-    to_b, cosines = [], []
-    best = torch.full((len(b),), -torch.inf)
-    to_a = torch.zeros(len(b), dtype=torch.long)
-    for start, block in _scores(a, b, absolute, action):
-        values, indices = block.max(1)
-        to_b.append(indices)
-        cosines.append(values)
-        values, indices = block.max(0)
-        better = values > best
-        best[better], to_a[better] = values[better], indices[better] + start
-    to_b, cosines = torch.cat(to_b), torch.cat(cosines)
-    rows = torch.arange(len(a))
-    mutual = to_a[to_b] == rows
-    return Pairs(rows[mutual], to_b[mutual], cosines[mutual])

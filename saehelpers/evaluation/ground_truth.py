@@ -10,81 +10,22 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from saehelpers.datasets.synthetic import SyntheticFeatures
-from saehelpers.evaluation.consistency import match, pw_mcc
-from saehelpers.evaluation.metrics import cosine_matrix
-from saehelpers.runs.extras import extra
+from saehelpers.evaluation.matching import cosine_matrix, match, pw_mcc
 from saehelpers.saes import SAE
 
 NULL_DRAWS = 5
 SPLIT_COSINE = 0.7
 
 
-@dataclass(frozen=True)
-class Matching:
-    """One-to-one matching (Hungarian) of features and latents that maximises the cosines.
-
-    features, latents: indices of the matched pairs, in the order of the features;
-    cosines: signed, one for each pair.
-    """
-
-    features: Int[Tensor, " pairs"]
-    latents: Int[Tensor, " pairs"]
-    cosines: Float[Tensor, " pairs"]
-
-
-def match_features(
-    dictionary: Float[Tensor, "n_latents d"],
-    features: Float[Tensor, "n_features d"],
-    absolute: bool = True,
-) -> Matching:
-    """Match dictionary rows and true features by their cosine, or its absolute value."""
-    pairs = match(features, dictionary, absolute)
-    rows = dictionary.detach().cpu()[pairs.b]
-    return Matching(pairs.a, pairs.b, cosine_similarity(features[pairs.a], rows))
-
-
-def latent_order(
-    dictionaries: list[Float[Tensor, "n_latents d"]], features: Float[Tensor, "n_features d"]
-) -> Int[Tensor, " n_latents"]:
-    """An order of the latents that puts the match of feature i into place i.
-
-    One order for several dictionaries whose latents belong together (snapshots of one
-    training, or encoder and decoder): it maximises the sum of their absolute cosines. Latents
-    without a feature follow in their own order; features without a latent are skipped.
-    """
-    with extra("probes"):
-        from scipy.optimize import linear_sum_assignment
-
-    cosines = sum(cosine_matrix(features, rows).detach().abs() for rows in dictionaries)
-    _, matched = linear_sum_assignment(cosines.cpu().numpy(), maximize=True)
-    rest = sorted(set(range(cosines.shape[1])) - set(matched.tolist()))
-    return torch.tensor([*matched.tolist(), *rest])
-
-
-def mean_correlation_coefficient(
-    dictionary: Float[Tensor, "n_latents d"],
-    features: Float[Tensor, "n_features d"],
-    absolute: bool = True,
-) -> float:
-    """MCC: mean cosine of the matched pairs (O'Neill et al., arXiv 2411.13117).
-
-    Pairs alone count, min(n_latents, n_features) of them: five latents copied from ten
-    features score 1. `saehelpers.evaluation.metrics.recovery` divides by the number of features.
-    """
-    return pw_mcc(features, dictionary, absolute)
-
-
 def null_mcc(
     n_latents: int,
     features: Float[Tensor, "n_features d"],
     generator: torch.Generator,
-    absolute: bool = True,
 ) -> float:
     """The MCC that random directions reach: the mean over a few draws."""
     shape = (NULL_DRAWS, n_latents, features.shape[1])
     draws = torch.randn(shape, generator=generator)
-    scores = [mean_correlation_coefficient(draw, features, absolute) for draw in draws]
-    return float(np.mean(scores))
+    return float(np.mean([pw_mcc(features, draw) for draw in draws]))
 
 
 @dataclass(frozen=True)
@@ -92,7 +33,7 @@ class Evaluation:
     """An SAE beside the truth: `summary`, numbers by name, and one row a feature.
 
     summary:
-        mcc, mcc_signed, mcc_null: see `mean_correlation_coefficient` and `null_mcc`.
+        mcc, mcc_signed, mcc_null: see `matching.pw_mcc` and `null_mcc`.
         recovery: the matched cosines' sum over n_features: unmatched features count as 0.
         unmatched_features: features that no latent is left for.
         uniqueness: number of different features that are the best match of some living
@@ -131,10 +72,11 @@ def evaluate(
     """
     was_training = sae.training
     sae.eval()
-    matching = match_features(sae.dictionary, data.dictionary)
+    matching = match(data.dictionary, sae.dictionary)
+    matched, latents_used = matching.a, matching.b
+    cosines = cosine_similarity(data.dictionary[matched], sae.dictionary[latents_used])  # signed
     latent_of = torch.full((data.n_features,), -1)
-    latent_of[matching.features] = matching.latents
-    matched, latents_used = matching.features, matching.latents
+    latent_of[matched] = latents_used
     parents = data.hierarchy.parents() if data.hierarchy is not None else {}
     pairs = [(c, p) for c, p in parents.items() if min(latent_of[c], latent_of[p]) >= 0]
     children, above = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
@@ -176,18 +118,17 @@ def evaluate(
         counts["absorbed"][children] += absorbed.sum(0)
 
     sae.train(was_training)
-    table = _feature_table(matching, counts, n_samples, parents, latent_of, children)
+    table = _feature_table(matched, cosines, counts, n_samples, parents, latent_of, children)
     alive = active_latents > 0
     best = cosine_matrix(sae.dictionary, data.dictionary)[alive].abs().max(dim=1)
     close = best.indices[best.values >= SPLIT_COSINE]
     fires = table[table.firing_rate > 0]
     variance = total_squared - float(total.pow(2).sum()) / n_samples
-    signed = mean_correlation_coefficient(sae.dictionary, data.dictionary, absolute=False)
     summary = {
-        "mcc": float(matching.cosines.abs().mean()),
-        "mcc_signed": signed,
+        "mcc": float(cosines.abs().mean()),
+        "mcc_signed": pw_mcc(data.dictionary, sae.dictionary, absolute=False),
         "mcc_null": null_mcc(n_latents, data.dictionary, generator),
-        "recovery": float(matching.cosines.abs().sum()) / n_features,
+        "recovery": float(cosines.abs().sum()) / n_features,
         "unmatched_features": n_features - len(matched),
         "uniqueness": len(best.indices.unique()) / max(int(alive.sum()), 1),
         **{name: float(fires[name].mean()) for name in ("precision", "recall", "f1")},
@@ -202,11 +143,11 @@ def evaluate(
     return Evaluation(summary, table)
 
 
-def _feature_table(matching, counts, n_samples, parents, latent_of, children) -> pd.DataFrame:
+def _feature_table(matched, cosines, counts, n_samples, parents, latent_of, children):
     present, detected, both = counts["present"], counts["detected"], counts["both"]
     n_features = len(present)
     cosine = torch.full((n_features,), float("nan"))
-    cosine[matching.features] = matching.cosines
+    cosine[matched] = cosines
     absorption = torch.full((n_features,), float("nan"), dtype=torch.float64)
     absorption[children] = (counts["absorbed"] / counts["with_parent"])[children]
     return pd.DataFrame(

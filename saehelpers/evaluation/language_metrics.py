@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from saehelpers.evaluation import metrics
+from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import (
     at_positions,
     reading,
@@ -219,7 +220,7 @@ def _sae_metrics(sae: nn.Module, x: Tensor, recons: Tensor) -> dict[str, float]:
 
 def nearest_cosine(dictionary: Float[Tensor, "n d"]) -> float:
     """Mean over the rows of the largest cosine with another row: similarity within."""
-    cosines = metrics.cosine_matrix(dictionary, dictionary).fill_diagonal_(-1)
+    cosines = cosine_matrix(dictionary, dictionary).fill_diagonal_(-1)
     return cosines.amax(1).mean().item()
 
 

@@ -1,4 +1,4 @@
-"""What an SAE does: reconstruction, sparsity, recovery of known features, symmetry."""
+"""What an SAE does: reconstruction, sparsity, detection of known features, symmetry."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import splice
 from saehelpers.runs.extras import extra
 from saehelpers.saes import SAE, GroupCrosscoder
@@ -94,9 +95,6 @@ def spliced_loss(
         return loss(model(inputs), inputs).item()
 
 
-# --- recovery of known features ---
-
-
 def next_token_loss(
     logits: Float[Tensor, "n context vocabulary"], tokens: Int[Tensor, "n context"]
 ) -> Float[Tensor, ""]:
@@ -104,49 +102,7 @@ def next_token_loss(
     return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def cosine_matrix(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """Cosine of every row of a with every row of b; 0 for rows of zeros."""
-    return nn.functional.normalize(a, dim=-1) @ nn.functional.normalize(b, dim=-1).T
-
-
-def recovery(
-    dictionary: Float[Tensor, "n_latents d"],
-    features: Float[Tensor, "n_features d"],
-    action: LinearAction | None = None,
-    absolute: bool = True,
-) -> float:
-    """Mean cosine of true features and dictionary rows matched one to one (MMCS in [E]).
-
-    The matching (Hungarian) maximises it. A feature left without a row counts as 0. With an
-    `action`, a cosine is the largest over the feature's orbit: recovery modulo the group.
-    """
-    with extra("probes"):
-        from scipy.optimize import linear_sum_assignment
-
-    cosines = _feature_cosines(dictionary, features, action, absolute)
-    matched = linear_sum_assignment(cosines, maximize=True)
-    return float(cosines[matched].sum() / len(features))
-
-
-def mean_max_cosine(
-    dictionary: Float[Tensor, "n_latents d"],
-    features: Float[Tensor, "n_features d"],
-    absolute: bool = True,
-) -> tuple[float, float]:
-    """Mean over features of the best row's cosine, and over rows of the best feature's."""
-    cosines = _feature_cosines(dictionary, features, None, absolute)
-    return float(cosines.max(axis=1).mean()), float(cosines.max(axis=0).mean())
-
-
-def _feature_cosines(dictionary, features, action, absolute) -> np.ndarray:
-    """(n_features, n_latents)"""
-    if action is None:
-        cosines = cosine_matrix(features, dictionary)[None]
-    else:
-        orbit = action.orbit(features).unbind(1)
-        cosines = torch.stack([cosine_matrix(turned, dictionary) for turned in orbit])
-    cosines = cosines.abs() if absolute else cosines
-    return cosines.amax(0).detach().cpu().numpy()
+# --- detection of known features ---
 
 
 def largest_differences(
@@ -256,5 +212,5 @@ def symmetry_spectrum(
     dictionary: Float[Tensor, "n_latents d"], action: LinearAction
 ) -> Float[Tensor, "n_latents order"]:
     """cos(D_i, rho(g) D_i) for every latent and element: 1 where a latent is invariant."""
-    turned = torch.einsum("nd, ged -> nge", dictionary, action.matrices)
+    turned = action.orbit_of_directions(dictionary)  # (n_latents, |G|, d)
     return nn.functional.cosine_similarity(dictionary[:, None], turned, dim=-1)

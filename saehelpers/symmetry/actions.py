@@ -89,9 +89,11 @@ class LinearAction(nn.Module):
 
     def orbit(self, vectors: Float[Tensor, "*batch d"]) -> Tensor:
         """Every element applied to every vector: (..., d) -> (..., |G|, d)."""
-        return self.origin + torch.einsum(
-            "...d, ged -> ...ge", vectors - self.origin, self.matrices
-        )
+        return self.origin + self.orbit_of_directions(vectors - self.origin)
+
+    def orbit_of_directions(self, directions: Float[Tensor, "*batch d"]) -> Tensor:
+        """As `orbit`, of dictionary rows and features: differences of vectors have no origin."""
+        return torch.einsum("...d, ged -> ...ge", directions, self.matrices)
 
     def decoder_blocks(
         self, dictionary: Float[Tensor, "n_latents d"], bias: Float[Tensor, " d"]

@@ -161,61 +161,6 @@ def test_spliced_loss():
     assert zeroed != pytest.approx(unchanged)
 
 
-# --- recovery of known features ---
-
-
-def test_cosines_agree_with_a_loop():
-    a, b = random(4, 6), random(5, 6, seed=1)
-    b[2] = 0
-    cosines = metrics.cosine_matrix(a, b)
-    for i in range(4):
-        for j in range(5):
-            expected = 0 if j == 2 else (a[i] @ b[j] / a[i].norm() / b[j].norm()).item()
-            assert cosines[i, j].item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_shuffled_dictionary_is_recovered_up_to_signs():
-    features = random(6, 8)
-    order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
-    signs = torch.tensor([1.0, -1, 1, -1, -1, 1])
-    scales = torch.linspace(0.5, 2, 6)
-    dictionary = torch.cat([(features * (signs * scales)[:, None])[order], 0.1 * random(3, 8)])
-    assert metrics.recovery(dictionary, features) == pytest.approx(1, abs=1e-6)
-    assert metrics.recovery(dictionary, features, absolute=False) < 0.9
-    unsigned = (features * scales[:, None])[order]
-    assert metrics.recovery(unsigned, features, absolute=False) == pytest.approx(1, abs=1e-6)
-
-
-def test_recovery_matches_one_to_one():
-    """Both features are closest to the first row; only one may have it."""
-    features = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
-    dictionary = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert metrics.recovery(dictionary, features) == pytest.approx((1 + 0.6) / 2)
-    assert metrics.mean_max_cosine(dictionary, features) == pytest.approx(
-        ((1 + 0.8) / 2, (1 + 0.6) / 2)
-    )
-
-
-def test_a_feature_without_a_row_counts_as_zero():
-    assert metrics.recovery(torch.eye(4)[:3], torch.eye(4)) == pytest.approx(0.75)
-
-
-def test_mean_max_cosine_signed():
-    features, dictionary = torch.eye(2), torch.tensor([[-1.0, 0.0], [0.6, 0.8]])
-    assert metrics.mean_max_cosine(dictionary, features) == pytest.approx((0.9, 0.9))
-    signed = metrics.mean_max_cosine(dictionary, features, absolute=False)
-    assert signed == pytest.approx(((0.6 + 0.8) / 2, (0 + 0.8) / 2))
-
-
-@BOTH
-def test_recovery_modulo_the_group(action):
-    features = random(4, 8)
-    turned = action.act(features, torch.tensor([1, 3, 0, 2]))
-    modulo = metrics.recovery(turned.flip(0), features, action, absolute=False)
-    assert modulo == pytest.approx(1, abs=1e-5)
-    assert metrics.recovery(turned.flip(0), features) < 0.95
-
-
 # --- detection ---
 
 

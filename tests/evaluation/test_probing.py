@@ -237,7 +237,9 @@ def test_probe_inputs_of_a_crosscoder(exact):
     ).eval()
     # it reads the canonical coordinates alone: latents of a turned activation are zero
     crosscoder.encoder_weights[0].data = sae.decoder_weight.T.clone()
-    crosscoder.decoder_weight.data = action.orbit(sae.decoder_weight).transpose(0, 1).clone()
+    crosscoder.decoder_weight.data = (
+        action.orbit_of_directions(sae.decoder_weight).transpose(0, 1).clone()
+    )
     inputs = probe_inputs(crosscoder, activations, ELEMENTS, action)
     assert inputs.keys() == {"latents", "true", "inferred"}
     assert_close(inputs["latents"].latents, coefficients)

@@ -185,6 +185,14 @@ def test_act_and_orbit_agree_with_a_loop_about_the_origin(action):
 
 
 @BOTH
+def test_orbits_of_directions_are_differences_of_orbits_wherever_the_origin_is(action):
+    moved = LinearAction(action.group, action.matrices, torch.linspace(-1, 1, 8))
+    a, b = random_vectors(10), random_vectors(10).flip(0)
+    assert_close(moved.orbit_of_directions(a - b), moved.orbit(a) - moved.orbit(b))
+    assert_close(moved.orbit_of_directions(a), action.orbit(a))
+
+
+@BOTH
 def test_decoder_blocks_are_the_action_after_decoding(action):
     action = LinearAction(action.group, action.matrices, torch.linspace(-1, 1, 8))
     latents, dictionary, bias = random_vectors(5, 12), random_vectors(12), random_vectors(1)[0]
