@@ -16,7 +16,7 @@ import torch
 from xgboost import XGBClassifier
 
 from saehelpers.datasets import make_shapes, task_labels
-from saehelpers.evaluation import f1, largest_differences, probe_inputs, probe_sweep
+from saehelpers.evaluation import f1, probe_inputs, probe_sweep, separating_latents
 from saehelpers.runs import n_cores
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group
@@ -61,7 +61,7 @@ def setting(n_tasks: int):
 
 
 def loop(given, labels, tasks):
-    keep = largest_differences(given.latents[:N_TRAIN], labels[:N_TRAIN, tasks], TRUNCATION)
+    keep = separating_latents(given.latents[:N_TRAIN], labels[:N_TRAIN, tasks], TRUNCATION)
     for task, kept in zip(tasks, keep, strict=True):
         x, y = given.matrix(kept), labels[:, task].numpy()
         probe = XGBClassifier().fit(x[:N_TRAIN], y[:N_TRAIN])

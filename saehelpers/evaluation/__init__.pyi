@@ -2,7 +2,7 @@ from . import (
     attribution as attribution,
     consistency as consistency,
     ground_truth as ground_truth,
-    image_probes as image_probes,
+    inputs as inputs,
     language_metrics as language_metrics,
     matching as matching,
     metrics as metrics,
@@ -45,12 +45,11 @@ from .ground_truth import (
     initialise_at as initialise_at,
     null_mcc as null_mcc,
 )
-from .image_probes import (
-    ClassProbe as ClassProbe,
-    angle_dependence as angle_dependence,
-    correlations as correlations,
-    fit_class_probe as fit_class_probe,
-    separating_latents as separating_latents,
+from .inputs import (
+    ProbeInput as ProbeInput,
+    orbit_averaged as orbit_averaged,
+    probe_inputs as probe_inputs,
+    with_element as with_element,
 )
 from .language_metrics import (
     Predictions as Predictions,
@@ -74,6 +73,8 @@ from .matching import (
     recovery as recovery,
 )
 from .metrics import (
+    angle_dependence as angle_dependence,
+    correlations as correlations,
     dead_latents as dead_latents,
     detection as detection,
     equivariance_error as equivariance_error,
@@ -84,22 +85,20 @@ from .metrics import (
     fvu as fvu,
     invariance_error as invariance_error,
     l0 as l0,
-    largest_differences as largest_differences,
+    macro_f1 as macro_f1,
     mse as mse,
     next_token_loss as next_token_loss,
     orbit_closure as orbit_closure,
     orbit_jaccard as orbit_jaccard,
+    separating_latents as separating_latents,
     spliced_loss as spliced_loss,
     symmetry_report as symmetry_report,
     symmetry_spectrum as symmetry_spectrum,
 )
 from .probing import (
     PROBES as PROBES,
-    ProbeInput as ProbeInput,
+    fit_class_probe as fit_class_probe,
     fit_predict as fit_predict,
-    orbit_averaged as orbit_averaged,
-    probe_inputs as probe_inputs,
     probe_sweep as probe_sweep,
     probe_tasks as probe_tasks,
-    with_element as with_element,
 )

@@ -105,26 +105,43 @@ def next_token_loss(
 # --- detection of known features ---
 
 
-def largest_differences(
-    latents: Float[Tensor, "n n_latents"], labels: Bool[Tensor, "n tasks"], m: int
-) -> torch.Tensor:
-    """The m latents that separate each task best, (tasks, m), the best first.
+def separating_latents(
+    latents: Float[Tensor, "n n_latents"],
+    labels: Int[Tensor, " n"] | Bool[Tensor, "n tasks"],
+    m: int,
+) -> Int[Tensor, "*tasks m"]:
+    """The m latents whose means over the classes differ most, the best first.
 
-    They are those with the largest absolute difference in mean between the two classes.
+    Those of the largest between-class variance, sum over classes c of
+    (n_c / n) (mean of the latent in c - its mean)^2, which for two classes are those with the
+    largest absolute difference in mean.
+
+    Args:
+        labels: the class of each sample, or whether it has what each of several tasks asks for.
     """
     if not 1 <= m <= latents.shape[-1]:
         raise ValueError(f"cannot keep {m} of {latents.shape[-1]} latents")
-    labels = labels.to(latents)
-    with_label = labels.T @ latents / labels.sum(0)[:, None].clamp(min=1)  # (tasks, n_latents)
-    without = 1 - labels
-    without_label = without.T @ latents / without.sum(0)[:, None].clamp(min=1)
-    return (with_label - without_label).abs().topk(m, dim=1).indices
+    several = labels.ndim == 2
+    members = (labels if several else nn.functional.one_hot(labels)).to(latents)
+    counts, rest = members.sum(0)[:, None], 1 - members
+    means = members.T @ latents / counts.clamp(min=1)  # (tasks or classes, n_latents)
+    if several:
+        others = rest.T @ latents / rest.sum(0)[:, None].clamp(min=1)
+        return (means - others).abs().topk(m).indices
+    variance = (counts / len(labels) * (means - latents.mean(0)).pow(2)).sum(0)
+    return variance.topk(m).indices
 
 
 def f1(truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"]) -> float:
     """F1 = 2 TP / (2 TP + FP + FN) of the positive class; 0 where there is nothing to find."""
     positives = int(truth.sum()) + int(predicted.sum())
     return 2 * int((truth & predicted).sum()) / positives if positives else 0.0
+
+
+def macro_f1(truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"]) -> float:
+    """F1 of each class against the others, averaged over the classes in either."""
+    classes = np.union1d(truth, predicted)
+    return float(np.mean([f1(truth == c, predicted == c) for c in classes]))
 
 
 def detection(
@@ -144,7 +161,7 @@ def detection(
         from sklearn.linear_model import LogisticRegression
 
     split = int(train_fraction * len(latents))
-    chosen = largest_differences(latents[:split], presence[:split], m)
+    chosen = separating_latents(latents[:split], presence[:split], m)
     x, y = latents.detach().cpu().numpy(), presence.cpu().numpy()
     scores = []
     for feature, keep in enumerate(chosen.cpu().numpy()):
@@ -214,3 +231,35 @@ def symmetry_spectrum(
     """cos(D_i, rho(g) D_i) for every latent and element: 1 where a latent is invariant."""
     turned = action.orbit_of_directions(dictionary)  # (n_latents, |G|, d)
     return nn.functional.cosine_similarity(dictionary[:, None], turned, dim=-1)
+
+
+# --- what latents follow ---
+
+
+def angle_dependence(
+    latents: Float[Tensor, "n n_latents"], angles: Float[Tensor, " n"]
+) -> Float[Tensor, " n_latents"]:
+    """R^2 of each latent's regression on cos 2a, sin 2a: how far it follows an axis at angle a.
+
+    An axis is the same after half a turn, hence the doubled angle. Latents that never vary
+    have none, 0. Chance level is 2 / n.
+    """
+    waves = torch.stack([torch.cos(2 * angles), torch.sin(2 * angles)], dim=1)  # (n, 2)
+    waves = waves - waves.mean(0)
+    centred = latents - latents.mean(0)
+    explained = waves @ torch.linalg.lstsq(waves, centred).solution  # (n, n_latents)
+    shares = explained.pow(2).sum(0) / centred.pow(2).sum(0).clamp(min=1e-30)
+    return torch.where(_varies(latents), shares, 0.0)
+
+
+def correlations(
+    latents: Float[Tensor, "n n_latents"], values: Float[Tensor, " n"]
+) -> Float[Tensor, " n_latents"]:
+    """Pearson correlation of each latent with a property; 0 for latents that never vary."""
+    centred, values = latents - latents.mean(0), values - values.mean()
+    norms = centred.norm(dim=0) * values.norm()
+    return torch.where(_varies(latents), values @ centred / norms.clamp(min=1e-30), 0.0)
+
+
+def _varies(latents: Tensor) -> Bool[Tensor, " n_latents"]:
+    return (latents != latents[:1]).any(0)

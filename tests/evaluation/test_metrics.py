@@ -164,20 +164,35 @@ def test_spliced_loss():
 # --- detection ---
 
 
-def test_largest_differences_agree_with_a_loop():
+def test_latents_that_separate_tasks_have_the_largest_differences_in_mean():
     latents = random(40, 7).relu()
     labels = random(40, 3, seed=1) > 0.3
-    chosen = metrics.largest_differences(latents, labels, 4)
+    chosen = metrics.separating_latents(latents, labels, 4)
     for task in range(3):
         of_class = [latents[labels[:, task] == present].mean(0) for present in (True, False)]
         differences = (of_class[0] - of_class[1]).abs()
         assert chosen[task].tolist() == differences.sort(descending=True).indices[:4].tolist()
+        as_classes = metrics.separating_latents(latents, labels[:, task].long(), 4)
+        assert as_classes.tolist() == chosen[task].tolist()
+
+
+def test_latents_that_separate_classes_have_the_largest_variance_between_them():
+    labels, variances = torch.tensor([0, 0, 0, 1, 1, 2]).repeat(20), []
+    latents = random(120, 6) + 0.3 * labels[:, None] * random(6, seed=1)
+    for column in latents.double().numpy().T:
+        parts = [column[c == labels.numpy()] for c in range(3)]
+        variances.append(sum(len(p) / 120 * (p.mean() - column.mean()) ** 2 for p in parts))
+    expected = np.argsort(variances)[::-1].tolist()
+    for m in (1, 4, 6):
+        assert metrics.separating_latents(latents, labels, m).tolist() == expected[:m]
+        # a class that never occurs
+        assert metrics.separating_latents(latents, 2 * labels, m).tolist() == expected[:m]
 
 
 @pytest.mark.parametrize("m", [0, 8])
 def test_more_latents_than_there_are(m):
     with pytest.raises(ValueError, match=f"cannot keep {m} of 7 latents"):
-        metrics.largest_differences(random(5, 7), torch.ones(5, 1, dtype=torch.bool), m)
+        metrics.separating_latents(random(5, 7), torch.ones(5, 1, dtype=torch.bool), m)
 
 
 def test_detection_is_perfect_where_a_latent_is_the_feature():
@@ -278,3 +293,39 @@ def test_symmetry_spectrum():
 def test_an_exact_sae_explains_everything():
     x = random(20, 8)
     assert metrics.explained_variance(x, exact_sae()(x)) == pytest.approx(1, abs=1e-6)
+
+
+# --- what latents follow ---
+
+
+def test_dependence_on_the_angle_is_known():
+    angles = torch.arange(400) * math.pi / 400
+    waves = [torch.cos(2 * angles), torch.sin(2 * angles) + torch.cos(4 * angles)]
+    latents = 3 * torch.stack([*waves, torch.cos(4 * angles)], dim=1) + 5
+    expected = torch.tensor([1, 0.5, 0])
+    assert_close(metrics.angle_dependence(latents, angles), expected, atol=1e-5, rtol=0)
+    once = torch.cos(2 * angles)[:, None]  # in a turn, where an axis has come back twice
+    assert metrics.angle_dependence(once, 2 * angles).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_dependence_of_noise_is_at_chance_and_half_a_turn_changes_nothing():
+    angles = math.pi * torch.rand(200, generator=torch.Generator().manual_seed(1))
+    found = metrics.angle_dependence(random(200, 2000), angles)
+    assert found.mean().item() == pytest.approx(2 / 200, rel=0.1)
+    turned = metrics.angle_dependence(random(200, 2000), angles + math.pi)
+    assert_close(turned, found, atol=1e-5, rtol=0)
+
+
+def test_correlations_agree_with_numpy():
+    latents, values = random(50, 6) + 3, random(50, seed=1) - 2
+    expected = np.corrcoef(np.vstack([values, latents.T]))[0, 1:]
+    assert_close(metrics.correlations(latents, values), torch.tensor(expected).float())
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0, 0.1, -3333.3])
+def test_latents_that_never_vary_follow_nothing(value):
+    latents, values = random(77, 2), random(77)
+    latents[:, 0] = value
+    assert (metrics.angle_dependence(latents, values) == 0).tolist() == [True, False]
+    assert (metrics.correlations(latents, values) == 0).tolist() == [True, False]
+    assert not metrics.correlations(latents, torch.full((77,), 2.0)).any()

@@ -10,15 +10,14 @@ from sklearn.metrics import f1_score
 from torch.testing import assert_close
 
 from saehelpers.evaluation import probing
-from saehelpers.evaluation.metrics import largest_differences
+from saehelpers.evaluation.inputs import ProbeInput, orbit_averaged, probe_inputs, with_element
+from saehelpers.evaluation.metrics import macro_f1, separating_latents
 from saehelpers.evaluation.probing import (
-    ProbeInput,
+    PROBES,
+    fit_class_probe,
     fit_predict,
-    orbit_averaged,
-    probe_inputs,
     probe_sweep,
     probe_tasks,
-    with_element,
 )
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction
@@ -305,7 +304,7 @@ def test_latents_are_chosen_on_the_training_samples_alone(probe):
     latents = torch.zeros(80, 2)
     latents[:, 0] = labels[:, 0].float()
     latents[40:, 1] = 100 * (~labels[40:, 0]).float()
-    assert largest_differences(latents, labels, 1).tolist() == [[1]]
+    assert separating_latents(latents, labels, 1).tolist() == [[1]]
     scores = probe_tasks(ProbeInput("latents", "none", latents), labels, 40, probe, truncation=1)
     assert scores == [1.0]
 
@@ -376,6 +375,60 @@ def test_probe_sweep_gives_what_probe_tasks_gives(monkeypatch):
     truncated = probe_tasks(probe_input, labels, 20, "logistic", 1)
     assert [scores[0, task] for task in tasks] == truncated[3:103]
     assert scores[1, 7] == probe_tasks(probe_input, labels, 20, "logistic")[7]
+
+
+# --- classes ---
+
+CLASSES = torch.tensor([0, 0, 0, 1, 1, 2]).repeat(20)
+
+
+@pytest.fixture
+def separable() -> torch.Tensor:
+    """Latents 1 and 4 tell the three classes apart, 4 by more; the other three are noise."""
+    latents = 0.1 * random(120, 5)
+    latents[:, 1] = (CLASSES == 0).float()
+    latents[:, 4] = 4.0 * (CLASSES == 2)
+    return latents
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("truncation", [None, 2])
+def test_separable_classes_are_all_found(probe, truncation, separable):
+    predict = fit_class_probe(separable[:60], CLASSES[:60], probe, truncation)
+    assert predict(separable[60:]).tolist() == CLASSES[60:].tolist()
+
+
+def test_logistic_probe_agrees_with_scikit_learn():
+    latents = 5 * random(120, 4) + 3 * CLASSES[:, None] * random(4, seed=1) + 7
+    predicted = fit_class_probe(latents[:60], CLASSES[:60], "logistic")(latents[60:])
+    scaled = ((latents - latents[:60].mean(0)) / latents[:60].std(0, correction=0)).numpy()
+    reference = LogisticRegression(max_iter=3000).fit(scaled[:60], CLASSES[:60].numpy())
+    expected, truth = reference.predict(scaled[60:]), CLASSES[60:].numpy()
+    assert np.array_equal(predicted, expected)
+    scores = [f1_score(truth == c, expected == c) for c in range(3)]
+    assert macro_f1(truth, predicted) == pytest.approx(np.mean(scores))
+    assert 0.3 < np.mean(scores) < 0.9
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_truncated_probes_read_the_kept_latents_alone(probe, separable):
+    predict = fit_class_probe(separable, CLASSES, probe, truncation=1)
+    before, others = predict(separable), separable.clone()
+    assert ((before == 2) == (CLASSES == 2).numpy()).all()
+    others[:, :4] = random(120, 4, seed=1)
+    assert np.array_equal(predict(others), before)
+    others[:, 4] = others[:, 4].flip(0)
+    assert not np.array_equal(predict(others), before)
+
+
+@pytest.mark.parametrize(
+    "probe, truncation, message",
+    [("forest", 1, "unknown probe 'forest'; known are xgboost, logistic")]
+    + [("xgboost", m, f"cannot keep {m} of 5 latents") for m in (-1, 0, 6)],
+)
+def test_bad_probe_or_truncation(probe, truncation, message, separable):
+    with pytest.raises(ValueError, match=message):
+        fit_class_probe(separable, CLASSES, probe, truncation)
 
 
 # --- bad input ---

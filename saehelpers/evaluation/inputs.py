@@ -1,0 +1,154 @@
+"""What a probe is given: features made of a few latents, and what is known of the element.
+
+A probe keeps the m latents that differ most between the classes, decodes those alone
+(truncated recons), and classifies what comes out (see `probing`). Which decoder a sample is
+given, and what else the probe is told, makes the difference between a fair comparison and a
+gift: each is a `ProbeInput` of its own.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
+from saehelpers.symmetry import LinearAction
+
+
+@dataclass(frozen=True)
+class ProbeInput:
+    """Latents, and how features for a probe are made of those that are kept.
+
+    features: "recons", sum of kept latents through decoder `blocks[blocks_used]`; "latents",
+    the kept latents themselves; "activations", the base model's, of which all are kept.
+    element: what is known of the group element: "none", "true", "inferred", or the name of
+    a control.
+
+    latents: (n, copies * n_latents); copies > 1 hold the latents of the sample's orbit.
+    blocks, biases: decoders (B, copies * n_latents, d) and (B, d). blocks_used: (n,).
+    extra: further columns for every sample, (n, k).
+    """
+
+    features: str
+    element: str
+    latents: Float[Tensor, "n n_latents"]
+    blocks: Float[Tensor, "n_blocks n_latents d"] | None = None
+    biases: Float[Tensor, "n_blocks d"] | None = None
+    blocks_used: Int[Tensor, " n"] | None = None
+    extra: Float[Tensor, "n k"] | None = None
+    copies: int = 1
+
+    @property
+    def n_latents(self) -> int:
+        return self.latents.shape[1] // self.copies
+
+    def matrix(self, keep: Int[Tensor, " m"], reduced: bool = False) -> np.ndarray:
+        """Features (n, d) made of the latents `keep` alone.
+
+        `reduced`: in an orthonormal basis of the space that the kept decoder rows span, up
+        to a shift. Distances are the same and the columns far fewer, which is all that a
+        linear probe with an L2 penalty depends on.
+        """
+        offsets = self.n_latents * torch.arange(self.copies)
+        keep = (offsets[:, None] + keep).flatten()
+        made = self.latents[:, keep]
+        if self.blocks is not None:
+            blocks, biases = self.blocks[:, keep], self.biases
+            if reduced:
+                biases = biases - biases[0]
+                basis = torch.linalg.qr(torch.cat([blocks.flatten(0, 1), biases]).T).Q
+                blocks, biases = blocks @ basis, biases @ basis
+            kept, made = made, torch.empty(len(made), blocks.shape[-1])
+            for block in range(len(blocks)):
+                rows = self.blocks_used == block
+                made[rows] = kept[rows] @ blocks[block] + biases[block]
+        if self.extra is not None:
+            made = torch.cat([made, self.extra], dim=1)
+        return made.numpy()
+
+    @property
+    def width(self) -> int | None:
+        """Number of dimensions that the features live in; None: as many as are kept."""
+        return None if self.blocks is None else self.blocks.shape[-1]
+
+
+@torch.no_grad()
+def probe_inputs(
+    sae: SAE,
+    activations: Float[Tensor, "n order d"],
+    elements: Int[Tensor, " n"],
+    action: LinearAction | None = None,
+    search: bool = False,
+) -> dict[str, ProbeInput]:
+    """What probes are given of an SAE, by name, for images under the given elements.
+
+    Without an `action`: "none", the SAE's recons. With one, or for a crosscoder: "true",
+    mapped by the true element, and "inferred", by the one that the SAE infers. Always
+    "latents". With `search`, the SAE reads what the action has turned back (see
+    `EquivariantSAE`): by the true element for "true", by the inferred one for the others. A
+    crosscoder's "true" and "latents" come from the canonical activation, which no one has who
+    is given only the image: only its "inferred" is a fair method.
+    """
+    x = activations[torch.arange(len(activations)), elements]
+    if isinstance(sae, GroupCrosscoder):
+        if action is None:
+            raise ValueError("a crosscoder infers elements by an action: pass one")
+        latents = true_latents = sae.encode(activations[:, 0])
+        inferred_latents, inferred = sae.encode_inferred(x, action)
+    elif action is not None:
+        sae = EquivariantSAE(sae, action, search)
+        latents, inferred = sae.encode_inferred(x)
+        true_latents, inferred_latents = sae.encode_given(x, elements), latents
+    else:
+        latents = sae.encode(x)
+    blocks, biases = sae.decoder_blocks()
+    decoder = {"blocks": blocks, "biases": biases}
+    inputs = {"latents": ProbeInput("latents", "none", latents)}
+    if len(blocks) == 1:
+        first = torch.zeros(len(x), dtype=torch.long)
+        inputs["none"] = ProbeInput("recons", "none", latents, **decoder, blocks_used=first)
+    else:
+        inputs["true"] = ProbeInput("recons", "true", true_latents, **decoder, blocks_used=elements)
+        inputs["inferred"] = ProbeInput(
+            "recons", "inferred", inferred_latents, **decoder, blocks_used=inferred
+        )
+    return inputs
+
+
+def with_element(probe_input: ProbeInput, elements: Int[Tensor, " n"], order: int) -> ProbeInput:
+    """Control: the probe is told the true element, one-hot."""
+    one_hot = torch.nn.functional.one_hot(elements, order).float()
+    return replace(probe_input, element="one_hot", extra=one_hot)
+
+
+@torch.no_grad()
+def orbit_averaged(
+    sae: SAE,
+    activations: Float[Tensor, "n order d"],
+    elements: Int[Tensor, " n"],
+    action: LinearAction,
+) -> ProbeInput:
+    """Control: recons of a vanilla SAE averaged over the orbit at test time.
+
+    mean over h of rho(h)^-1 D(E(psi(h g x))): every image is turned by every h, encoded, and
+    the recons are turned back. No label is used, only |G| times the computation.
+    """
+    group = action.group
+    rows = torch.arange(len(activations))
+    composed = torch.tensor(
+        [[group.compose(h, g) for g in range(group.order)] for h in range(group.order)]
+    )
+    latents = [sae.encode(activations[rows, composed[h][elements]]) for h in range(group.order)]
+    blocks, biases = action.decoder_blocks(sae.decoder_blocks()[0][0], sae.decoder_blocks()[1][0])
+    inverses = [group.inverse(h) for h in range(group.order)]
+    return ProbeInput(
+        "recons",
+        "orbit_average",
+        torch.cat(latents, dim=1),
+        torch.cat([blocks[h] for h in inverses])[None] / group.order,
+        biases[inverses].mean(0, keepdim=True),
+        torch.zeros(len(rows), dtype=torch.long),
+        copies=group.order,
+    )
