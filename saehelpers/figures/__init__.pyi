@@ -23,13 +23,13 @@ from .dashboards import (
     text_dashboard as text_dashboard,
 )
 from .plots import (
-    COLOURS as COLOURS,
-    LABELS as LABELS,
+    colour as colour,
     curves as curves,
     dots as dots,
     grouped_bars as grouped_bars,
     grouped_points as grouped_points,
     image_grid as image_grid,
+    label as label,
     legend_below as legend_below,
     log_ticks as log_ticks,
     overlay as overlay,

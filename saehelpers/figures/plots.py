@@ -1,5 +1,6 @@
 """Figures that more than one notebook draws, with one name and one colour per method."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from saehelpers.runs.extras import extra
 
 with extra("notebooks"):
     import matplotlib.pyplot as plt
+    from matplotlib import colormaps
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -78,6 +80,20 @@ LABELS = {
     "logistic": "logistic",
     "xgboost": "XGBoost",
 }
+OTHER_COLOURS = (*colormaps["tab20b"].colors, *colormaps["Dark2"].colors)
+
+
+def colour(name: str) -> str | tuple[float, float, float]:
+    """The colour of a method, the same in every figure.
+
+    A method that users have added gets one that no other has here, picked by its name alone.
+    """
+    return COLOURS.get(name) or OTHER_COLOURS[zlib.crc32(name.encode()) % len(OTHER_COLOURS)]
+
+
+def label(name: str) -> str:
+    """What a method, a probe or a baseline is called in figures: by default as it is in code."""
+    return LABELS.get(name, name)
 
 
 def panels(
@@ -179,6 +195,7 @@ def grouped_bars(
     by: str = "method",
 ) -> None:
     """Bars of a `summarise`d table: one group per value of column `x`, one bar per name in `by`."""
+    colour_of = colour if by == "method" else COLOURS.get  # or matplotlib's next
     for name, places, rows, width in _grouped(table, x, order, names, by):
         ax.bar(
             places,
@@ -186,8 +203,8 @@ def grouped_bars(
             width,
             yerr=rows["se"].fillna(0),
             error_kw={"elinewidth": 0.8},
-            color=COLOURS.get(name),
-            label=LABELS.get(name, name),
+            color=colour_of(name),
+            label=label(name),
         )
     ax.set_xticks(range(len(order)), order)
     ax.spines[["top", "right"]].set_visible(False)
@@ -206,7 +223,7 @@ def grouped_points(
     `hollow` ones are diamonds without a label: further values of the same names.
     """
     for name, places, rows, _ in _grouped(table, x, order, names, "method"):
-        style = {"color": COLOURS.get(name), "label": None if hollow else LABELS.get(name, name)}
+        style = {"color": colour(name), "label": None if hollow else label(name)}
         style |= {"fmt": "D", "markerfacecolor": "none"} if hollow else {"fmt": "o"}
         ax.errorbar(
             places, rows["mean"], rows["se"].fillna(0), markersize=9 if hollow else 5, **style
@@ -253,8 +270,8 @@ def curves(
             markersize=4,
             linewidth=1.2,
             capsize=2,
-            color=COLOURS[method],
-            label=LABELS[method],
+            color=colour(method),
+            label=label(method),
         )
     ax.spines[["top", "right"]].set_visible(False)
 

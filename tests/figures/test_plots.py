@@ -1,0 +1,47 @@
+"""Colours and labels of methods; figures of methods that the package does not know."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from saehelpers import figures
+from saehelpers.figures import plots
+
+MEASURED = pd.DataFrame(
+    {
+        "method": ["vanilla", "mine"] * 2,
+        "topk": ["4", "4", "8", "8"],
+        "mean": [0.1, 0.2, 0.3, 0.4],
+        "se": [0.01] * 4,
+        "seeds": [2] * 4,
+    }
+)
+
+
+def test_known_methods_keep_their_colours_and_labels():
+    assert figures.colour("vanilla_wide") == "#88ccee"
+    assert figures.label("vanilla_wide") == "vanilla (wide)"
+
+
+def test_other_methods_have_colours_of_their_own():
+    assert figures.label("mine") == "mine"
+    assert to_hex(figures.colour("mine")) == "#e7cb94"  # in every process, the same
+    assert len({figures.colour(f"mine {i}") for i in range(200)}) == len(plots.OTHER_COLOURS)
+    assert not {to_hex(colour) for colour in plots.OTHER_COLOURS} & set(plots.COLOURS.values())
+
+
+@pytest.mark.parametrize("draw", [figures.curves, figures.grouped_bars, figures.grouped_points])
+def test_methods_that_are_not_known_are_drawn(draw):
+    fig, ax = plt.subplots()
+    methods = ["vanilla", "mine"]
+    if draw is figures.curves:
+        draw(ax, MEASURED, "topk", methods)
+    else:
+        draw(ax, MEASURED, "topk", ["4", "8"], methods)
+    handles, labels = ax.get_legend_handles_labels()
+    assert labels == methods
+    drawn = [handle.patches[0].get_facecolor() if draw is figures.grouped_bars
+             else handle.lines[0].get_color() for handle in handles]  # fmt: skip
+    assert [to_hex(c) for c in drawn] == [to_hex(figures.colour(method)) for method in methods]
+    plt.close(fig)
