@@ -1,7 +1,5 @@
 """What several test modules share: small data with a known group action."""
 
-import os
-
 import pytest
 import torch
 
@@ -12,7 +10,6 @@ from saehelpers.training import fitting
 from saehelpers.training.side_by_side import train_saes
 
 torch.set_num_threads(1)
-os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs run here, as Triton's interpreter has them
 
 D = 8
 

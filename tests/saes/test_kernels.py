@@ -61,8 +61,7 @@ def test_training_gives_the_same_curve_and_weights(activation, options, monkeypa
     activations = [random(16, 1, D)]
     monkeypatch.setitem(choice.FASTER_FROM, "cpu", choice.Bounds(0, 1, 1))
     expected, expected_histories = train_saes(runs, activations, progress=False)
-    for module in (rows, choice):
-        monkeypatch.setattr(module, "gpu_kernels", lambda device: kernels)
+    monkeypatch.setattr(rows, "gpu_kernels", lambda device: kernels)
     found, histories = train_saes(runs, activations, progress=False)
     for history, reference in zip(histories, expected_histories, strict=True):
         found_values, values = torch.tensor(history.values), torch.tensor(reference.values)
@@ -72,7 +71,7 @@ def test_training_gives_the_same_curve_and_weights(activation, options, monkeypa
 
 
 def test_a_gpu_takes_the_sparse_path_where_it_was_counted_to_be_faster(monkeypatch):
-    monkeypatch.setattr(choice, "gpu_kernels", lambda device: kernels)
+    monkeypatch.setattr(rows, "gpu_kernels", lambda device: kernels)
     assert choice.is_faster("cuda", 2**23, 2**14, 32)
     assert not choice.is_faster("cuda", 2**22, 2**14, 32)  # launching is all that takes time
     assert not choice.is_faster("cuda", 2**23, 2**10, 32)
@@ -81,7 +80,7 @@ def test_a_gpu_takes_the_sparse_path_where_it_was_counted_to_be_faster(monkeypat
         assert choice.is_faster("cuda", 2**23, 2**14, 32)
         assert not choice.is_faster("cuda", 2**23, 2**12, 32)
     assert not choice.is_faster("mps", 2**23, 2**14, 32)
-    monkeypatch.setattr(choice, "gpu_kernels", lambda device: None)
+    monkeypatch.setattr(rows, "gpu_kernels", lambda device: None)
     assert not choice.is_faster("cuda", 2**23, 2**14, 32)
     assert set(BUFFER) == set(choice.FASTER_FROM)
 
@@ -96,7 +95,7 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_without_working_kernels_the_dense_path_is_left_and_said_to_be(monkeypatch):
-    monkeypatch.setattr(choice, "gpu_kernels", rows.gpu_kernels.__wrapped__)
+    monkeypatch.setattr(rows, "gpu_kernels", rows.gpu_kernels.__wrapped__)
     with pytest.warns(UserWarning, match="trained without them"):
         assert not choice.is_faster("cuda", 2**23, 2**14, 32)
 
