@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from saehelpers.evaluation import attribution
-from saehelpers.evaluation.metrics import cosine_matrix
+from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import read_activations
 from saehelpers.runs.extras import extra
 from saehelpers.runs.folders import write_atomically
