@@ -23,21 +23,21 @@ from saehelpers import runs
 BLOCK_SAMPLES = 256  # neighbours on disk, which are read together
 
 
-def write_shards(folder: Path | str, parts: Iterable[Tensor]) -> Path:
+def write_shards(folder: Path | str, parts: Iterable[Tensor], overwrite: bool = False) -> Path:
     """Write each part of some activations as a shard, and return the folder.
 
     The parts, (n, |G|, d) or (n, d), may be computed while they are asked for, so that one at
-    a time is in memory. The folder is there with all of them or not at all.
+    a time is in memory. The folder is there with all of them or not at all; with `overwrite`
+    they take the place of shards that are there already.
 
     Raises:
-        FileExistsError: the folder is there already.
+        FileExistsError: the folder is there already, or holds other files than shards.
         ValueError: there are no parts, or one differs from the first in more than its length.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already: delete it, or choose another")
+    runs.check_free(folder, overwrite, (".safetensors",))
     first = None
-    with runs.temporary_folder(folder) as temporary:
+    with runs.temporary_folder(folder, overwrite) as temporary:
         for number, part in enumerate(parts):
             name = f"{number:05d}.safetensors"
             first = part[:0] if first is None else first
@@ -90,7 +90,10 @@ def _map_shard(path: Path) -> Tensor:
 
 
 def _damaged(path: Path | str, error: Exception) -> ValueError:
-    return ValueError(f"{path} is damaged ({error}): delete it to have it made again")
+    return ValueError(
+        f"{path} is damaged ({error}): copy or write it once more. A file of orbit_pixels is made "
+        "again when it is not there"
+    )
 
 
 def _check_alike(first_name: str, first: Tensor, name: str, shard: Tensor) -> None:

@@ -3,6 +3,7 @@ from . import (
     extras as extras,
     folders as folders,
     progress as progress,
+    reading as reading,
     results as results,
     sweeps as sweeps,
 )
@@ -23,12 +24,11 @@ from .extras import (
 )
 from .folders import (
     added_later as added_later,
+    check_free as check_free,
     config_hash as config_hash,
     damaged as damaged,
     fingerprint as fingerprint,
     git_state as git_state,
-    load_run as load_run,
-    local_folder as local_folder,
     now_utc as now_utc,
     provenance as provenance,
     run_id as run_id,
@@ -37,10 +37,19 @@ from .folders import (
     temporary_folder as temporary_folder,
     temporary_path as temporary_path,
     write_atomically as write_atomically,
+    write_folder as write_folder,
 )
 from .progress import (
     progress_line as progress_line,
     seconds_each as seconds_each,
+)
+from .reading import (
+    load_run as load_run,
+    local_folder as local_folder,
+    read_config as read_config,
+    read_record as read_record,
+    read_tensors as read_tensors,
+    unreadable as unreadable,
 )
 from .results import (
     COLUMNS as COLUMNS,

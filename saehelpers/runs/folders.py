@@ -1,11 +1,12 @@
 """A run: a frozen config, its hash, its folder under models/, and where it came from.
 
     models/<name>-<hash8>/
-        config.json           the config, library versions, git commit, time
+        config.json           the config and its class, library versions, git commit, time
         weights.safetensors   the tensors
         history.csv           how training went
 
 The folder is written under a temporary name and renamed, so that one that exists is whole.
+`reading` reads a folder of which nothing but its path is known.
 """
 
 import dataclasses
@@ -18,18 +19,16 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from saehelpers.runs import distributed
-from saehelpers.runs.extras import extra
 
 if TYPE_CHECKING:
     import pandas
@@ -127,73 +126,28 @@ def save_run(
     """
     folder = Path(root) / run_id(config)
     if distributed.is_first():
-        _write_run(folder, config, tensors, history, overwrite, files)
+        rows = history.to_csv(index=False, float_format="%.6g")
+        write_folder(folder, config, tensors, {**files, "history.csv": rows}, overwrite)
     distributed.wait_for_all()
     return folder
 
 
-def _write_run(folder, config, tensors, history, overwrite, files) -> None:
-    with temporary_folder(folder) as temporary:
-        record = {"version": VERSION, "config": settings(config), **provenance()}
+def write_folder(
+    folder: Path,
+    config: Any,
+    tensors: Mapping[str, torch.Tensor],
+    files: Mapping[str, str] = MappingProxyType({}),
+    overwrite: bool = False,
+) -> None:
+    """Write a config, tensors and text files into a folder of any name, as `save_run` does."""
+    with temporary_folder(folder, overwrite) as temporary:
+        kind = type(config).__name__
+        record = {"version": VERSION, "kind": kind, "config": settings(config), **provenance()}
         (temporary / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(tensors, temporary / "weights.safetensors")
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
-        history.to_csv(temporary / "history.csv", index=False, float_format="%.6g")
-        if overwrite:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def load_run(
-    root: Path | str, config: Any
-) -> tuple[dict[str, torch.Tensor], "pandas.DataFrame", dict[str, Any]] | None:
-    """(tensors, history, record) of the run of this config; None if it was not trained yet.
-
-    Raises:
-        ValueError: the folder is damaged, or belongs to another config.
-    """
-    import pandas as pd
-
-    folder = Path(root) / run_id(config)
-    if not folder.exists():
-        return None
-    try:
-        record = json.loads((folder / "config.json").read_text())
-        with safe_open(folder / "weights.safetensors", framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        history = pd.read_csv(folder / "history.csv")
-        same = record["config"] == json.loads(json.dumps(settings(config)))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise damaged(folder, repr(error)) from error
-    if not same:
-        raise damaged(folder, "its config.json describes another run")
-    return tensors, history, record
-
-
-def local_folder(source: Path | str, patterns: list[str]) -> Path:
-    """A folder, as it is; or of a Hugging Face hub repository, with the files that are named.
-
-    Raises:
-        FileNotFoundError: it is neither.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    with extra("text"):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"no SAEs at {str(source)!r}: neither a local folder nor to be reached on the "
-            "Hugging Face hub. Pass a folder that holds them."
-        ) from error
 
 
 def damaged(folder: Path, why: str) -> ValueError:
@@ -204,23 +158,51 @@ def damaged(folder: Path, why: str) -> ValueError:
 
 
 @contextmanager
-def temporary_folder(folder: Path) -> Iterator[Path]:
+def temporary_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """A folder to write to, which becomes `folder` at the end: what exists is whole.
 
-    A folder that is there by then is kept, and this one dropped.
+    A folder that is there by then is kept, and this one dropped; with `overwrite` it is put
+    aside, and deleted once this one has its name.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
+    aside = temporary.with_name(f"{temporary.name}-before")
     try:
         yield temporary
+        if overwrite:
+            with suppress(FileNotFoundError):
+                folder.rename(aside)
         try:
             temporary.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        for left in (temporary, aside):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def check_free(folder: Path, overwrite: bool, suffixes: tuple[str, ...]) -> None:
+    """Raise a FileExistsError if a folder to be written is there, unless it may be replaced.
+
+    With `overwrite` it may if all that it holds are files with these suffixes.
+    """
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"{folder} is there already: pass overwrite=True to replace it, or choose another"
+        )
+    held = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    others = [path.name for path in held if path.is_dir() or path.suffix not in suffixes]
+    if others:
+        raise FileExistsError(
+            f"{folder} is not replaced: {others[0]} in it is no file that would be written there. "
+            "Choose another folder, or delete it yourself"
+        )
 
 
 @contextmanager

@@ -30,7 +30,10 @@ ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}  # by
 
 @torch.no_grad()
 def save_sae_lens(
-    sae: SAE, folder: Path | str, metadata: Mapping[str, Any] = MappingProxyType({})
+    sae: SAE,
+    folder: Path | str,
+    metadata: Mapping[str, Any] = MappingProxyType({}),
+    overwrite: bool = False,
 ) -> Path:
     """Write an SAE with a linear encoder for SAELens to read, and return the folder.
 
@@ -44,14 +47,14 @@ def save_sae_lens(
 
     Args:
         metadata: what SAELens knows of an SAE: model_name, hook_name, ...
+        overwrite: replace an SAE that is there already.
 
     Raises:
         ValueError: the format has no place for such an SAE.
-        FileExistsError: the folder is there already.
+        FileExistsError: the folder is there already, or holds other files than an SAE's.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already: delete it, or choose another")
+    runs.check_free(folder, overwrite, (".json", ".safetensors"))
     _check_representable(sae)
     architecture, threshold = _to_architecture(sae)
     config = architecture | {
@@ -65,7 +68,7 @@ def save_sae_lens(
         "metadata": {"sae_lens_version": FORMAT, **metadata},
     }
     tensors = _to_weights(sae) | threshold
-    with runs.temporary_folder(folder) as temporary:
+    with runs.temporary_folder(folder, overwrite) as temporary:
         (temporary / "cfg.json").write_text(json.dumps(config, indent=2) + "\n")
         weights = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(weights, temporary / "sae_weights.safetensors")
@@ -133,16 +136,16 @@ def load_sae_lens(source: Path | str, subfolder: str = "") -> tuple[SAE, dict[st
         ValueError: an architecture or a setting that SAEs here do not have, or weights that
             are damaged, missing or of another shape.
     """
-    names = [f"{subfolder}/{name}".lstrip("/") for name in ("cfg.json", "sae_weights.safetensors")]
-    folder = runs.local_folder(source, names)
+    names = ["cfg.json", "sae_weights.safetensors"]
+    folder = runs.local_folder(source, names, subfolder)
     paths = [folder / name for name in names]
     if not all(path.exists() for path in paths):
-        raise FileNotFoundError(f"no SAE of SAELens ({' and '.join(names)}) in {source}")
+        raise FileNotFoundError(f"no SAE of SAELens ({' and '.join(names)}) in {folder}")
     try:
         cfg = json.loads(paths[0].read_text())
         tensors = {name: tensor.float() for name, tensor in load_file(paths[1]).items()}
     except (ValueError, SafetensorError) as error:
-        raise ValueError(f"the SAE of SAELens in {paths[0].parent} is damaged: {error}") from error
+        raise ValueError(f"the SAE of SAELens in {folder} is damaged: {error}") from error
     config = _from_architecture(cfg, str(paths[0]))
     _check_weights(tensors, config, str(paths[1]))
     if cfg.get("rescale_acts_by_decoder_norm"):

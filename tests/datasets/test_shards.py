@@ -77,11 +77,37 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_a_folder_that_is_there_is_not_written_to(folder):
-    with pytest.raises(FileExistsError, match="shards is there already: delete it"):
+    with pytest.raises(FileExistsError, match="shards is there already: pass overwrite=True"):
         write_shards(folder, numbered())
     with pytest.raises(ValueError, match="no activations to write"):
         write_shards(folder.parent / "other", [])
     assert [path.name for path in folder.parent.iterdir()] == ["shards"]
+
+
+def test_shards_take_the_place_of_others(folder):
+    before = map_shards(folder)
+    write_shards(folder, (2 * shard for shard in before[:2]), overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["00000.safetensors", "00001.safetensors"]
+    for shard, other in zip(map_shards(folder), before, strict=False):
+        assert torch.equal(shard, 2 * other)
+    assert [path.name for path in folder.parent.iterdir()] == ["shards"]
+
+
+def test_a_folder_of_other_files_is_not_replaced(folder):
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"shards is not replaced: notes\.txt in it is no"):
+        write_shards(folder, numbered(), overwrite=True)
+    with pytest.raises(FileExistsError, match="is not replaced: shards in it is no file that"):
+        write_shards(folder.parent, numbered(), overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert len(map_shards(folder)) > 1
+
+
+def test_shards_that_are_there_stay_when_new_ones_fail(folder):
+    before = map_shards(folder)
+    with pytest.raises(ValueError, match="part 1 has activations"):
+        write_shards(folder, [before[0], before[0][..., :1]], overwrite=True)
+    assert all(torch.equal(*pair) for pair in zip(map_shards(folder), before, strict=True))
 
 
 # --- the stream ---
@@ -245,7 +271,9 @@ def test_shards_that_are_not_alike(folder, odd, message):
 def test_a_shard_that_is_cut_short(folder, length):
     path = folder / "00001.safetensors"
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"00001\.safetensors is damaged .*delete it"):
+    with pytest.raises(
+        ValueError, match=r"00001\.safetensors is damaged .*copy or write it once more"
+    ):
         ShardStream(folder, 10)(0)
 
 

@@ -137,7 +137,7 @@ def test_file_that_is_cut_short(length, tmp_path):
     path = tmp_path / "pixels.npy"
     np.save(path, np.ones((10, 4, 8), np.float32))
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"pixels\.npy is damaged .*delete it"):
+    with pytest.raises(ValueError, match=r"pixels\.npy is damaged .*copy or write it once more"):
         map_activations(path)
 
 

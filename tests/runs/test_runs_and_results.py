@@ -97,6 +97,7 @@ def test_a_run_comes_back_as_it_was_saved(tmp_path):
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
     assert history.equals(HISTORY)
     assert record["config"] == dataclasses.asdict(CONFIG)
+    assert record["kind"] == "BaseModelRun"
     assert record["torch"] == torch.__version__
     assert record["created_utc"] <= runs.now_utc()
 
@@ -137,6 +138,22 @@ def test_an_error_while_saving_leaves_no_trace(tmp_path, monkeypatch, overwrite)
             runs.save_run(tmp_path, config, TENSORS, HISTORY, overwrite)
     assert list(tmp_path.iterdir()) == [folder]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_that_cannot_take_the_place_of_another_leaves_it(tmp_path, monkeypatch):
+    folder = runs.save_run(tmp_path, CONFIG, TENSORS, HISTORY)
+    rename = Path.rename
+
+    def fail_to_replace(path, target):
+        if target == folder and not path.name.endswith("-before"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_to_replace)
+    with pytest.raises(OSError, match="Input/output error"):
+        runs.save_run(tmp_path, CONFIG, {"weight": torch.zeros(1)}, HISTORY, overwrite=True)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert torch.equal(runs.load_run(tmp_path, CONFIG)[0]["weight"], TENSORS["weight"])
 
 
 def truncate_weights(folder: Path) -> None:

@@ -123,6 +123,17 @@ def test_a_folder_that_is_there_is_not_written_to(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_sae_takes_the_place_of_another(tmp_path):
+    folder, other = tmp_path / "sae", made(activation="relu")
+    save_sae_lens(made(), folder)
+    assert_close(load_sae_lens(folder)[0](activations()), made()(activations()))
+    save_sae_lens(other, folder, overwrite=True)
+    assert load_sae_lens(folder)[0].config.activation == "relu"
+    with pytest.raises(FileExistsError, match="is not replaced: sae in it is no file that would"):
+        save_sae_lens(other, tmp_path, overwrite=True)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
