@@ -4,6 +4,7 @@ from . import (
     encoders as encoders,
     end_to_end as end_to_end,
     loading as loading,
+    measuring as measuring,
     saes as saes,
     subjects as subjects,
 )
@@ -12,6 +13,7 @@ from .base_models import (
     LanguageModelRun as LanguageModelRun,
     load_or_train_base_model as load_or_train_base_model,
     load_or_train_language_model as load_or_train_language_model,
+    shapes_base_run as shapes_base_run,
 )
 from .controls import (
     other_group as other_group,
@@ -37,11 +39,15 @@ from .loading import (
     load_or_train as load_or_train,
     load_weights as load_weights,
 )
-from .saes import (
+from .measuring import (
     drop_stale_rows as drop_stale_rows,
+    measure_probes as measure_probes,
+    measure_runs as measure_runs,
+)
+from .saes import (
+    load_or_train_methods as load_or_train_methods,
     load_or_train_saes as load_or_train_saes,
     load_sae as load_sae,
-    measure_runs as measure_runs,
 )
 from .subjects import (
     ActionRun as ActionRun,

@@ -49,6 +49,17 @@ class BaseModelRun:
     seed: int = 0
 
 
+def shapes_base_run(
+    architecture: str, n_images: int, group: str, epochs: int, **settings
+) -> BaseModelRun:
+    """The run of a base model of notebook 02, which others load: `make_shapes(n_images, seed=0)`.
+
+    `settings` are further fields of `BaseModelRun`.
+    """
+    name, data = f"base_{Path(architecture).name}", f"shapes-{n_images}-seed0"
+    return BaseModelRun(name, data, architecture, group=group, epochs=epochs, **settings)
+
+
 @dataclass(frozen=True)
 class LanguageModelRun:
     """Everything that decides what a small GPT-2 learns.

@@ -1,21 +1,20 @@
-"""SAEs, trained once, then loaded, and measured once."""
+"""SAEs, trained once, then loaded."""
 
-from collections.abc import Callable, Iterable
+import dataclasses
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from torch import Tensor
 
 from saehelpers import runs
 from saehelpers.datasets.shards import ShardStream, map_activations
 from saehelpers.datasets.synthetic import Stream
 from saehelpers.experiments.loading import checkpoint_path, load_existing, load_weights
-from saehelpers.runs import results
+from saehelpers.experiments.subjects import Subject
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import sweep
-from saehelpers.saes import SAE, make_sae
-from saehelpers.training.methods import EndToEndRun, SAERun, run_columns
+from saehelpers.saes import SAE, SAEConfig, make_sae
+from saehelpers.symmetry import Group
+from saehelpers.training.methods import EndToEndRun, SAERun, method_runs
 from saehelpers.training.side_by_side import train_saes
 
 
@@ -63,6 +62,32 @@ def load_or_train_saes(
     return [load_sae(config, models) for config in configs]
 
 
+def load_or_train_methods(
+    subjects: dict[str, Subject],
+    methods: list[str],
+    topks: list[int],
+    seeds: list[int],
+    sae: SAEConfig,
+    group: Group,
+    models: Path | str,
+    device: str = "cpu",
+    executor=None,
+    **settings,
+) -> dict[str, dict[SAERun, SAE]]:
+    """The SAEs of every method, TopK and seed, for every subject: by its name, then by config.
+
+    sae: its width `d` gives way to that of each subject's activations. settings: see
+    `saehelpers.training.method_run`. Histories are of the held-out activations.
+    """
+    trained = {}
+    for name, subject in subjects.items():
+        own = dataclasses.replace(sae, d=subject.train.shape[-1])
+        configs = method_runs(methods, topks, seeds, subject.name, own, group, **settings)
+        saes = load_or_train_saes(configs, subject.train, models, subject.test, device, executor)
+        trained[name] = dict(zip(configs, saes, strict=True))
+    return trained
+
+
 def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
     """The trained SAE of this config.
 
@@ -71,58 +96,6 @@ def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
     """
     tensors, _, _ = load_existing(config, models)
     return load_weights(make_sae(config.sae), tensors, config, models).eval().requires_grad_(False)
-
-
-def drop_stale_rows(path: Path | str, configs: list, models: Path | str) -> None:
-    """Remove from a results file what was measured on earlier models of the same configs."""
-    created = {
-        runs.run_id(config): load_existing(config, models)[2]["created_utc"] for config in configs
-    }
-    dropped = results.drop_stale(path, created)
-    if dropped:
-        print(f"{dropped} rows of earlier models removed from {Path(path).name}")
-
-
-def measure_runs(
-    measure: Callable[..., dict[str, float] | list[dict[str, Any]]],
-    jobs: list[tuple[SAERun | EndToEndRun, dict[str, Any], tuple]],
-    path: Path | str,
-    models: Path | str,
-    executor=None,
-) -> pd.DataFrame:
-    """Measure every SAE that the results file has no rows of yet, and return the file's rows.
-
-    Rows that were measured on other numbers of samples than a job's columns say do not count.
-
-    Args:
-        measure: gives the values of a model's metrics by name, or rows with further columns.
-        jobs: (config, further columns of its rows, arguments of `measure`).
-    """
-    drop_stale_rows(path, [config for config, _, _ in jobs], models)
-    jobs = [(measure, run_columns(config) | columns, rest) for config, columns, rest in jobs]
-    done = set(_measurements(results.read(path)))
-    todo = [job for job in jobs if _measurement(job[1]) not in done]
-    print(progress_line("SAEs measured", len(jobs) - len(todo), len(jobs)))
-    for rows in sweep(_measure, todo, "measuring", executor):
-        results.append(path, rows)
-    wanted = {_measurement(columns) for _, columns, _ in jobs}
-    table = results.read(path)
-    return table[[measurement in wanted for measurement in _measurements(table)]]
-
-
-def _measurements(table: pd.DataFrame) -> Iterable[tuple]:
-    return zip(*(table[name] for name in ("run_id", *results.SAMPLES)), strict=True)
-
-
-def _measurement(columns: dict[str, Any]) -> tuple:
-    return tuple(columns.get(name, pd.NA) for name in ("run_id", *results.SAMPLES))
-
-
-def _measure(measure, columns, arguments) -> list[dict[str, Any]]:
-    measured = measure(*arguments)
-    if isinstance(measured, dict):
-        measured = [{"metric": metric, "value": value} for metric, value in measured.items()]
-    return [columns | row for row in measured]
 
 
 def _train_and_save(configs, activations, validation, models, device, force) -> None:

@@ -64,6 +64,7 @@ from .results import (
     trained_for as trained_for,
 )
 from .sweeps import (
+    default_device as default_device,
     n_cores as n_cores,
     sweep as sweep,
 )

@@ -16,14 +16,17 @@ from saehelpers.experiments import (
     ActionRun,
     BaseModelRun,
     EncoderRun,
+    Subject,
     load_or_fit_action,
     load_or_train_base_model,
     load_or_train_encoder,
+    load_or_train_methods,
     load_or_train_saes,
     load_sae,
     measure_runs,
     prepare_pixel_subject,
     prepare_subjects,
+    shapes_base_run,
 )
 from saehelpers.networks import load_encoder
 from saehelpers.networks.activations import orbit_activations
@@ -347,6 +350,33 @@ def test_explain_reads_orbits_and_fits_the_action(images, tmp_path, executor):
     weights = runs.fingerprint(explained.base_model.state_dict())
     assert explained.name == f"{runs.run_id(BASE)}/{weights}/C4"
     assert explained.action_run.activations == explained.name
+
+
+def test_saes_of_every_subject_have_the_width_of_its_activations(toy, tmp_path, executor):
+    subjects = {
+        name: Subject(
+            toy.action, pd.DataFrame(), orbits, orbits[:9], toy.action, ActionRun("", "", ""), name
+        )
+        for name, orbits in (("toy", toy.activations), ("part", toy.activations[..., :6]))
+    }
+    sae = SAEConfig(1, 4, topk=2, encoder_hidden=5)
+    saes = load_or_train_methods(
+        subjects, ["vanilla", "canonical"], [1, 2], [0], sae, GROUP, tmp_path, executor=executor,
+        epochs=1,
+    )  # fmt: skip
+    for (name, subject), d in zip(subjects.items(), (8, 6), strict=True):
+        own = dataclasses.replace(sae, d=d)
+        expected = method_runs(["vanilla", "canonical"], [1, 2], [0], name, own, GROUP, epochs=1)
+        assert list(saes[name]) == expected
+        for config, found in saes[name].items():
+            alone = load_or_train_saes([config], subject.train, tmp_path, executor=executor)
+            assert_equal_states(states([found]), states(alone))
+
+
+def test_base_models_of_shapes_are_told_apart_by_name_and_images():
+    named = BaseModelRun("base_mlp", "shapes-10-seed0", "mlp", hidden_dim=3, group="D4", epochs=2)
+    assert shapes_base_run("mlp", 10, "D4", 2, hidden_dim=3) == named
+    assert shapes_base_run("/some/where/vit", 10, "C4", 0).name == "base_vit"
 
 
 # --- measurements ---

@@ -1,0 +1,100 @@
+"""Probes are measured once: what results files have already is not made again."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+import torch
+
+from saehelpers import runs
+from saehelpers.evaluation import ProbeInput, probe_tasks
+from saehelpers.experiments import (
+    ActionRun,
+    load_or_fit_action,
+    load_or_train_saes,
+    measure_probes,
+)
+from saehelpers.runs import results
+from saehelpers.training.methods import SAERun, run_columns
+
+TASKS = pd.DataFrame({"task_type": ["S", "S", "SO"], "task": ["a", "b", "c"]}, index=[7, 3, 5])
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+LABELS = random(40, 3, seed=1) > 0
+GIVEN = ProbeInput("latents", "none", random(40, 5).relu() + LABELS[:, :1])
+
+
+@pytest.fixture
+def executor():
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
+
+
+@pytest.fixture
+def measured(small_config, toy, tmp_path, executor):
+    """An SAE and an action that are on disk, and what measures a plan of them."""
+    config = SAERun("test", "toy", small_config, epochs=1)
+    load_or_train_saes([config], toy.activations, tmp_path, executor=executor)
+    action_run = ActionRun("action", "toy", "C4", method="least_squares")
+    load_or_fit_action(action_run, toy.activations, tmp_path)
+
+    def path_of(columns):
+        return tmp_path / f"{columns['probe']}.csv"
+
+    def measure(plan, tasks=(0, 1, 2)):
+        part = LABELS[:, list(tasks)], TASKS.iloc[list(tasks)]
+        return measure_probes(plan, *part, 20, path_of, tmp_path, executor)
+
+    return config, action_run, measure
+
+
+def test_rows_are_the_scores_of_the_probes(measured):
+    config, action_run, measure = measured
+    named = {"experiment": "e", "method": "base_model"}
+    everything = dataclasses.replace(GIVEN, features="activations", element="true")
+    table = measure(
+        [(config, {}, "logistic", 2, GIVEN), (action_run, named, "xgboost", None, everything)]
+    )
+    first, second = (rows for _, rows in table.groupby("probe"))
+    for rows, probe, m in ((first, "logistic", 2), (second, "xgboost", None)):
+        expected = probe_tasks(GIVEN, LABELS, 20, probe, m)
+        assert rows.value.tolist() == pytest.approx(expected, abs=1e-5)
+        assert rows[["task_type", "task"]].values.tolist() == TASKS.values.tolist()
+        assert set(rows.metric) == {"f1"} and set(rows.split) == {"test"}
+        assert set(rows.n_train) == set(rows.n_test) == {20}
+    shown = ["run_id", "method", "seed", "features", "element", "experiment"]
+    own = run_columns(config)
+    assert first[shown].drop_duplicates().values.tolist() == [
+        [own["run_id"], "test", 0, "latents", "none", ""]
+    ]
+    assert second[shown].drop_duplicates().values.tolist() == [
+        [runs.run_id(action_run), "base_model", 0, "activations", "true", "e"]
+    ]
+
+
+def test_what_is_there_is_not_measured_again(measured, tmp_path, monkeypatch, capsys):
+    config, _, measure = measured
+    plan = [(config, {}, "logistic", m, GIVEN) for m in (1, 2)]
+    measure(plan[:1], tasks=[0, 2])
+    assert "logistic: 0 of 2 done, 2 left" in capsys.readouterr().out
+    before = results.read(tmp_path / "logistic.csv")
+    table = measure(plan)
+    assert "logistic: 2 of 6 done, 4 left" in capsys.readouterr().out
+    assert table.iloc[:2].equals(before) and len(table) == 6
+    monkeypatch.setattr("saehelpers.evaluation.probing.probe_tasks", None)
+    assert measure(plan).equals(table)
+    assert "logistic: 6 of 6 done" in capsys.readouterr().out
+
+
+def test_rows_of_an_earlier_model_are_measured_anew(measured, tmp_path, capsys):
+    config, _, measure = measured
+    old = {"run_id": runs.run_id(config), "probe": "logistic", "value": 0.0}
+    results.append(tmp_path / "logistic.csv", [old | {"created_utc": "2001-01-01T00:00:00+00:00"}])
+    table = measure([(config, {}, "logistic", 1, GIVEN)])
+    assert "1 rows of earlier models removed" in capsys.readouterr().out
+    assert table.value.tolist() == pytest.approx(probe_tasks(GIVEN, LABELS, 20, "logistic", 1))
