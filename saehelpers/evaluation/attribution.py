@@ -6,7 +6,8 @@ its encoder's column w_i, so that w_i . z[t] falls apart into parts by head, by 
 and by what stood in the residual stream there (Kissane et al., arXiv 2406.17759). Every
 decomposition here is exact: its parts sum to what was decomposed.
 
-Models are Hugging Face GPT-2s, or have modules of the same names.
+Models are Hugging Face GPT-2s, or have modules of the same names. Used by notebook 10 and the
+dashboards of attention heads.
 """
 
 from collections.abc import Sequence
@@ -140,11 +141,11 @@ def attribution_by_source(
     """
     projected = torch.einsum("bshe, ihe -> bshi", values, directions)
     n_batch, _, n_t, n_s = patterns.shape
-    found = patterns.new_empty(n_batch, n_s, n_t, len(directions))
-    for pattern, reads, out in zip(patterns, projected, found, strict=True):
+    attributed = patterns.new_empty(n_batch, n_s, n_t, len(directions))
+    for pattern, reads, out in zip(patterns, projected, attributed, strict=True):
         taken = pattern.permute(2, 1, 0).contiguous()  # of many small strided ones, bmm is slow
         torch.bmm(taken, reads, out=out)  # (s, t, heads) (s, heads, latents)
-    return found.permute(0, 3, 2, 1)
+    return attributed.permute(0, 3, 2, 1)
 
 
 @torch.no_grad()
@@ -163,11 +164,11 @@ def source_shares(
     """
     shares = []
     for some, where in zip(directions.split(64), active.split(64, dim=1), strict=True):
-        found = attribution_by_source(attention.patterns, attention.values, some)
-        found = found[:, :, positions].clamp(min=0) * where[..., None]  # (batch, latents, t, s)
+        parts = attribution_by_source(attention.patterns, attention.values, some)
+        parts = parts[:, :, positions].clamp(min=0) * where[..., None]  # (batch, latents, t, s)
         own = torch.arange(len(positions))
-        by_kind = found[:, :, own, sources].sum((0, 3))  # (latents, kinds)
-        shares.append(by_kind / found.sum((0, 2, 3)).clamp(min=1e-12)[:, None])
+        by_kind = parts[:, :, own, sources].sum((0, 3))  # (latents, kinds)
+        shares.append(by_kind / parts.sum((0, 2, 3)).clamp(min=1e-12)[:, None])
     return torch.cat(shares)
 
 

@@ -138,13 +138,13 @@ def frequency_bins(
 
     Bins are [low, high), the last one [low, high].
     """
-    found = []
+    bins = []
     for low, high in pairwise(edges):
         below = frequency <= high if high == edges[-1] else frequency < high
         inside = (frequency >= low) & below
         mean = float(values[inside].mean()) if inside.any() else float("nan")
-        found.append((low, high, mean, int(inside.sum())))
-    return found
+        bins.append((low, high, mean, int(inside.sum())))
+    return bins
 
 
 def over_pairs(score: Callable[[int, int], float], n_runs: int) -> dict[tuple[int, int], float]:

@@ -1,11 +1,11 @@
-"""What an SAE has learnt, where the true features are known."""
+"""What an SAE has learnt, where the true features are known. Used by notebook 07."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -109,8 +109,8 @@ def evaluate(
         both = detected & present[:, matched]
         counts["detected"][matched] += detected.sum(0)
         counts["both"][matched] += both.sum(0)
-        made = latents[:, latents_used] * norms[latents_used]
-        ratio = made / (coefficients * feature_norms)[:, matched].clamp(min=1e-12)
+        written = latents[:, latents_used] * norms[latents_used]
+        ratio = written / (coefficients * feature_norms)[:, matched].clamp(min=1e-12)
         counts["ratio"][matched] += torch.where(both, ratio, 0.0).sum(0).double()
         family = present[:, children] & present[:, above]
         absorbed = family & active[:, latent_of[children]] & ~active[:, latent_of[above]]
@@ -172,23 +172,20 @@ def initialise_at(
     features: Float[Tensor, "n_features d"],
     generator: torch.Generator,
     noise: float = 0.0,
-    order: Int[Tensor, " n"] | None = None,
 ) -> None:
     """Put the true features into the first rows of an SAE's dictionary, in place.
 
-    The encoder becomes the transpose of the dictionary, with biases of zero.
+    The encoder becomes the transpose of the dictionary, with biases of zero. Further rows keep
+    their directions.
 
     Args:
         noise: standard deviation of what is added to a row, as a share of its norm.
-        order: the features for the rows 0, 1, ...; all in their own order by default. What
-            rows are left keep their directions.
 
     Raises:
         ValueError: more features than latents, another width, an encoder of two layers, or
             a dictionary that is not free.
     """
-    chosen = features if order is None else features[order]
-    n, d = chosen.shape
+    n, d = features.shape
     if n > sae.config.n_latents or d != sae.config.d:
         raise ValueError(
             f"{n} features of width {d} do not fit {sae.config.n_latents} latents of width "
@@ -196,8 +193,8 @@ def initialise_at(
         )
     if (sae.config.encoder, sae.config.dictionary) != ("linear", "free"):
         raise ValueError("only an SAE with a linear encoder and a free dictionary can start there")
-    spread = noise * chosen.norm(dim=1, keepdim=True) / d**0.5
-    sae.decoder_weight[:n] = chosen + spread * torch.randn(n, d, generator=generator)
+    spread = noise * features.norm(dim=1, keepdim=True) / d**0.5
+    sae.decoder_weight[:n] = features + spread * torch.randn(n, d, generator=generator)
     sae.encoder_weights[0].copy_(sae.decoder_weight.T)
     sae.encoder_biases[0].zero_()
     sae.decoder_bias.zero_()

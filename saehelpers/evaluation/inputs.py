@@ -53,20 +53,20 @@ class ProbeInput:
         """
         offsets = self.n_latents * torch.arange(self.copies)
         keep = (offsets[:, None] + keep).flatten()
-        made = self.latents[:, keep]
+        features = self.latents[:, keep]
         if self.blocks is not None:
             blocks, biases = self.blocks[:, keep], self.biases
             if reduced:
                 biases = biases - biases[0]
                 basis = torch.linalg.qr(torch.cat([blocks.flatten(0, 1), biases]).T).Q
                 blocks, biases = blocks @ basis, biases @ basis
-            kept, made = made, torch.empty(len(made), blocks.shape[-1])
+            kept_latents, features = features, torch.empty(len(features), blocks.shape[-1])
             for block in range(len(blocks)):
                 rows = self.blocks_used == block
-                made[rows] = kept[rows] @ blocks[block] + biases[block]
+                features[rows] = kept_latents[rows] @ blocks[block] + biases[block]
         if self.extra is not None:
-            made = torch.cat([made, self.extra], dim=1)
-        return made.numpy()
+            features = torch.cat([features, self.extra], dim=1)
+        return features.numpy()
 
     @property
     def width(self) -> int | None:
@@ -118,7 +118,7 @@ def probe_inputs(
 
 
 def with_element(probe_input: ProbeInput, elements: Int[Tensor, " n"], order: int) -> ProbeInput:
-    """Control: the probe is told the true element, one-hot."""
+    """Control: the probe is told the true element, one-hot. Used by notebook 04."""
     one_hot = torch.nn.functional.one_hot(elements, order).float()
     return replace(probe_input, element="one_hot", extra=one_hot)
 
@@ -133,7 +133,8 @@ def orbit_averaged(
     """Control: recons of a vanilla SAE averaged over the orbit at test time.
 
     mean over h of rho(h)^-1 D(E(psi(h g x))): every image is turned by every h, encoded, and
-    the recons are turned back. No label is used, only |G| times the computation.
+    the recons are turned back. No label is used, only |G| times the computation. Used by
+    notebook 04.
     """
     group = action.group
     rows = torch.arange(len(activations))

@@ -167,18 +167,18 @@ def evaluate_spliced(
     zeros = at_positions(torch.zeros_like, positions) if positions else torch.zeros_like
     chosen = list(positions) or slice(None)
     for tokens in blocks.split(batch_size):
-        with recording_prefix(model, saes) as prefix, reading(model, modules) as found:
+        with recording_prefix(model, saes) as prefix, reading(model, modules) as activations:
             original = logits_of(model, tokens)
         for name in modules:
-            before[name].append(found[name][:, chosen].flatten(0, 1).float())
+            before[name].append(activations[name][:, chosen].flatten(0, 1).float())
         with (
             replaying(model, prefix),
             spliced(model, saes, positions),
-            reading(model, modules) as found,
+            reading(model, modules) as activations,
         ):
             changed = logits_of(model, tokens)
         for name in modules:
-            after[name].append(found[name][:, chosen].flatten(0, 1).float())
+            after[name].append(activations[name][:, chosen].flatten(0, 1).float())
         with replaying(model, prefix), splice(model, dict.fromkeys(saes, zeros)):
             ablated = logits_of(model, tokens)
         agreement = original[:, :-1].argmax(-1) == changed[:, :-1].argmax(-1)
@@ -202,8 +202,8 @@ def evaluate_spliced(
         x, recons = torch.cat(before[name]), torch.cat(after[name])
         rows.append(("explained_variance", name, metrics.explained_variance(x, recons)))
         if name in saes:
-            found = _sae_metrics(saes[name], x, recons)
-            rows += [(metric, name, value) for metric, value in found.items()]
+            own = _sae_metrics(saes[name], x, recons)
+            rows += [(metric, name, value) for metric, value in own.items()]
     return pd.DataFrame(rows, columns=["metric", "module", "value"])
 
 
@@ -234,7 +234,8 @@ def generate(
 ) -> Int[Tensor, "n length"]:
     """Tokens, and `n_new` that the model appends: the most probable, or drawn if a generator.
 
-    Within `spliced(model, saes)`, those of the model with SAEs. It sees the last `context`.
+    Within `spliced(model, saes)`, those of the model with SAEs. It sees the last `context`. Used by
+    notebook 09.
     """
     for _ in range(n_new):
         probabilities = logits_of(model, tokens[:, -context:])[:, -1].softmax(-1)

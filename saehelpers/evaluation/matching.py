@@ -100,7 +100,10 @@ def mean_max_similarity(
     absolute: bool = True,
     action: LinearAction | None = None,
 ) -> tuple[float, float]:
-    """MCS both ways: the mean over a's rows of the best cosine in b, and over b's rows in a."""
+    """MCS both ways: the mean over a's rows of the best cosine in b, and over b's rows in a.
+
+    Used by notebook 08.
+    """
     _check_widths(a, b, action)
     best_a, best_b = [], torch.full((len(b),), -torch.inf)
     for _, block in _scores(a, b, absolute, action):

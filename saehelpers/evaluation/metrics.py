@@ -89,7 +89,7 @@ def spliced_loss(
     """The base model's own loss with `replace(activations)` in place of a module's output.
 
     `loss` takes the model's output and its inputs; for an autoencoder it is
-    `torch.nn.functional.mse_loss`.
+    `torch.nn.functional.mse_loss`. Used by notebook 02.
     """
     with splice(model, {module: replace}):
         return loss(model(inputs), inputs).item()
@@ -148,19 +148,18 @@ def detection(
     latents: Float[Tensor, "n n_latents"],
     presence: Bool[Tensor, "n n_features"],
     m: int,
-    train_fraction: float = 0.5,
 ) -> float:
     """Top-m detection [E]: F1 of a logistic probe on m latents, averaged over features.
 
     For each true feature, the m latents with the largest absolute difference in mean
     activation between samples with and without it. Latents are chosen and the probe is
-    fitted on the first `train_fraction` of the samples and scored on the rest. Features
-    absent from either part are left out.
+    fitted on the first half of the samples and scored on the rest. Features absent from
+    either half are left out.
     """
     with extra("probes"):
         from sklearn.linear_model import LogisticRegression
 
-    split = int(train_fraction * len(latents))
+    split = len(latents) // 2
     chosen = separating_latents(latents[:split], presence[:split], m)
     x, y = latents.detach().cpu().numpy(), presence.cpu().numpy()
     scores = []
@@ -228,12 +227,15 @@ def orbit_closure(dictionary: Float[Tensor, "n_latents d"], action: LinearAction
 def symmetry_spectrum(
     dictionary: Float[Tensor, "n_latents d"], action: LinearAction
 ) -> Float[Tensor, "n_latents order"]:
-    """cos(D_i, rho(g) D_i) for every latent and element: 1 where a latent is invariant."""
+    """cos(D_i, rho(g) D_i) for every latent and element: 1 where a latent is invariant.
+
+    Used by notebook 07.
+    """
     turned = action.orbit_of_directions(dictionary)  # (n_latents, |G|, d)
     return nn.functional.cosine_similarity(dictionary[:, None], turned, dim=-1)
 
 
-# --- what latents follow ---
+# --- what latents follow: used by notebook 05 ---
 
 
 def angle_dependence(

@@ -157,11 +157,11 @@ def load_or_train_language_model(
     model = make_gpt2(*shape, config.seed, config.attention_only)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
-        seen, unseen = held_out(documents)
-        tokeniser = train_tokeniser(seen, config.vocab_size)
+        parts = held_out(documents)  # to train on, and held out
+        tokeniser = train_tokeniser(parts[0], config.vocab_size)
         files["tokenizer.json"] = tokeniser.to_str()
         blocks, validation = (
-            token_blocks(part, tokeniser, config.context).to(device) for part in (seen, unseen)
+            token_blocks(part, tokeniser, config.context).to(device) for part in parts
         )
         model.to(device)
         return model, _train_language_model(model, config, blocks, validation, models)

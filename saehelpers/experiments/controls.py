@@ -1,4 +1,7 @@
-"""Controls that ask whether the right group matters: SAEs that respect another one."""
+"""Controls that ask whether the right group matters: SAEs that respect another one.
+
+Used by notebook 04.
+"""
 
 import dataclasses
 from pathlib import Path

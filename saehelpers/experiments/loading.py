@@ -22,7 +22,7 @@ def load_or_train(
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """Tensors and history of a run, from disk; trained and saved first if it is not there.
 
-    `files`: further text files of the run, which `train` may load_weights.
+    `files`: further text files of the run, which `train` may fill in.
     """
     run = None if force else runs.load_run(models, config)
     if run is None:

@@ -105,8 +105,8 @@ def prepare_subjects(
     """
     shared = (group, train_images, test_images, models, device, force, action_settings)
     jobs = [(name, base_run, *shared) for name, base_run in base_runs.items()]
-    explained = dict(sweep(_prepare, jobs, "base models", executor))
-    return {name: explained[name] for name in base_runs}
+    prepared = dict(sweep(_prepare, jobs, "base models", executor))
+    return {name: prepared[name] for name in base_runs}
 
 
 def _prepare(

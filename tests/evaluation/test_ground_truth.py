@@ -441,15 +441,6 @@ def test_initialise_at_fills_the_first_rows_and_keeps_the_others():
     assert all(parameter.requires_grad for parameter in sae.parameters())
 
 
-def test_initialise_at_takes_features_in_a_given_order():
-    sae = linear_sae(n_latents=3)
-    initialise_at(sae, FEATURES, generator(), order=torch.tensor([4, 0, 2]))
-    assert torch.equal(sae.dictionary, FEATURES[[4, 0, 2]])
-    rest = sae.dictionary[2:].detach().clone()
-    initialise_at(sae, FEATURES, generator(), order=torch.tensor([3, 3]))
-    assert torch.equal(sae.dictionary, torch.cat([FEATURES[[3, 3]], rest]))
-
-
 @pytest.mark.parametrize("noise", [0.1, 1.0])
 def test_initialise_at_adds_noise_of_a_share_of_each_rows_norm(noise):
     norms = torch.tensor([0.1, 1.0, 10.0]).repeat(10)

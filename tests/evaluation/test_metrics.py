@@ -215,17 +215,17 @@ def test_detection_needs_two_latents_for_a_feature_split_between_two():
 def test_detection_agrees_with_scikit_learn_in_a_loop():
     presence = random(100, 4, seed=1) > 0.4
     presence[:, 2] = False  # a feature that never appears is left out
-    presence[60:, 3] = False  # and so is one that is not held out
+    presence[50:, 3] = False  # and so is one that is not held out
     latents = (random(100, 6) + presence.float() @ random(4, 6, seed=2)).relu()
     scores = []
     for feature in (0, 1):
         y = presence[:, feature].numpy()
-        means = [latents[:60][presence[:60, feature] == p].mean(0) for p in (True, False)]
+        means = [latents[:50][presence[:50, feature] == p].mean(0) for p in (True, False)]
         keep = (means[0] - means[1]).abs().sort(descending=True).indices[:2]
         x = latents[:, keep].numpy()
-        probe = LogisticRegression().fit(x[:60], y[:60])
-        scores.append(f1_score(y[60:], probe.predict(x[60:])))
-    found = metrics.detection(latents, presence, 2, train_fraction=0.6)
+        probe = LogisticRegression().fit(x[:50], y[:50])
+        scores.append(f1_score(y[50:], probe.predict(x[50:])))
+    found = metrics.detection(latents, presence, 2)
     assert found == pytest.approx(np.mean(scores))
     assert 0 < found < 1
 
