@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -48,7 +48,7 @@ def write_shards(folder: Path | str, parts: Iterable[Tensor], overwrite: bool = 
     return folder
 
 
-def map_shards(path: Path | str) -> list[Float[Tensor, "n order d"]]:
+def map_shards(path: Path | str) -> list[Real[Tensor, "n order d"]]:
     """The shards of a folder, or a .npy file as one, as tensors that are read where touched.
 
     Raises:

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from saehelpers.evaluation.matching import match
 from saehelpers.runs.extras import extra
+from saehelpers.runs.precision import full_precision
 
 
 def shared_strength(
@@ -59,6 +60,7 @@ def svcca(
         )
 
     def leading(z: Tensor) -> Tensor:
+        z = full_precision(z)
         u, s, _ = torch.linalg.svd((z - z.mean(0)).double(), full_matrices=False)
         explained = s.square().cumsum(0) / s.square().sum()
         return u[:, : int((explained < share).sum()) + 1]
@@ -83,7 +85,7 @@ def linear_cka(x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"]) -> 
         ValueError: not equally many samples, or all of them the same.
     """
     _check_samples(x, y)
-    x, y = ((z - z.mean(0)).double() for z in (x, y))
+    x, y = ((z - z.mean(0)).double() for z in (full_precision(x), full_precision(y)))
     return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 

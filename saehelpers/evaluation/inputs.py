@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saehelpers.runs.precision import full_precision
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction
 
@@ -66,7 +67,7 @@ class ProbeInput:
                 features[rows] = kept_latents[rows] @ blocks[block] + biases[block]
         if self.extra is not None:
             features = torch.cat([features, self.extra], dim=1)
-        return features.numpy()
+        return full_precision(features).numpy()
 
     @property
     def width(self) -> int | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saehelpers.runs.extras import extra
+from saehelpers.runs.precision import full_precision
 from saehelpers.symmetry import LinearAction
 
 HUNGARIAN_LIMIT = 16_384  # rows: above it, mutual nearest neighbours
@@ -31,7 +32,8 @@ class Pairs:
 
 def cosine_matrix(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
     """Cosine of every row of a with every row of b; 0 for rows of zeros."""
-    return normalize(a, dim=-1) @ normalize(b, dim=-1).T
+    a, b = (normalize(full_precision(rows), dim=-1) for rows in (a, b))
+    return a @ b.T
 
 
 def match(

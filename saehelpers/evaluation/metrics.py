@@ -4,30 +4,33 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
 
 from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import splice
 from saehelpers.runs.extras import extra
+from saehelpers.runs.precision import full_precision
 from saehelpers.saes import SAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction, infer_element
 
 # --- reconstruction and sparsity ---
 
 
-def mse(target: Float[Tensor, "*n d"], recons: Float[Tensor, "*n d"]) -> float:
+def mse(target: Real[Tensor, "*n d"], recons: Real[Tensor, "*n d"]) -> float:
     """Mean squared error, over samples and dimensions."""
+    target, recons = full_precision(target), full_precision(recons)
     return (target - recons).pow(2).mean().item()
 
 
-def fvu(target: Float[Tensor, "*n d"], recons: Float[Tensor, "*n d"]) -> float:
+def fvu(target: Real[Tensor, "*n d"], recons: Real[Tensor, "*n d"]) -> float:
     """Fraction of variance unexplained: SSE / SST, around the per-dimension mean."""
+    target, recons = full_precision(target), full_precision(recons)
     total = (target - target.flatten(0, -2).mean(0)).pow(2).sum()
     return ((target - recons).pow(2).sum() / total).item()
 
 
-def explained_variance(target: Float[Tensor, "*n d"], recons: Float[Tensor, "*n d"]) -> float:
+def explained_variance(target: Real[Tensor, "*n d"], recons: Real[Tensor, "*n d"]) -> float:
     """1 - FVU."""
     return 1 - fvu(target, recons)
 
@@ -49,7 +52,7 @@ def dead_latents(latents: Float[Tensor, "*n n_latents"]) -> int:
 
 @torch.no_grad()
 def frame_recons(
-    sae: SAE, action: LinearAction, activations: Float[Tensor, "n order d"]
+    sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """(target, recons) over every group element, in each frame an SAE can be scored in.
 
@@ -99,7 +102,8 @@ def next_token_loss(
     logits: Float[Tensor, "n context vocabulary"], tokens: Int[Tensor, "n context"]
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats of each token given those before it; the first is given."""
-    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    logits = full_precision(logits[:, :-1]).flatten(0, 1)
+    return nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
 
 
 # --- detection of known features ---
@@ -121,6 +125,7 @@ def separating_latents(
     """
     if not 1 <= m <= latents.shape[-1]:
         raise ValueError(f"cannot keep {m} of {latents.shape[-1]} latents")
+    latents = full_precision(latents)
     several = labels.ndim == 2
     members = (labels if several else nn.functional.one_hot(labels)).to(latents)
     counts, rest = members.sum(0)[:, None], 1 - members
@@ -161,7 +166,7 @@ def detection(
 
     split = len(latents) // 2
     chosen = separating_latents(latents[:split], presence[:split], m)
-    x, y = latents.detach().cpu().numpy(), presence.cpu().numpy()
+    x, y = full_precision(latents.detach()).cpu().numpy(), presence.cpu().numpy()
     scores = []
     for feature, keep in enumerate(chosen.cpu().numpy()):
         train, test = y[:split, feature].copy(), y[split:, feature].copy()
@@ -176,7 +181,7 @@ def detection(
 
 
 @torch.no_grad()
-def invariance_error(sae: SAE, activations: Float[Tensor, "n order d"]) -> float:
+def invariance_error(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
     """||E(psi(gx)) - E(psi(x))|| / ||E(psi(x))||, over samples and elements but the identity."""
     latents = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2])
     canonical = latents[:, :1].expand_as(latents[:, 1:])
@@ -184,7 +189,7 @@ def invariance_error(sae: SAE, activations: Float[Tensor, "n order d"]) -> float
 
 
 @torch.no_grad()
-def orbit_jaccard(sae: SAE, activations: Float[Tensor, "n order d"]) -> float:
+def orbit_jaccard(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
     """Jaccard overlap of the active sets of E(psi(x)) and E(psi(gx)), averaged."""
     active = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2]) > 0
     both = (active[:, 1:] & active[:, :1]).sum(-1)
@@ -194,7 +199,7 @@ def orbit_jaccard(sae: SAE, activations: Float[Tensor, "n order d"]) -> float:
 
 @torch.no_grad()
 def equivariance_error(
-    sae: SAE, action: LinearAction, activations: Float[Tensor, "n order d"]
+    sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> float:
     """|| rho(g) D(E(psi(x))) - psi(gx) ||^2 / variance, over samples and elements."""
     return fvu(activations, action.orbit(sae(activations[:, 0])))
@@ -202,7 +207,7 @@ def equivariance_error(
 
 @torch.no_grad()
 def symmetry_report(
-    sae: SAE, action: LinearAction, activations: Float[Tensor, "n order d"]
+    sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> dict[str, float]:
     """What is measured of every SAE of orbit activations: FVU in each frame, L0, symmetry."""
     frames = frame_recons(sae, action, activations)
@@ -246,6 +251,7 @@ def angle_dependence(
     An axis is the same after half a turn, hence the doubled angle. Latents that never vary
     have none, 0. Chance level is 2 / n.
     """
+    latents, angles = full_precision(latents), full_precision(angles)
     waves = torch.stack([torch.cos(2 * angles), torch.sin(2 * angles)], dim=1)  # (n, 2)
     waves = waves - waves.mean(0)
     centred = latents - latents.mean(0)
@@ -258,6 +264,7 @@ def correlations(
     latents: Float[Tensor, "n n_latents"], values: Float[Tensor, " n"]
 ) -> Float[Tensor, " n_latents"]:
     """Pearson correlation of each latent with a property; 0 for latents that never vary."""
+    latents, values = full_precision(latents), full_precision(values)
     centred, values = latents - latents.mean(0), values - values.mean()
     norms = centred.norm(dim=0) * values.norm()
     return torch.where(_varies(latents), values @ centred / norms.clamp(min=1e-30), 0.0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from saehelpers.evaluation.inputs import ProbeInput
 from saehelpers.evaluation.metrics import f1, separating_latents
 from saehelpers.runs.extras import extra
+from saehelpers.runs.precision import full_precision
 from saehelpers.runs.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -187,5 +188,5 @@ def fit_class_probe(
             from sklearn.preprocessing import StandardScaler
 
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
-    classifier.fit(latents[:, keep].numpy(), labels.numpy())
-    return lambda unseen: classifier.predict(unseen[:, keep].numpy())
+    classifier.fit(full_precision(latents[:, keep]).numpy(), labels.numpy())
+    return lambda unseen: classifier.predict(full_precision(unseen[:, keep]).numpy())

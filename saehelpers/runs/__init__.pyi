@@ -2,6 +2,7 @@ from . import (
     distributed as distributed,
     extras as extras,
     folders as folders,
+    precision as precision,
     progress as progress,
     reading as reading,
     results as results,
@@ -38,6 +39,9 @@ from .folders import (
     temporary_path as temporary_path,
     write_atomically as write_atomically,
     write_folder as write_folder,
+)
+from .precision import (
+    full_precision as full_precision,
 )
 from .progress import (
     progress_line as progress_line,

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
 
 from saehelpers import runs
@@ -180,12 +180,15 @@ class SAE(nn.Module):
         """The decoder's bias in the canonical frame, in standardised units."""
         return self.decoder_bias
 
-    def encode(self, x: Float[Tensor, "*inst batch d"]) -> Float[Tensor, "*inst batch n_latents"]:
-        """Latents of activations (batch, d), which are in their original units."""
+    def encode(self, x: Real[Tensor, "*inst batch d"]) -> Float[Tensor, "*inst batch n_latents"]:
+        """Latents of activations (batch, d), which are in their original units.
+
+        Whatever type they come in, the SAE computes in its own, that of its parameters.
+        """
         weight, bias = self.encoder_weights[-1], self.encoder_biases[-1]
         return self.activation(_affine(self.last_input(x), weight, bias))
 
-    def latents(self, x: Float[Tensor, "*inst batch d"]) -> Latents:
+    def latents(self, x: Real[Tensor, "*inst batch d"]) -> Latents:
         """`encode(x)`, as SparseLatents where these are faster to work with."""
         if not self.is_sparse:
             return self.encode(x)
@@ -213,6 +216,7 @@ class SAE(nn.Module):
         """What the last layer of the encoder reads."""
         if x.shape[-1] != self.config.d:
             raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
+        x = x.to(self.mean.dtype)
         if self.standardises:
             inverse = 1 / self.scale[..., None, None]
             x = torch.addcmul(-self.mean.unsqueeze(-2) * inverse, x, inverse)
@@ -224,7 +228,7 @@ class SAE(nn.Module):
         return x
 
     def top_latents(
-        self, x: Float[Tensor, "*inst batch d"], k: int, among: Bool[Tensor, "*inst n_latents"]
+        self, x: Real[Tensor, "*inst batch d"], k: int, among: Bool[Tensor, "*inst n_latents"]
     ) -> Latents:
         """The k largest pre-activations among some latents, rectified; gradients reach only these.
 
@@ -259,7 +263,7 @@ class SAE(nn.Module):
             return latents.decode(self.dictionary) + bias.unsqueeze(-2)
         return _affine(latents, self.dictionary, bias)
 
-    def forward(self, x: Float[Tensor, "*inst batch d"]) -> Tensor:
+    def forward(self, x: Real[Tensor, "*inst batch d"]) -> Tensor:
         return self.decode(self.encode(x))
 
     def decoder_blocks(self) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from saehelpers.saes.base import SAE, SAEConfig, align_rows, make_activation
@@ -45,7 +45,7 @@ class BlockDiagonalSAE(SAE):
         if over_all:
             self.heads.activation = nn.Identity()
 
-    def encode(self, x: Float[Tensor, "*inst batch d"]) -> Float[Tensor, "*inst batch n_latents"]:
+    def encode(self, x: Real[Tensor, "*inst batch d"]) -> Float[Tensor, "*inst batch n_latents"]:
         if x.shape[-1] != self.config.d:
             raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
         return self.activation(_joined(self.heads.encode(self._split(x))))
@@ -59,7 +59,7 @@ class BlockDiagonalSAE(SAE):
         if self.is_sparse or self.heads.is_sparse:
             align_rows(self.heads.encoder_weights[-1])
 
-    def latents(self, x: Float[Tensor, "*inst batch d"]) -> Latents:
+    def latents(self, x: Real[Tensor, "*inst batch d"]) -> Latents:
         if not self.is_sparse:
             return self.encode(x)
         heads = self.heads

@@ -1,7 +1,7 @@
 """SAEs of activations that a group acts on."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
 from saehelpers.saes.base import SAE
@@ -37,7 +37,7 @@ class GroupCrosscoder(SAE):
 
     @torch.no_grad()
     def encode_inferred(
-        self, x: Float[Tensor, "batch d"], action: LinearAction
+        self, x: Real[Tensor, "batch d"], action: LinearAction
     ) -> tuple[Float[Tensor, "batch n_latents"], Int[Tensor, " batch"]]:
         """Latents and elements of activations psi(gx) of which neither x nor g is known.
 
@@ -72,11 +72,11 @@ class EquivariantSAE(nn.Module):
     def dictionary(self) -> Float[Tensor, "n_latents d"]:
         return self.sae.dictionary
 
-    def encode(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch n_latents"]:
+    def encode(self, x: Real[Tensor, "batch d"]) -> Float[Tensor, "batch n_latents"]:
         return self.encode_inferred(x)[0] if self.search else self.sae.encode(x)
 
     def encode_given(
-        self, x: Float[Tensor, "batch d"], element: int | Int[Tensor, " batch"]
+        self, x: Real[Tensor, "batch d"], element: int | Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch n_latents"]:
         """Latents of activations whose elements are known."""
         if self.search:
@@ -90,7 +90,7 @@ class EquivariantSAE(nn.Module):
 
     @torch.no_grad()
     def encode_inferred(
-        self, x: Float[Tensor, "batch d"]
+        self, x: Real[Tensor, "batch d"]
     ) -> tuple[Float[Tensor, "batch n_latents"], Int[Tensor, " batch"]]:
         """Latents, and the element under which each activation is reconstructed best."""
         if self.search:
@@ -107,15 +107,15 @@ class EquivariantSAE(nn.Module):
         blocks, biases = self.sae.decoder_blocks()
         return self.action.decoder_blocks(blocks[0], biases[0])
 
-    def mapped(self, x: Float[Tensor, "batch d"], element: int | Int[Tensor, " batch"]) -> Tensor:
+    def mapped(self, x: Real[Tensor, "batch d"], element: int | Int[Tensor, " batch"]) -> Tensor:
         """Recons in the frame of the given elements: rho(g) D(E(x))."""
         return self.action.act(self.decode(self.encode_given(x, element)), element)
 
-    def infer_element(self, x: Float[Tensor, "batch d"]) -> Int[Tensor, " batch"]:
+    def infer_element(self, x: Real[Tensor, "batch d"]) -> Int[Tensor, " batch"]:
         """The element under which each activation is reconstructed best."""
         return self.encode_inferred(x)[1]
 
-    def forward(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+    def forward(self, x: Real[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
         """Recons of x in its own frame, with the inferred element."""
         return self.mapped(x, self.infer_element(x))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
@@ -76,9 +76,10 @@ class LinearAction(nn.Module):
         return cls(group, torch.eye(d).expand(group.order, d, d).clone())
 
     def act(
-        self, vectors: Float[Tensor, "*batch d"], element: int | Int[Tensor, " *batch"]
+        self, vectors: Real[Tensor, "*batch d"], element: int | Int[Tensor, " *batch"]
     ) -> Tensor:
         """rho(g) applied to vectors (..., d); one element for all, or one for each vector."""
+        vectors = vectors.to(self.matrices.dtype)
         if isinstance(element, int):
             return self.origin + (vectors - self.origin) @ self.matrices[element].T
         result = torch.empty_like(vectors)
@@ -87,12 +88,13 @@ class LinearAction(nn.Module):
             result[chosen] = self.act(vectors[chosen], index)
         return result
 
-    def orbit(self, vectors: Float[Tensor, "*batch d"]) -> Tensor:
+    def orbit(self, vectors: Real[Tensor, "*batch d"]) -> Tensor:
         """Every element applied to every vector: (..., d) -> (..., |G|, d)."""
         return self.origin + self.orbit_of_directions(vectors - self.origin)
 
     def orbit_of_directions(self, directions: Float[Tensor, "*batch d"]) -> Tensor:
         """As `orbit`, of dictionary rows and features: differences of vectors have no origin."""
+        directions = directions.to(self.matrices.dtype)
         return torch.einsum("...d, ged -> ...ge", directions, self.matrices)
 
     def decoder_blocks(
@@ -122,7 +124,7 @@ def usual_fit(group: Group) -> str:
 
 
 def fit_action(
-    activations: Float[Tensor, "n order d"],
+    activations: Real[Tensor, "n order d"],
     group: Group,
     method: str = "adam",
     train_on_all_k: bool = True,
@@ -138,7 +140,7 @@ def fit_action(
     || psi(g^p h^q x) - M^p R^q psi(x) ||^2, about the mean activation as the origin.
 
     Args:
-        activations: orbit activations (n, |G|, d), `[:, 0]` canonical.
+        activations: orbit activations (n, |G|, d), `[:, 0]` canonical; fitted to in float32.
         method: "adam" (M and R start at the identity), "refined" (the same from the
             least-squares fit: a flip is far from the identity), "orthogonal" (Adam over orthogonal
             matrices, from the closest one for each generator: from the identity they reach
@@ -149,6 +151,7 @@ def fit_action(
             closed forms always use one element at a time.
         epochs, learning_rate, batch_size, seed: of Adam; the closed forms need none.
     """
+    activations = activations.float()
     check_orbits(activations, group)
     if method not in FIT_METHODS:
         raise ValueError(f"unknown fit method {method!r}; known are {', '.join(FIT_METHODS)}")
@@ -241,7 +244,7 @@ def _action_loss(maps: nn.ModuleList, orbits: Tensor, group: Group, all_k: bool)
 
 
 def report_action(
-    action: LinearAction, activations: Float[Tensor, "n order d"]
+    action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> "pandas.DataFrame":
     """How well an action explains orbit activations it was not fitted to.
 
@@ -259,6 +262,7 @@ def report_action(
     import pandas as pd
 
     group, d = action.group, activations.shape[-1]
+    activations = activations.float()
     check_orbits(activations, group)
     canonical = activations[:, 0]
     rows = []
@@ -299,12 +303,13 @@ def _r2_rows(metric: str, predict: Callable, canonical: Tensor, activations: Ten
     return [*rows, (metric, "all", 1 - error / total)] if rows else []
 
 
-def canonical_direction(activations: Float[Tensor, "n order d"]) -> Float[Tensor, " d"]:
+def canonical_direction(activations: Real[Tensor, "n order d"]) -> Float[Tensor, " d"]:
     """A unit vector along which the members of an orbit differ much, and all of them.
 
     The sum of the principal axes of the variation within orbits, each as long as its standard
     deviation: one axis alone may not tell an element from another.
     """
+    activations = activations.float()
     within = (activations - activations.mean(1, keepdim=True)).flatten(0, 1)
     variances, axes = torch.linalg.eigh(within.T @ within)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
@@ -313,7 +318,7 @@ def canonical_direction(activations: Float[Tensor, "n order d"]) -> Float[Tensor
 
 
 def canonicalise(
-    activations: Float[Tensor, "n order d"], group: Group, direction: Float[Tensor, " d"]
+    activations: Real[Tensor, "n order d"], group: Group, direction: Float[Tensor, " d"]
 ) -> Tensor:
     """Orbits that begin at the element whose activation lies farthest along a direction.
 
@@ -323,14 +328,14 @@ def canonicalise(
     check_orbits(activations, group)
     elements = range(group.order)
     composed = torch.tensor([[group.compose(g, h) for g in elements] for h in elements])
-    chosen = (activations @ direction).argmax(1).cpu()
+    chosen = (activations.float() @ direction).argmax(1).cpu()
     return activations[torch.arange(len(activations))[:, None], composed[chosen]]
 
 
 @torch.no_grad()
 def infer_element(
     action: LinearAction,
-    activations: Float[Tensor, "n d"],
+    activations: Real[Tensor, "n d"],
     canonical_recons: Float[Tensor, "n d"],
 ) -> Int[Tensor, " n"]:
     """Which element made each activation; no label is used.

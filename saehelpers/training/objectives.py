@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -25,12 +25,12 @@ Terms = dict[str, Tensor]
 class OrbitBatch:
     """Rows of orbit activations, gathered and standardised when an objective asks for them.
 
-    rows: all activations, flattened (N, d); starts: the row of each sample's canonical
+    rows: all activations, flattened (N, d), of any type; starts: the row of each sample's canonical
     activation (*inst, batch), those of its orbit follow; elements: the one drawn for each
     sample (*inst, batch); order: |G|; mean, scale: of each instance, or one for all.
     """
 
-    rows: Float[Tensor, "N d"]
+    rows: Real[Tensor, "N d"]
     starts: Int[Tensor, "*inst batch"]
     elements: Int[Tensor, "*inst batch"]
     order: int
@@ -39,6 +39,7 @@ class OrbitBatch:
 
     def _gather(self, indices: Tensor) -> Tensor:
         rows = self.rows.index_select(0, indices.flatten()).unflatten(0, indices.shape)
+        rows = rows.float()  # here, since all of them may be larger than memory
         ones = (1,) * (indices.ndim - 1)
         rows -= self.mean.view(len(self.mean), *ones, -1)
         rows /= self.scale.view(len(self.scale), *ones, -1)

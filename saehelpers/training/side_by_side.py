@@ -43,7 +43,7 @@ def train_saes(
             groups may differ, except for crosscoders and "self_oriented". Or functions of the
             epoch alone that give new ones for it: drawn (`saehelpers.datasets.synthetic.Stream`),
             or read from disk (`saehelpers.datasets.ShardStream`). Those of the first epoch
-            decide mean and scale.
+            decide mean and scale. Of any type: an SAE is trained in float32.
         validation: the same, held out; the history's metrics are measured on 1,024 samples
             of it (of the training activations where there is none).
         after_epoch: called with the number of the epoch and the SAEs as they are after it,
@@ -173,10 +173,9 @@ class _Batches:
     """Orbit activations of several instances, as one table of rows, standardised when read."""
 
     def __init__(self, activations: list[Tensor], statistics: list[tuple[Tensor, Tensor]]):
-        self.mean = torch.stack([mean for mean, _ in statistics])  # (statistics, d)
-        self.scale = torch.stack(
-            [scale.view(-1) for _, scale in statistics]
-        )  # (statistics, 1 or d)
+        means, scales = zip(*statistics, strict=True)
+        self.mean = torch.stack(means).float()  # (statistics, d)
+        self.scale = torch.stack([scale.view(-1) for scale in scales]).float()  # (..., 1 or d)
         self.shapes = [tuple(source.shape) for source in activations]
         self.replace_rows(activations)
         device = self.rows.device
@@ -214,6 +213,5 @@ class _Batches:
         size = self.n_samples * int(self.orders[instance])
         generator = torch.Generator().manual_seed(seed)
         index = torch.randperm(size, generator=generator)[:n_samples].to(self.rows.device)
-        return (self.rows[self.offsets[instance] + index] - self.mean[instance]) / self.scale[
-            instance
-        ]
+        rows = self.rows[self.offsets[instance] + index].float()
+        return (rows - self.mean[instance]) / self.scale[instance]
