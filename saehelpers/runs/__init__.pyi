@@ -1,4 +1,5 @@
 from . import (
+    devices as devices,
     distributed as distributed,
     extras as extras,
     folders as folders,
@@ -7,6 +8,9 @@ from . import (
     reading as reading,
     results as results,
     sweeps as sweeps,
+)
+from .devices import (
+    default_device as default_device,
 )
 from .distributed import (
     average as average,
@@ -68,7 +72,6 @@ from .results import (
     trained_for as trained_for,
 )
 from .sweeps import (
-    default_device as default_device,
     n_cores as n_cores,
     sweep as sweep,
 )

@@ -98,11 +98,6 @@ def _batches_after_a_crash(lost: list[tuple], jobs: list[tuple]) -> list[list[tu
     return [[job] for job in suspects] + ([others] if others else [])
 
 
-def default_device() -> str:
-    """The device to train on: "cuda" or "mps" where there is one, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
-
-
 def n_cores() -> int:
     has_affinity = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1

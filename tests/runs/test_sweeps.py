@@ -18,7 +18,7 @@ from saehelpers import SAEConfig, SAERun
 from saehelpers.evaluation.probing import PROBES, ProbeInput, probe_sweep
 from saehelpers.experiments import load_or_train_saes
 from saehelpers.runs import results
-from saehelpers.runs.sweeps import default_device, sweep
+from saehelpers.runs.sweeps import sweep
 
 
 def test_all_results_come():
@@ -177,13 +177,3 @@ def test_run_that_is_killed_goes_on_where_it_was(tmp_path):
     assert int(again.stdout) == N_JOBS - rows
     table = results.read(path)
     assert sorted(table["value"]) == [n**2 for n in range(N_JOBS)]
-
-
-@pytest.mark.parametrize(
-    "there, device",
-    [({"cuda", "mps"}, "cuda"), ({"cuda"}, "cuda"), ({"mps"}, "mps"), (set(), "cpu")],
-)
-def test_the_default_device_is_a_gpu_where_there_is_one(monkeypatch, there, device):
-    for name in ("cuda", "mps"):
-        monkeypatch.setattr(f"torch.{name}.is_available", lambda name=name: name in there)
-    assert default_device() == device
