@@ -15,9 +15,9 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -162,14 +162,17 @@ def temporary_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """A folder to write to, which becomes `folder` at the end: what exists is whole.
 
     A folder that is there by then is kept, and this one dropped; with `overwrite` it is put
-    aside, and deleted once this one has its name.
+    aside, and deleted once this one has its name. It and its files have the permissions that
+    the umask gives: safetensors keeps others from reading what it writes.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    temporary.chmod(0o755)
+    temporary = _beside(folder)
     aside = temporary.with_name(f"{temporary.name}-before")
+    temporary.mkdir()
     try:
         yield temporary
+        for path in temporary.iterdir():
+            path.chmod(temporary.stat().st_mode & 0o666)
         if overwrite:
             with suppress(FileNotFoundError):
                 folder.rename(aside)
@@ -207,16 +210,22 @@ def check_free(folder: Path, overwrite: bool, suffixes: tuple[str, ...]) -> None
 
 @contextmanager
 def temporary_path(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` at the end: the file is never half there."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    """A path to write to, which becomes `path` at the end: the file is never half there.
+
+    It has the permissions that the umask gives.
+    """
+    temporary = _beside(path)
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name beside a path, which nobody else has; `tempfile` would ignore the umask."""
+    return path.with_name(f".{path.name}-{secrets.token_hex(8)}")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

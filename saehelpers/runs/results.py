@@ -125,10 +125,12 @@ def keys(table: pd.DataFrame) -> list[str]:
 
 def _present(path: Path, text: str) -> set[str]:
     """The keys in a file's text, without parsing its values, which takes far longer."""
-    if text and not (text.startswith(",".join(COLUMNS) + "\n") and text.endswith("\n")):
-        _parse(path)  # says what is wrong with it
-    lines = [line.rsplit(",", len(COLUMNS) - len(KEY)) for line in text.splitlines()]
-    return {",".join((key, *samples)) for key, _, *samples, _, _ in lines}
+    after = len(COLUMNS) - len(KEY)
+    parts = [line.rsplit(",", after) for line in text.splitlines() if line.strip()]
+    whole = text.startswith(",".join(COLUMNS) + "\n") and text.endswith("\n")
+    if text and not (whole and all(len(part) == after + 1 for part in parts)):
+        return set(keys(_parse(path)))  # says what is wrong with it, if anything is
+    return {",".join((key, *samples)) for key, _, *samples, _, _ in parts}
 
 
 def _table(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
@@ -173,6 +175,8 @@ def _broken_line(text: str) -> int:
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines[1:], start=2):
         try:
+            if not line.strip():
+                continue
             if line.count(",") < len(COLUMNS) - 1 or not line.endswith("\n"):
                 return number
             _read_csv(StringIO(lines[0] + line))

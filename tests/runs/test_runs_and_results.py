@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from saehelpers import runs
+from saehelpers.datasets import write_shards
 from saehelpers.experiments import ActionRun, BaseModelRun, load_sae
 from saehelpers.runs import folders, results
-from saehelpers.saes import SAEConfig, make_sae
+from saehelpers.saes import SAEConfig, make_sae, save_sae_lens
 from saehelpers.training.methods import SAERun
 
 CONFIG = BaseModelRun("mlp", "shapes", "mlp")
@@ -215,6 +216,27 @@ def test_writing_atomically_leaves_the_old_file_after_an_error(tmp_path, monkeyp
     assert path.read_bytes() == b"new"
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_and_folders_have_the_permissions_that_the_umask_gives(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        folder = runs.save_run(tmp_path / "models", CONFIG, TENSORS, HISTORY, files={"a.txt": "a"})
+        runs.write_atomically(tmp_path / "file", b"new")
+        runs.write_atomically(tmp_path / "file", b"newer")
+        results.append(tmp_path / "results.csv", [row()])
+        write_shards(tmp_path / "shards", [torch.zeros(3, 2)])
+        save_sae_lens(make_sae(SAEConfig(4, 8, encoder="linear")), tmp_path / "sae")
+    finally:
+        os.umask(before)
+    written = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*")}
+    assert {"models", folder.name, "config.json", "a.txt", "00000.safetensors"} < {
+        path.name for path in written
+    }
+    for name, path in written.items():
+        wanted = 0o777 & ~umask if path.is_dir() else mode
+        assert path.stat().st_mode & 0o777 == wanted, name
+
+
 # --- results ---
 
 
@@ -367,6 +389,36 @@ def test_only_row_with_a_field_too_many(tmp_path):
     path.write_text(f"{header}\nx,{line}\n")
     with pytest.raises(ValueError, match=r"results\.csv, line 2: a row has more than 25 fields"):
         results.read(path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text + "\n\n",
+        lambda text: "\n" + text,
+        lambda text: text.replace("\n", "\n\n"),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("run_id", '"run_id"', 1),
+    ],
+    ids=["at the end", "at the start", "everywhere", "of Windows", "quotes"],
+)
+def test_what_editors_leave_in_a_file_is_read_and_appended_to(tmp_path, edit):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(seed=seed) for seed in range(3)])
+    path.write_text(edit(path.read_text()), newline="")
+    assert results.read(path)["seed"].tolist() == [0, 1, 2]
+    assert results.append(path, [row(seed=seed) for seed in (2, 3)]) == 1
+    assert results.read(path)["seed"].tolist() == [0, 1, 2, 3]
+
+
+def test_blank_lines_are_not_taken_for_broken_ones(tmp_path):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(seed=seed) for seed in range(3)])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], "\n", "   \n", "half" + lines[1], "1,2\n"]))
+    for use in (results.read, lambda path: results.append(path, [row(seed=9)])):
+        with pytest.raises(ValueError, match=r"results\.csv, line 5: a row has fewer than 25"):
+            use(path)
 
 
 @pytest.mark.parametrize("cut", [1, 20])
