@@ -4,7 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help run all paper test lab lint clean
 
-PYTHON ?= python3.11
+# the first that runs, and can make an environment: a command of that name may be a stub
+runs = $(shell $(1) -c 'import ensurepip, venv' > /dev/null 2>&1 && echo $(1))
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13,$(call runs,$(python))))
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
@@ -25,12 +27,19 @@ help:
 # also where the environment says otherwise, or every process compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-$(STAMP): requirements.txt pyproject.toml
-	@echo "setting up .venv (once; a few minutes)"
-	@rm -rf .venv
-	$(PYTHON) -m venv .venv
+$(STAMP): requirements.txt constraints.txt pyproject.toml
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11, 3.12 or 3.13 is needed, with venv, and none of the commands python3.11," >&2; \
+	  echo "python3.12 and python3.13 runs. Install one (on Debian and Ubuntu: apt install" >&2; \
+	  echo "python3.11-venv; elsewhere from python.org), or name one: make PYTHON=/path/to/python3" >&2; \
+	  exit 1; \
+	fi; \
+	echo "setting up .venv with $$python, $$("$$python" --version) (once; a few minutes)"; \
+	rm -rf .venv; \
+	"$$python" -m venv .venv
 	$(PIP) "$$(grep '^torch==' requirements.txt)"
-	$(PIP) -r requirements.txt
+	$(PIP) -r requirements.txt -c constraints.txt
 	@touch $@
 
 # papermill logs what a notebook prints; standard output repeats what its worker processes do
@@ -63,7 +72,7 @@ paper: $(STAMP)
 
 test: $(STAMP)
 	@rm -rf .small
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake notebooks tests \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake notebooks tests tests/fresh_install.py \
 	  --nbmake-timeout=600 --durations=10
 
 lab: $(STAMP)

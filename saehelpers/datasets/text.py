@@ -5,7 +5,7 @@ import sysconfig
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -38,7 +38,8 @@ def documentation(folder: Path | str) -> list[str]:
     path = Path(folder) / "documentation.txt"
     if not path.exists():
         roots = [Path(sysconfig.get_path("stdlib"))]
-        roots += [Path(find_spec(package).origin).parent for package in PACKAGES]
+        with extra("text"):
+            roots += [Path(import_module(package).__file__).parent for package in PACKAGES]
         documents = set(topics.values())
         for found in sweep(_docstrings, [(files,) for files in _sources(roots)], "documentation"):
             documents |= found

@@ -130,7 +130,8 @@ def _binned(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
 @functools.cache
 def _every_bin(n_features: int) -> "xgboost.QuantileDMatrix":
     """Data in which every bin of every feature occurs: its cuts are those of binned data."""
-    import xgboost
+    with extra("probes"):
+        import xgboost
 
     values = np.repeat(np.arange(TASK_BINS, dtype=np.uint8)[:, None], n_features, axis=1)
     return xgboost.QuantileDMatrix(values, np.zeros(TASK_BINS), max_bin=TASK_BINS, nthread=1)

@@ -14,6 +14,7 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        package = error.name.partition(".")[0]
         raise ModuleNotFoundError(
-            f"this needs {error.name}: pip install 'saehelpers[{name}]'", name=error.name
+            f"this needs {package}: pip install 'saehelpers[{name}]'", name=package
         ) from error
