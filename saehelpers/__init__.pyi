@@ -9,6 +9,11 @@ from . import (
     symmetry as symmetry,
     training as training,
 )
+from .experiments import (
+    load as load,
+    push_to_hub as push_to_hub,
+    save_equivariant as save_equivariant,
+)
 from .saes import (
     SAE as SAE,
     ArchetypalSAE as ArchetypalSAE,

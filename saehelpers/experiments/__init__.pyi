@@ -5,7 +5,9 @@ from . import (
     end_to_end as end_to_end,
     loading as loading,
     measuring as measuring,
+    once as once,
     saes as saes,
+    sharing as sharing,
     subjects as subjects,
 )
 from .base_models import (
@@ -13,6 +15,8 @@ from .base_models import (
     LanguageModelRun as LanguageModelRun,
     load_or_train_base_model as load_or_train_base_model,
     load_or_train_language_model as load_or_train_language_model,
+    make_language_model as make_language_model,
+    read_tokeniser as read_tokeniser,
     shapes_base_run as shapes_base_run,
 )
 from .controls import (
@@ -33,21 +37,32 @@ from .end_to_end import (
     load_start as load_start,
 )
 from .loading import (
-    checkpoint_path as checkpoint_path,
-    fit_run as fit_run,
-    load_existing as load_existing,
-    load_or_train as load_or_train,
-    load_weights as load_weights,
+    ActionConfig as ActionConfig,
+    EquivariantConfig as EquivariantConfig,
+    load as load,
+    load_folder as load_folder,
 )
 from .measuring import (
     drop_stale_rows as drop_stale_rows,
     measure_probes as measure_probes,
     measure_runs as measure_runs,
 )
+from .once import (
+    checkpoint_path as checkpoint_path,
+    fill as fill,
+    fit_run as fit_run,
+    load_existing as load_existing,
+    load_or_train as load_or_train,
+    load_weights as load_weights,
+)
 from .saes import (
     load_or_train_methods as load_or_train_methods,
     load_or_train_saes as load_or_train_saes,
     load_sae as load_sae,
+)
+from .sharing import (
+    push_to_hub as push_to_hub,
+    save_equivariant as save_equivariant,
 )
 from .subjects import (
     ActionRun as ActionRun,

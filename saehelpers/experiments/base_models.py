@@ -1,5 +1,6 @@
 """Base models, trained once, then loaded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from saehelpers.datasets.text import (
     train_tokeniser,
 )
 from saehelpers.evaluation.metrics import next_token_loss
-from saehelpers.experiments.loading import fit_run, load_or_train, load_weights
+from saehelpers.experiments.once import fit_run, load_or_train, load_weights
 from saehelpers.networks import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
 from saehelpers.runs.extras import extra
 from saehelpers.symmetry import Group
@@ -149,12 +150,8 @@ def load_or_train_language_model(
     the held-out documents (see `saehelpers.datasets.text.held_out`). Weights are kept in half
     precision and always come from disk, as does the tokeniser.
     """
-    with extra("text"):
-        from tokenizers import Tokenizer
-
     files: dict[str, str] = {}
-    shape = (config.vocab_size, config.context, config.width, config.n_layers, config.n_heads)
-    model = make_gpt2(*shape, config.seed, config.attention_only)
+    model = make_language_model(config)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
         parts = held_out(documents)  # to train on, and held out
@@ -167,13 +164,27 @@ def load_or_train_language_model(
         return model, _train_language_model(model, config, blocks, validation, models)
 
     tensors, history = load_or_train(config, train, models, force, half=True, files=files)
-    path = Path(models) / runs.run_id(config) / "tokenizer.json"
-    try:
-        tokeniser = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises this class itself
-        raise runs.damaged(path.parent, f"{path.name}: {error}") from error
+    tokeniser = read_tokeniser(Path(models) / runs.run_id(config), runs.damaged)
     model = load_weights(model.cpu(), tensors, config, models)
     return model.eval().requires_grad_(False), tokeniser, history
+
+
+def make_language_model(config: LanguageModelRun) -> nn.Module:
+    """The small GPT-2 of this config, as it is before training."""
+    shape = (config.vocab_size, config.context, config.width, config.n_layers, config.n_heads)
+    return make_gpt2(*shape, config.seed, config.attention_only)
+
+
+def read_tokeniser(
+    folder: Path, error_of: Callable[[Path, str], ValueError]
+) -> "tokenizers.Tokenizer":
+    with extra("text"):
+        from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises this class itself
+        raise error_of(folder, f"tokenizer.json: {error}") from error
 
 
 def _train_language_model(model, config, blocks, validation, models) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.experiments.loading import fit_run, load_or_train, load_weights
+from saehelpers.experiments.once import fit_run, load_or_train, load_weights
 from saehelpers.experiments.subjects import ActionRun, Subject, load_or_fit_action
 from saehelpers.networks import make_convnext
 from saehelpers.networks.feature_maps import orbit_pixels

@@ -1,18 +1,17 @@
 """SAEs of a language model, trained end to end once, then loaded onto it."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from jaxtyping import Int
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.experiments.loading import checkpoint_path, load_weights
+from saehelpers.experiments.loading import load_folder
+from saehelpers.experiments.once import checkpoint_path
 from saehelpers.experiments.saes import load_sae
 from saehelpers.runs.sweeps import sweep
-from saehelpers.saes import SAE, SAEConfig, make_sae
+from saehelpers.saes import SAE
 from saehelpers.training.end_to_end import check_model, train_end_to_end
 from saehelpers.training.methods import EndToEndRun
 
@@ -62,7 +61,7 @@ def _train_and_save(configs, model, blocks, validation, models, device, force) -
 
 def load_start(config: EndToEndRun, models: Path | str) -> SAE:
     """The SAE that training of a config goes on from."""
-    return _load_folder(Path(models) / config.start)[1]
+    return load_folder(Path(models) / config.start)[1]
 
 
 def load_onto(model: nn.Module, sources: Iterable[Path | str]) -> dict[str, SAE]:
@@ -74,7 +73,8 @@ def load_onto(model: nn.Module, sources: Iterable[Path | str]) -> dict[str, SAE]
 
     Raises:
         FileNotFoundError: there is no SAE in a source.
-        ValueError: an SAE is of another model, or two are of one module.
+        ValueError: an SAE is of another model, two are of one module, or one is none of a
+            language model or damaged.
     """
     saes: dict[str, SAE] = {}
     for source in sources:
@@ -83,25 +83,13 @@ def load_onto(model: nn.Module, sources: Iterable[Path | str]) -> dict[str, SAE]
         if not found:
             raise FileNotFoundError(f"no SAE (config.json and weights.safetensors) in {source}")
         for path in found:
-            config, sae = _load_folder(path)
+            config, sae = load_folder(path)
+            if not isinstance(config, EndToEndRun):
+                raise ValueError(
+                    f"{path} has no SAE of a language model, it is a {type(config).__name__}"
+                )
             check_model(config, model)
             if config.module in saes:
                 raise ValueError(f"{source} has a second SAE for the module {config.module!r}")
             saes[config.module] = sae
     return saes
-
-
-def _load_folder(folder: Path) -> tuple[EndToEndRun, SAE]:
-    """The config and the SAE of a run's folder, which need not be named after its hash."""
-    try:
-        values = json.loads((folder / "config.json").read_text())["config"]
-        values["sae"] = SAEConfig(**values["sae"])
-        for name in ("downstream", "positions"):
-            values[name] = tuple(values[name])
-        config = EndToEndRun(**values)
-        sae = load_weights(
-            make_sae(config.sae), load_file(folder / "weights.safetensors"), config, folder
-        )
-    except (OSError, KeyError, TypeError) as error:
-        raise FileNotFoundError(f"no SAE of a language model in {folder} ({error!r})") from error
-    return config, sae.eval().requires_grad_(False)

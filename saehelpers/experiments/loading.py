@@ -1,82 +1,142 @@
-"""Trained once, then loaded: what the runs of every kind of model share."""
+"""Loading what was trained or saved, from any folder or from the Hugging Face hub."""
 
-import hashlib
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
-import pandas as pd
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.training.fitting import Settings, fit
+from saehelpers.experiments.base_models import (
+    BaseModelRun,
+    LanguageModelRun,
+    make_language_model,
+    read_tokeniser,
+)
+from saehelpers.experiments.encoders import EncoderRun
+from saehelpers.experiments.once import fill
+from saehelpers.experiments.subjects import ActionRun
+from saehelpers.networks import make_autoencoder, make_convnext
+from saehelpers.networks.autoencoders import image_size
+from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder, SAEConfig, make_sae
+from saehelpers.symmetry import Group, LinearAction
+from saehelpers.training.methods import METHODS, EndToEndRun, SAERun
+
+FILES = ("config.json", "weights.safetensors", "tokenizer.json")
 
 
-def load_or_train(
-    config,
-    train: Callable,
-    models: Path | str,
-    force: bool,
-    half: bool = False,
-    files: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """Tensors and history of a run, from disk; trained and saved first if it is not there.
+@dataclass(frozen=True)
+class ActionConfig:
+    """What a linear action is made of, beside its matrices and its origin."""
 
-    `files`: further text files of the run, which `train` may fill in.
+    group: str
+
+
+@dataclass(frozen=True)
+class EquivariantConfig:
+    """What an `EquivariantSAE` is made of."""
+
+    sae: SAEConfig
+    group: str
+    search: bool = False
+
+
+def load(
+    source: Path | str,
+    subfolder: str = "",
+    device: str = "cpu",
+    action: Path | str | LinearAction | None = None,
+) -> Any:
+    """What lies in a folder, ready for use: frozen, in evaluation mode, on a device.
+
+    | the folder's config                    | what comes back                   |
+    |----------------------------------------|-----------------------------------|
+    | SAERun, EndToEndRun                    | the SAE                           |
+    | the same, with `action`; or one that   | an EquivariantSAE                 |
+    | `save_equivariant` has written         |                                   |
+    | ActionRun                              | the LinearAction                  |
+    | BaseModelRun, EncoderRun               | the network, a torch module       |
+    | LanguageModelRun                       | the network, and its tokeniser    |
+
+    The networks read what they were trained on: images (n, 1, size, size) or (n, 3, size, size),
+    tokens (n, context). Weights kept in half precision are computed with in float32.
+
+    Args:
+        source: a folder of any name, or the name of a Hugging Face hub repository.
+        subfolder: in it, where the run is.
+        action: a linear action, or the folder of one, that goes with an SAE whose latents are
+            invariant. SAEs trained by "oriented" or "self_oriented" are given `search`.
+
+    Raises:
+        FileNotFoundError: there is no such folder or repository, or no run in it.
+        ValueError: the folder is of another kind or of a later version, or it is damaged; or
+            the action does not fit.
     """
-    run = None if force else runs.load_run(models, config)
-    if run is None:
-        print(f"training {runs.run_id(config)}")
-        model, history = train()
-        tensors = {k: v.half() if half else v for k, v in model.state_dict().items()}
-        runs.save_run(models, config, tensors, history, force, files)
-        run = runs.load_run(models, config)
-    else:
-        print(f"loaded   {runs.run_id(config)}")
-    return run[0], run[1]
+    folder = runs.local_folder(source, (*FILES, "cfg.json"), subfolder)
+    config, loaded = load_folder(folder, device)
+    if action is None:
+        return loaded
+    if isinstance(loaded, GroupCrosscoder) or not isinstance(loaded, SAE):
+        raise ValueError(
+            f"an action goes with an SAE that has one decoder; in {folder} is a "
+            f"{type(loaded).__name__}: load it without"
+        )
+    own = action if isinstance(action, LinearAction) else load(action)
+    if not isinstance(own, LinearAction):
+        raise ValueError(f"action must be that of a group; in {action} is a {type(own).__name__}")
+    if own.origin.shape[-1] != loaded.config.d:
+        raise ValueError(
+            f"the action is of vectors of width {own.origin.shape[-1]}, the SAE in {folder} reads "
+            f"activations of width {loaded.config.d}"
+        )
+    searched = [method.objective for method in METHODS.values() if method.search]
+    equivariant = EquivariantSAE(loaded, copy.deepcopy(own), config.objective in searched)
+    return equivariant.eval().requires_grad_(False).to(device)
 
 
-def load_existing(config, models: Path | str) -> tuple:
-    """A run that must be there."""
-    run = runs.load_run(models, config)
-    if run is None:
-        raise FileNotFoundError(f"no run {runs.run_id(config)} in {models}: train it first")
-    return run
-
-
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], config, models) -> nn.Module:
+def load_folder(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
+    """The config of a local folder, and what `load` makes of it."""
+    config = runs.read_config(folder, runs.read_record(folder), MADE)
+    tensors = runs.read_tensors(folder)
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise runs.damaged(Path(models) / runs.run_id(config), str(error)) from error
-    return model
+        model = MADE[type(config)](config, tensors)
+    except (KeyError, IndexError, TypeError, RuntimeError) as error:
+        raise runs.unreadable(
+            folder, f"its config and its tensors do not go together ({error!r})"
+        ) from error
+    model = fill(model, tensors, folder, runs.unreadable).eval().requires_grad_(False).to(device)
+    if isinstance(config, LanguageModelRun):
+        return config, (model, read_tokeniser(folder, runs.unreadable))
+    return config, model
 
 
-def checkpoint_path(models: Path | str, configs: list) -> Path:
-    hashes = sorted(runs.config_hash(config) for config in configs)
-    name = f"{configs[0].name}-{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}"
-    return Path(models) / ".unfinished" / f"{name}.safetensors"
+def _action(config: ActionRun | ActionConfig, tensors: dict[str, Tensor]) -> LinearAction:
+    return LinearAction.identity(Group.named(config.group), tensors["matrices"].shape[-1])
 
 
-def fit_run(
-    model: nn.Module,
-    step: Callable,
-    n_samples: int,
-    config,
-    models: Path | str,
-    evaluate: Callable,
-    begin_epoch: Callable | None = None,
-    **settings,
-) -> pd.DataFrame:
-    """`fitting.fit` of one model with what its run decides, and `settings` beyond that."""
-    return fit(
-        model.train(),
-        step,
-        n_samples,
-        [config.seed],
-        Settings.of(config, **settings),
-        begin_epoch=begin_epoch,
-        evaluate=evaluate,
-        checkpoint=checkpoint_path(models, [config]),
-        description=config.name,
-    ).drop(columns="instance")
+def _autoencoder(config: BaseModelRun, tensors: dict[str, Tensor]) -> nn.Module:
+    size = image_size(config.architecture, tensors)
+    return make_autoencoder(config.architecture, config.latent_dim, config.hidden_dim, size)
+
+
+def _equivariant(config: EquivariantConfig, tensors: dict[str, Tensor]) -> EquivariantSAE:
+    action = LinearAction.identity(Group.named(config.group), config.sae.d)
+    return EquivariantSAE(make_sae(config.sae), action, config.search)
+
+
+# what is made of a config, before it is given its tensors
+MADE: dict[type, Callable[[Any, dict[str, Tensor]], nn.Module]] = {
+    SAERun: lambda config, _: make_sae(config.sae),
+    EndToEndRun: lambda config, _: make_sae(config.sae),
+    ActionRun: _action,
+    BaseModelRun: _autoencoder,
+    EncoderRun: lambda config, _: make_convnext(
+        config.widths, config.depths, config.patch, config.n_classes
+    ),
+    LanguageModelRun: lambda config, _: make_language_model(config),
+    SAEConfig: lambda config, _: make_sae(config),
+    ActionConfig: _action,
+    EquivariantConfig: _equivariant,
+}

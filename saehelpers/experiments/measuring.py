@@ -11,7 +11,7 @@ from torch import Tensor
 from saehelpers import runs
 from saehelpers.evaluation.inputs import ProbeInput
 from saehelpers.evaluation.probing import probe_sweep
-from saehelpers.experiments.loading import load_existing
+from saehelpers.experiments.once import load_existing
 from saehelpers.experiments.subjects import ActionRun
 from saehelpers.runs import results
 from saehelpers.runs.progress import progress_line

@@ -8,7 +8,7 @@ from torch import Tensor
 from saehelpers import runs
 from saehelpers.datasets.shards import ShardStream, map_activations
 from saehelpers.datasets.synthetic import Stream
-from saehelpers.experiments.loading import checkpoint_path, load_existing, load_weights
+from saehelpers.experiments.once import checkpoint_path, load_existing, load_weights
 from saehelpers.experiments.subjects import Subject
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import sweep

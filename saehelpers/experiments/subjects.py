@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from saehelpers import runs
 from saehelpers.experiments.base_models import BaseModelRun, load_or_train_base_model
-from saehelpers.experiments.loading import load_or_train, load_weights
+from saehelpers.experiments.once import load_or_train, load_weights
 from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs.sweeps import sweep
 from saehelpers.symmetry import Group, LinearAction, fit_action, report_action, usual_fit

@@ -4,6 +4,9 @@ An SAE sits on the encoder's output before its activation: `encoder(images)` is 
 and `decoder` rectifies before it decodes.
 """
 
+import math
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -46,6 +49,17 @@ def make_autoencoder(
         f"unknown base model {architecture!r}; known are {', '.join(ARCHITECTURES)}, and "
         "'vit_b_16' with ImageNet weights (load_pretrained_vit)"
     )
+
+
+def image_size(architecture: str, tensors: Mapping[str, Tensor]) -> int:
+    """The side, in pixels, of the images that an autoencoder's weights are made for."""
+    match architecture:
+        case "mlp":
+            return math.isqrt(tensors["encoder.1.weight"].shape[1])
+        case "cnn":
+            return 4 * math.isqrt(tensors["encoder.5.weight"].shape[1] // 32)
+        case _:
+            return 16 * math.isqrt(tensors["encoder.3.positions"].shape[0])
 
 
 def _mlp(latent_dim: int, hidden_dim: int, size: int) -> Autoencoder:

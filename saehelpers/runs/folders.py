@@ -138,11 +138,12 @@ def write_folder(
     tensors: Mapping[str, torch.Tensor],
     files: Mapping[str, str] = MappingProxyType({}),
     overwrite: bool = False,
+    metadata: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write a config, tensors and text files into a folder of any name, as `save_run` does."""
+    record = {"version": VERSION, "kind": type(config).__name__, "config": settings(config)}
+    record |= provenance() | ({"metadata": dict(metadata)} if metadata else {})
     with temporary_folder(folder, overwrite) as temporary:
-        kind = type(config).__name__
-        record = {"version": VERSION, "kind": kind, "config": settings(config), **provenance()}
         (temporary / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(tensors, temporary / "weights.safetensors")

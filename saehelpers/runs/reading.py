@@ -118,7 +118,8 @@ def _instead(folder: Path) -> str:
         return "that is an SAE of SAELens, which saehelpers.saes.load_sae_lens reads"
     below = sorted(str(path.parent) for path in folder.glob("*/config.json"))
     if below:
-        return f"it has no config.json. There are some below it: pass one of {', '.join(below)}"
+        some = ", ".join(below[:3]) + (", ..." if len(below) > 3 else "")
+        return f"it has no config.json. Those below it have, pass one of them: {some}"
     return "it has no config.json"
 
 
@@ -153,7 +154,7 @@ def read_config(folder: Path, record: dict[str, Any], classes: Iterable[type]) -
         found = [cls for cls in classes if _has_fields_of(cls, values)]
         what = f"of no kind that is known by the fields {', '.join(values)}"
     if not found:
-        raise ValueError(f"{folder} cannot be loaded: it is {what}; what can be is: {known}")
+        raise ValueError(f"{folder} cannot be loaded: it is {what}. What can be is: {known}")
     try:
         return _rebuilt(found[0], values)
     except (AttributeError, TypeError) as error:

@@ -61,7 +61,7 @@ def no_training(monkeypatch):
 
         for module, name in (
             ("saes", "train_saes"),
-            ("loading", "fit"),
+            ("once", "fit"),
             ("subjects", "fit_action"),
         ):
             monkeypatch.setattr(f"saehelpers.experiments.{module}.{name}", fail)

@@ -1,0 +1,92 @@
+"""Trained once, then loaded: what the runs of every kind of model share."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+from torch import Tensor, nn
+
+from saehelpers import runs
+from saehelpers.training.fitting import Settings, fit
+
+
+def load_or_train(
+    config,
+    train: Callable,
+    models: Path | str,
+    force: bool,
+    half: bool = False,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """Tensors and history of a run, from disk; trained and saved first if it is not there.
+
+    `files`: further text files of the run, which `train` may fill in.
+    """
+    run = None if force else runs.load_run(models, config)
+    if run is None:
+        print(f"training {runs.run_id(config)}")
+        model, history = train()
+        tensors = {k: v.half() if half else v for k, v in model.state_dict().items()}
+        runs.save_run(models, config, tensors, history, force, files)
+        run = runs.load_run(models, config)
+    else:
+        print(f"loaded   {runs.run_id(config)}")
+    return run[0], run[1]
+
+
+def load_existing(config, models: Path | str) -> tuple:
+    """A run that must be there."""
+    run = runs.load_run(models, config)
+    if run is None:
+        raise FileNotFoundError(f"no run {runs.run_id(config)} in {models}: train it first")
+    return run
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], config, models) -> nn.Module:
+    return fill(model, tensors, Path(models) / runs.run_id(config), runs.damaged)
+
+
+def fill(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    folder: Path,
+    error_of: Callable[[Path, str], ValueError],
+) -> nn.Module:
+    """The model with the tensors of a folder; what to say if they do not fit comes from outside."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise error_of(folder, str(error)) from error
+    return model
+
+
+def checkpoint_path(models: Path | str, configs: list) -> Path:
+    hashes = sorted(runs.config_hash(config) for config in configs)
+    name = f"{configs[0].name}-{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}"
+    return Path(models) / ".unfinished" / f"{name}.safetensors"
+
+
+def fit_run(
+    model: nn.Module,
+    step: Callable,
+    n_samples: int,
+    config,
+    models: Path | str,
+    evaluate: Callable,
+    begin_epoch: Callable | None = None,
+    **settings,
+) -> pd.DataFrame:
+    """`fitting.fit` of one model with what its run decides, and `settings` beyond that."""
+    return fit(
+        model.train(),
+        step,
+        n_samples,
+        [config.seed],
+        Settings.of(config, **settings),
+        begin_epoch=begin_epoch,
+        evaluate=evaluate,
+        checkpoint=checkpoint_path(models, [config]),
+        description=config.name,
+    ).drop(columns="instance")
