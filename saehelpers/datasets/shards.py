@@ -23,22 +23,28 @@ from saehelpers import runs
 BLOCK_SAMPLES = 256  # neighbours on disk, which are read together
 
 
-def write_shards(folder: Path | str, parts: Iterable[Tensor], overwrite: bool = False) -> Path:
+def write_shards(
+    folder: Path | str, parts: Tensor | Iterable[Tensor], overwrite: bool = False
+) -> Path:
     """Write each part of some activations as a shard, and return the folder.
 
     The parts, (n, |G|, d) or (n, d), may be computed while they are asked for, so that one at
-    a time is in memory. The folder is there with all of them or not at all; with `overwrite`
-    they take the place of shards that are there already.
+    a time is in memory; one tensor is one part. The folder is there with all of them or not at
+    all; with `overwrite` they take the place of shards that are there already.
 
     Raises:
         FileExistsError: the folder is there already, or holds other files than shards.
-        ValueError: there are no parts, or one differs from the first in more than its length.
+        ValueError: there are no parts, one is no tensor, or differs from the first in more than
+            its length.
     """
     folder = Path(folder)
     runs.check_free(folder, overwrite, (".safetensors",))
+    parts = [parts] if isinstance(parts, Tensor) else parts
     first = None
     with runs.temporary_folder(folder, overwrite) as temporary:
         for number, part in enumerate(parts):
+            if not isinstance(part, Tensor):
+                raise ValueError(f"part {number} is no tensor, but of {type(part)}")
             name = f"{number:05d}.safetensors"
             first = part[:0] if first is None else first
             _check_alike("the first part", first, f"part {number}", part)
@@ -53,11 +59,13 @@ def map_shards(path: Path | str) -> list[Real[Tensor, "n order d"]]:
 
     Raises:
         FileNotFoundError: there is no such folder or file, or no shard in it.
-        ValueError: a shard is damaged or cut short, has no activations, or differs from the
-            first in width, group order or dtype.
+        ValueError: a shard is cut short, of a kind that is not read, has no activations, or
+            differs from the first in width, group order or dtype.
     """
     path = Path(path)
-    paths = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    paths = [path]
+    if path.is_dir():  # without hidden files, which some systems leave beside each
+        paths = sorted(path.glob("[!.]*.safetensors"))
     if not paths or not paths[0].exists():
         raise FileNotFoundError(f"no activations at {path}: neither *.safetensors nor a .npy file")
     shards = [map_activations(p) if p.suffix == ".npy" else _map_shard(p) for p in paths]
@@ -66,16 +74,29 @@ def map_shards(path: Path | str) -> list[Real[Tensor, "n order d"]]:
     return [shard if shard.ndim == 3 else shard[:, None] for shard in shards]
 
 
-def map_activations(path: Path | str) -> Tensor:
+def map_activations(path: Path | str) -> Real[Tensor, "..."]:
     """Activations of a .npy file, as a tensor that is read from disk where it is touched.
 
     Raises:
-        ValueError: the file is damaged or cut short.
+        ValueError: the file is cut short, or of a kind that is not read: not one array of real
+            numbers in this machine's order of bytes.
     """
     try:
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
-    except (ValueError, TypeError, EOFError) as error:
-        raise _damaged(path, error) from error
+        array = np.load(path, mmap_mode="c")
+    except (ValueError, EOFError) as error:
+        raise _unread(path, b"\x93NUMPY", ".npy", error) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is an archive: write one array alone, by numpy.save")
+    if not array.dtype.isnative:
+        raise ValueError(
+            f"{path} holds {array.dtype.str}, the bytes of each number in the other order: convert "
+            "it, numpy.save(path, numpy.load(path).astype('float32'))"
+        )
+    if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
+        raise ValueError(
+            f"{path} holds {array.dtype}: activations are real numbers of up to 64 bits"
+        )
+    return torch.from_numpy(array)
 
 
 def _map_shard(path: Path) -> Tensor:
@@ -85,15 +106,20 @@ def _map_shard(path: Path) -> Tensor:
             if "activations" in names:
                 return file.get_tensor("activations")
     except SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise _unread(path, b"{", ".safetensors", error) from error
     raise ValueError(f"{path} has no tensor 'activations', but {', '.join(names) or 'none'}")
 
 
-def _damaged(path: Path | str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} is damaged ({error}): copy or write it once more. A file of orbit_pixels is made "
-        "again when it is not there"
-    )
+def _unread(path: Path | str, magic: bytes, kind: str, error: Exception) -> ValueError:
+    """Says whether a file is cut short, or of another kind: by the bytes that such files have."""
+    with Path(path).open("rb") as file:
+        file.seek(0 if kind == ".npy" else 8)  # after the length of the header
+        found = file.read(len(magic))
+    if not magic.startswith(found):
+        return ValueError(f"{path} is no {kind} file")
+    if "Python objects" in str(error):
+        return ValueError(f"{path} holds Python objects: activations are real numbers")
+    return ValueError(f"{path} is cut short ({error}): copy or write it once more")
 
 
 def _check_alike(first_name: str, first: Tensor, name: str, shard: Tensor) -> None:

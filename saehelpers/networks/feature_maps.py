@@ -59,7 +59,10 @@ def orbit_pixels(
         ValueError: there are no images, or no pixels asked for.
     """
     if path.exists():
-        return map_activations(path)
+        try:
+            return map_activations(path)
+        except ValueError as error:
+            raise ValueError(f"{error}. It is made again when it is not there") from error
     if not len(images) or pixels_per_image == 0:
         raise ValueError(f"nothing to read: {pixels_per_image} pixels of {len(images)} images")
     path.parent.mkdir(parents=True, exist_ok=True)

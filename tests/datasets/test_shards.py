@@ -11,7 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saehelpers import runs
-from saehelpers.datasets.shards import BLOCK_SAMPLES, ShardStream, map_shards, write_shards
+from saehelpers.datasets.shards import (
+    BLOCK_SAMPLES,
+    ShardStream,
+    map_activations,
+    map_shards,
+    write_shards,
+)
 from saehelpers.experiments import load_or_train_saes
 from saehelpers.training import fitting, side_by_side as training
 from saehelpers.training.methods import SAERun
@@ -272,9 +278,73 @@ def test_a_shard_that_is_cut_short(folder, length):
     path = folder / "00001.safetensors"
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(
-        ValueError, match=r"00001\.safetensors is damaged .*copy or write it once more"
+        ValueError, match=r"00001\.safetensors is cut short .*copy or write it once more"
     ):
         ShardStream(folder, 10)(0)
+
+
+NOT_READ = {
+    "big-endian": (np.zeros((3, 2), ">f4"), r">f4, the bytes of each number in the other order"),
+    "structured": (np.zeros(3, [("a", "f4")]), r"holds \[\('a', '<f4'\)\]: .* real numbers"),
+    "objects": (np.array([[1, None]]), "holds Python objects: activations are real numbers"),
+    "bfloat16": (np.zeros((3, 2), "V2"), r"holds \|V2: activations are real numbers of up to 64"),
+    "complex": (np.zeros((3, 2), complex), "holds complex128: activations are real numbers"),
+    "words": (np.array([["a"]]), "holds <U1: activations are real numbers"),
+    "flags": (np.zeros((3, 2), bool), "holds bool: activations are real numbers"),
+    "quadruple": (np.zeros((3, 2), np.longdouble), "activations are real numbers of up to 64"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_READ)
+def test_a_kind_of_array_that_is_not_read(kind, tmp_path):
+    array, message = NOT_READ[kind]
+    np.save(tmp_path / "a.npy", array)
+    for read in (map_shards, map_activations):
+        with pytest.raises(ValueError, match=rf"a\.npy .*{message}") as error:
+            read(tmp_path / "a.npy")
+        assert "delete" not in str(error.value) and "cut short" not in str(error.value)
+
+
+def test_a_big_endian_array_is_read_once_it_is_converted_as_told(tmp_path):
+    x, path = np.arange(6, dtype=">f4").reshape(3, 2), tmp_path / "a.npy"
+    np.save(path, x)
+    np.save(path, np.load(path).astype("float32"))
+    assert np.array_equal(map_activations(path), x)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "u2", "i8"])
+@pytest.mark.parametrize("shape", [(5, 3), (0, 3)])
+def test_real_numbers_of_this_machine_are_read(dtype, shape, tmp_path):
+    x = np.asfortranarray(np.arange(np.prod(shape)).reshape(shape).astype(dtype))
+    np.save(tmp_path / "a.npy", x)
+    assert np.array_equal(map_activations(tmp_path / "a.npy"), x)
+
+
+def test_files_of_other_kinds(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros(3))
+    torch.save(torch.zeros(3), tmp_path / "a.pt")
+    for source, message in (("a.npz", "an archive: .* by numpy.save"), ("a.pt", "an archive")):
+        path = (tmp_path / source).rename(tmp_path / "a.npy")
+        with pytest.raises(ValueError, match=f"a.npy is {message}"):
+            map_activations(path)
+    (tmp_path / "a.npy").write_text("1.0, 2.0, 3.0")
+    (tmp_path / "a.csv").write_text("1.0, 2.0, 3.0")
+    for name, message in (("a.npy", "no .npy file"), ("a.csv", "no .safetensors file")):
+        with pytest.raises(ValueError, match=f"{name} is {message}$"):
+            map_shards(tmp_path / name)
+
+
+def test_hidden_files_beside_shards_are_left_alone(folder):
+    (folder / "._00000.safetensors").write_bytes(b"what macOS keeps")
+    assert [len(shard) for shard in map_shards(folder)] == list(LENGTHS)
+
+
+def test_one_tensor_is_one_part(tmp_path):
+    x = torch.randn(4, 2, 3)
+    (shard,) = map_shards(write_shards(tmp_path / "a", x))
+    assert torch.equal(shard, x)
+    with pytest.raises(ValueError, match=r"part 0 is no tensor, but of .*numpy\.ndarray"):
+        write_shards(tmp_path / "b", (part for part in x.numpy()))
 
 
 def test_a_file_of_something_else(folder):

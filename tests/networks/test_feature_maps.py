@@ -133,12 +133,14 @@ def test_no_half_file_stays_after_an_error(model, images, group, tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, 600])
-def test_file_that_is_cut_short(length, tmp_path):
+def test_file_that_is_cut_short(length, model, images, group, tmp_path):
     path = tmp_path / "pixels.npy"
     np.save(path, np.ones((10, 4, 8), np.float32))
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"pixels\.npy is damaged .*copy or write it once more"):
+    with pytest.raises(ValueError, match=r"pixels\.npy is cut short .*write it once more$"):
         map_activations(path)
+    with pytest.raises(ValueError, match=r"pixels\.npy is cut short .*made again when it is not"):
+        orbit_pixels(model, images, group, "2", path)
 
 
 # --- latents of maps, and training from a file ---
