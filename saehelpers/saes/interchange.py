@@ -25,6 +25,9 @@ from saehelpers import runs
 from saehelpers.saes import SAE, SAEConfig
 
 FORMAT = "6.0.0"  # the release of SAELens since which cfg.json is as it is written here
+WEIGHTS = "sae_weights.safetensors"
+SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
+SCALED, WHITENED = "expected_average_only_in", "covariance_whitening"
 ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}  # by architecture
 
 
@@ -71,7 +74,7 @@ def save_sae_lens(
     with runs.temporary_folder(folder, overwrite) as temporary:
         (temporary / "cfg.json").write_text(json.dumps(config, indent=2) + "\n")
         weights = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(weights, temporary / "sae_weights.safetensors")
+        save_file(weights, temporary / WEIGHTS)
     return folder
 
 
@@ -121,38 +124,110 @@ def _to_architecture(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"architecture": "jumprelu"}, {"threshold": threshold}
 
 
-def load_sae_lens(source: Path | str, subfolder: str = "") -> tuple[SAE, dict[str, Any]]:
+@torch.no_grad()
+def load_sae_lens(
+    source: Path | str, subfolder: str = "", norm_scaling_factor: float | None = None
+) -> tuple[SAE, dict[str, Any]]:
     """An SAE that SAELens has saved, and its cfg.json, whose "metadata" say what it reads.
 
-    Its mean is 0 and its scale 1. What SAELens calls rescale_acts_by_decoder_norm becomes part
-    of the weights.
+    Its mean is 0 and its scale 1: it reads activations as the model gives them. What SAELens
+    does to them before becomes part of the weights, as does rescale_acts_by_decoder_norm:
+
+        expected_average_only_in    z = s x            s, see `norm_scaling_factor`
+        covariance_whitening        z = (x - mean) M   in activation_whitening.safetensors
+
+    Weights may lie in several files, with an index sae_weights.safetensors.index.json.
 
     Args:
         source: a folder, or the name of a Hugging Face hub repository.
         subfolder: of the SAE in it.
+        norm_scaling_factor: of "expected_average_only_in", where the folder does not have it
+            in its activation_scaler.json; SAELens lists those of its releases under this name.
 
     Raises:
         FileNotFoundError: there is no such folder, or no SAE of SAELens in it.
-        ValueError: an architecture or a setting that SAEs here do not have, or weights that
-            are damaged, missing or of another shape.
+        ValueError: it is no SAE, but a transcoder; an architecture or a setting that SAEs here
+            do not have; or weights that are damaged, missing or of another shape.
     """
-    names = ["cfg.json", "sae_weights.safetensors"]
-    folder = runs.local_folder(source, names, subfolder)
-    paths = [folder / name for name in names]
-    if not all(path.exists() for path in paths):
+    names = ["cfg.json", WEIGHTS]
+    patterns = ["cfg.json", "sae_weights*", SCALER, WHITENING]
+    folder = runs.local_folder(source, patterns, subfolder)
+    index = folder / f"{WEIGHTS}.index.json"
+    if not (folder / "cfg.json").exists() or not any(p.exists() for p in (folder / WEIGHTS, index)):
         raise FileNotFoundError(f"no SAE of SAELens ({' and '.join(names)}) in {folder}")
     try:
-        cfg = json.loads(paths[0].read_text())
-        tensors = {name: tensor.float() for name, tensor in load_file(paths[1]).items()}
-    except (ValueError, SafetensorError) as error:
+        cfg = json.loads((folder / "cfg.json").read_text())
+        files = [WEIGHTS]
+        if not (folder / WEIGHTS).exists():
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        tensors = _load_tensors(*(folder / name for name in files))
+        scaler = folder / SCALER
+        if norm_scaling_factor is None and scaler.exists():
+            norm_scaling_factor = json.loads(scaler.read_text())["scaling_factor"]
+    except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise ValueError(f"the SAE of SAELens in {folder} is damaged: {error}") from error
-    config = _from_architecture(cfg, str(paths[0]))
-    _check_weights(tensors, config, str(paths[1]))
+    path = str(folder / "cfg.json")
+    _check_reconstructs(cfg, path)
+    config = _from_architecture(cfg, path)
+    _check_weights(tensors, config, str(folder / WEIGHTS))
+    normalised = _normalisation(cfg)
+    if normalised == SCALED:
+        if norm_scaling_factor is None:
+            raise ValueError(
+                f"{path}: normalize_activations is {cfg['normalize_activations']!r}, by a factor "
+                f"that is not in the folder (no {SCALER}): pass norm_scaling_factor, 1 to read "
+                "activations as they are"
+            )
+        tensors["W_enc"] *= norm_scaling_factor
+        for name in ("W_dec", "b_dec"):
+            tensors[name] /= norm_scaling_factor
     if cfg.get("rescale_acts_by_decoder_norm"):
         norms = tensors["W_dec"].norm(dim=-1).clamp(min=1e-8)
         tensors |= {name: tensors[name] * norms for name in ("W_enc", "b_enc")}
         tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
+    if normalised == WHITENED:
+        if not (folder / WHITENING).exists():
+            raise ValueError(f"{path}: normalize_activations is {WHITENED!r}, without {WHITENING}")
+        _whiten(tensors, _load_tensors(folder / WHITENING), config)
     return _from_weights(tensors, config), cfg
+
+
+def _load_tensors(*paths: Path) -> dict[str, Tensor]:
+    return {name: tensor.float() for path in paths for name, tensor in load_file(path).items()}
+
+
+def _whiten(tensors: dict[str, Tensor], whitening: dict[str, Tensor], config: SAEConfig) -> None:
+    """Let the weights of an SAE of z = (x - mean) M read x, and give recons of it."""
+    mean, matrix, inverse = (whitening[name] for name in ("mean", "matrix", "inverse_matrix"))
+    tensors["W_enc"] = matrix @ tensors["W_enc"]
+    if not config.pre_encoder_bias:
+        tensors["b_enc"] = tensors["b_enc"] - mean @ tensors["W_enc"]
+    tensors["W_dec"] = tensors["W_dec"] @ inverse
+    tensors["b_dec"] = tensors["b_dec"] @ inverse + mean
+
+
+def _check_reconstructs(cfg: dict[str, Any], path: str) -> None:
+    """Raise a ValueError if what goes out is not what goes in, by any field of a cfg.json.
+
+    The field of what goes out is named like that of what goes in, with out_ or _out.
+    """
+    told = {**(cfg.get("metadata") or {}), **cfg}
+    if told.get("is_transcoder"):
+        raise ValueError(f"{path} is of no SAE: is_transcoder is true")
+    for name, out in told.items():
+        stem = name.removeprefix("out_").removesuffix("_out")
+        into = told.get(stem, told.get(f"{stem}_in"))
+        if stem != name and out not in (None, "", into):
+            raise ValueError(
+                f"{path} is of no SAE, but of a transcoder: {name} is {out!r}, and what goes in "
+                f"is {into!r}"
+            )
+
+
+def _normalisation(cfg: dict[str, Any]) -> str:
+    """What SAELens does to activations before; early releases wrote a truth value."""
+    said = cfg.get("normalize_activations") or "none"
+    return SCALED if said is True else said
 
 
 def _from_architecture(cfg: dict[str, Any], path: str) -> SAEConfig:
@@ -165,11 +240,10 @@ def _from_architecture(cfg: dict[str, Any], path: str) -> SAEConfig:
     if architecture not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise ValueError(f"{path}: unknown architecture {architecture!r}; known are {known}")
-    normalised = cfg.get("normalize_activations") or "none"
-    if normalised != "none":
+    if _normalisation(cfg) not in ("none", SCALED, WHITENED):
         raise ValueError(
-            f"{path}: normalize_activations is {normalised!r}, which is not part of the weights; "
-            "only 'none' can be read"
+            f"{path}: normalize_activations is {cfg['normalize_activations']!r}, which depends on "
+            f"each activation; only 'none', {SCALED!r} and {WHITENED!r} can become weights"
         )
     try:
         k = cfg["k"] if "k" in cfg else cfg.get("activation_fn_kwargs", {}).get("k")

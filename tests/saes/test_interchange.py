@@ -220,7 +220,80 @@ def test_from_the_hub(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     load_sae_lens("someone/saes", "layer_3")
-    assert asked == [("someone/saes", ["layer_3/cfg.json", "layer_3/sae_weights.safetensors"])]
+    names = [
+        "cfg.json",
+        "sae_weights*",
+        "activation_scaler.json",
+        "activation_whitening.safetensors",
+    ]
+    assert asked == [("someone/saes", [f"layer_3/{name}" for name in names])]
+
+
+CASES = {
+    "standard": {"architecture": "standard", "apply_b_dec_to_input": False},
+    "jumprelu": {"architecture": "jumprelu", "apply_b_dec_to_input": True},
+    "topk": {"architecture": "topk", "k": 4, "apply_b_dec_to_input": True},
+    "rescaled": {
+        "architecture": "topk", "k": 4, "apply_b_dec_to_input": False,
+        "rescale_acts_by_decoder_norm": True,
+    },
+}  # fmt: skip
+
+
+def written_case(folder: Path, case: str, normalised) -> Path:
+    cfg = CASES[case] | {"normalize_activations": normalised}
+    thresholds = {"threshold": torch.linspace(0, 1, N)} if case == "jumprelu" else {}
+    return write_sae_lens(folder, cfg, **thresholds)
+
+
+@pytest.mark.parametrize("told", ["in the folder", "by the caller"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_factor_of_activations_becomes_part_of_the_weights(case, told, tmp_path):
+    """The folder's SAE, given s x, has recons of s x."""
+    folder = written_case(tmp_path / "sae", case, "expected_average_only_in")
+    x, s = activations() - 30, 0.3
+    latents, recons = as_sae_lens_computes(folder, s * x)
+    if told == "in the folder":
+        text = json.dumps({"scaling_factor": s, "has_whitening": False})
+        (folder / "activation_scaler.json").write_text(text)
+    sae, _ = load_sae_lens(folder, norm_scaling_factor=None if told == "in the folder" else s)
+    assert_same(sae(x), recons / s)
+    # as SAELens folds it: decoder norms are those of the decoder that gives x
+    assert_same(sae.encode(x), latents / s if case == "rescaled" else latents)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whitening_becomes_part_of_the_weights(case, tmp_path):
+    """The folder's SAE, given z = (x - mean) M, has recons of z."""
+    folder = written_case(tmp_path / "sae", case, "covariance_whitening")
+    with pytest.raises(ValueError, match=r"'covariance_whitening', without activation_whitening"):
+        load_sae_lens(folder)
+    generator = torch.Generator().manual_seed(5)
+    matrix = torch.eye(D) + 0.2 * torch.randn(D, D, generator=generator)
+    mean, inverse = torch.linspace(-1, 2, D), matrix.inverse().contiguous()
+    tensors = {"mean": mean, "matrix": matrix, "inverse_matrix": inverse}
+    save_file(tensors, folder / "activation_whitening.safetensors")
+    x = activations() - 30
+    latents, recons = as_sae_lens_computes(folder, (x - mean) @ matrix)
+    sae, _ = load_sae_lens(folder)
+    assert_same(sae.encode(x), latents)
+    assert_same(sae(x), recons @ inverse + mean)
+
+
+def test_weights_in_several_files(tmp_path):
+    folder = write_sae_lens(tmp_path / "sae", {"architecture": "standard"})
+    whole, _ = load_sae_lens(folder)
+    tensors = load_file(folder / "sae_weights.safetensors")
+    (folder / "sae_weights.safetensors").unlink()
+    files = {name: f"sae_weights-{i % 2}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(files.values()):
+        save_file({k: v for k, v in tensors.items() if files[k] == file}, folder / file)
+    index = folder / "sae_weights.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    assert_close(load_sae_lens(folder)[0].state_dict(), whole.state_dict(), rtol=0, atol=0)
+    (folder / "sae_weights-1.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"sae is damaged: .*sae_weights-1\.safetensors"):
+        load_sae_lens(folder)
 
 
 # --- bad input ---
@@ -239,8 +312,10 @@ def test_no_sae(tmp_path):
         ({"architecture": "gated"}, "unknown architecture 'gated'; known are standard, topk, jump"),
         ({"architecture": "batchtopk", "k": 3}, "unknown architecture 'batchtopk'"),
         ({"activation_fn_str": "tanh-relu"}, "unknown architecture 'standard with tanh-relu'"),
-        ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'"),
-        ({"normalize_activations": True}, "normalize_activations is True"),
+        ({"normalize_activations": "layer_norm"}, "'layer_norm', which depends on each activation"),
+        ({"normalize_activations": "constant_norm_rescale"}, "is 'constant_norm_rescale', which"),
+        ({"normalize_activations": True}, "is True, by a factor .*: pass norm_scaling_factor"),
+        ({"normalize_activations": "expected_average_only_in"}, "_only_in', by a factor that is"),
         ({"architecture": "topk"}, "lacks d_in, d_sae or k"),
         ({"architecture": "topk", "k": 21}, "topk must be between 1 and n_latents = 20, got 21"),
         ({"architecture": "topk", "k": 0}, "topk must be between 1 and n_latents = 20, got 0"),
@@ -253,8 +328,33 @@ def test_configs_that_cannot_be_read(cfg, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "cfg, message",
+    [
+        ({"d_out": 2 * D}, f"d_out is {2 * D}, and what goes in is {D}"),
+        ({"hook_name": "mlp_in", "hook_name_out": "mlp_out"}, "hook_name_out is 'mlp_out', and"),
+        ({"metadata": {"hook_name": "a", "hook_name_out": "b"}}, "hook_name_out is 'b', .* 'a'"),
+        ({"hook_point": "a", "out_hook_point": "b"}, "out_hook_point is 'b', .* 'a'"),
+        ({"hook_layer": 3, "hook_layer_out": 4}, "hook_layer_out is 4, and what goes in is 3"),
+        ({"hf_hook_point_in": "a", "hf_hook_point_out": "b"}, "hf_hook_point_out is 'b', .* 'a'"),
+        ({"metadata": {"hook_name_out": "b"}}, "hook_name_out is 'b', .* None"),
+        ({"is_transcoder": True}, "is_transcoder is true"),
+    ],
+)
+def test_what_gives_other_activations_than_it_reads_is_no_sae(cfg, message, tmp_path):
+    with pytest.raises(ValueError, match=f"is of no SAE.*{message}"):
+        load_sae_lens(write_sae_lens(tmp_path / "sae", {"architecture": "standard"} | cfg))
+
+
+def test_a_config_that_says_twice_that_it_is_of_an_sae(tmp_path):
+    hooks = {"hook_name": "a", "hook_name_out": "a", "hook_head_index_out": None}
+    cfg = {"architecture": "standard", "d_out": D, "is_transcoder": False, "metadata": hooks}
+    assert load_sae_lens(write_sae_lens(tmp_path / "sae", cfg))[1]["metadata"] == hooks
+
+
+@pytest.mark.parametrize(
     "changes, message",
     [
+        ({"W_skip": torch.zeros(D, D)}, "'W_skip'.*expected"),
         ({"W_enc": None}, r"expected \{'W_enc': \(8, 20\)"),
         ({"W_enc": torch.zeros(N, D)}, r"'W_enc': \(20, 8\).*expected \{'W_enc': \(8, 20\)"),
         ({"b_dec": torch.zeros(7)}, r"'b_dec': \(7,\).*expected"),
