@@ -29,6 +29,11 @@ from .symmetry import (
     infer_element as infer_element,
     report_action as report_action,
 )
-from .training import OBJECTIVES as OBJECTIVES, SAERun as SAERun, train_saes as train_saes
+from .training import (
+    OBJECTIVES as OBJECTIVES,
+    SAERun as SAERun,
+    train_sae as train_sae,
+    train_saes as train_saes,
+)
 
 __version__: str

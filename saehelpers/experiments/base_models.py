@@ -49,6 +49,8 @@ class BaseModelRun:
     schedule: str = "constant"
     seed: int = 0
 
+    __str__ = runs.described
+
 
 def shapes_base_run(
     architecture: str, n_images: int, group: str, epochs: int, **settings
@@ -85,6 +87,8 @@ class LanguageModelRun:
     seed: int = 0
     attention_only: bool = runs.added_later(False)
     repeats: float = runs.added_later(0.0)
+
+    __str__ = runs.described
 
 
 def load_or_train_base_model(

@@ -40,6 +40,8 @@ class EncoderRun:
     warmup_steps: int = 100
     seed: int = 0
 
+    __str__ = runs.described
+
 
 def load_or_train_encoder(
     config: EncoderRun,
@@ -111,6 +113,8 @@ class PixelsRun:
     group: str
     pixels_per_image: int | None
     seed: int = 0
+
+    __str__ = runs.described
 
 
 def prepare_pixel_subject(

@@ -33,6 +33,8 @@ class ActionRun:
     shuffled: bool = False
     seed: int = 0
 
+    __str__ = runs.described
+
 
 def load_or_fit_action(
     config: ActionRun,

@@ -18,6 +18,7 @@ import platform
 import secrets
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -67,6 +68,31 @@ def config_hash(config: Any) -> str:
 def run_id(config: Any) -> str:
     """`<name>-<first 8 digits of the hash>`; the config has a field `name`."""
     return f"{config.name}-{config_hash(config)[:8]}"
+
+
+def described(config: Any) -> str:
+    """What `print` shows of a run: its class and id, what it is made of, and its settings.
+
+    It is the `__str__` of every config that has a name. Settings that are off are left out.
+    """
+    values = {name: getattr(config, name) for name in settings(config) if name != "name"}
+    parts = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
+    rest = {name: value for name, value in values.items() if name not in parts}
+    paragraphs = [*(f"{name}: {part}" for name, part in parts.items()), listed(rest)]
+    return "\n".join([f"{type(config).__name__} {run_id(config)}", *map(_wrapped, paragraphs)])
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    """Settings by name, without those that are off."""
+    shown = {k: v for k, v in values.items() if v or type(v) is int}
+    return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(
+        text, 96, initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def fingerprint(tensors: dict[str, torch.Tensor]) -> str:

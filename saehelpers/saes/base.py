@@ -113,6 +113,19 @@ class SAEConfig:
                 f"prefixes must rise to n_latents = {self.n_latents}, got {self.prefixes}"
             )
 
+    def __str__(self) -> str:
+        """The settings that have an effect."""
+        unused = {
+            "topk": "topk" not in self.activation,
+            "encoder_hidden": self.encoder == "linear",
+            "encoder_activation": self.encoder == "linear",
+            "n_archetypes": self.dictionary != "archetypal",
+            "delta": self.dictionary != "archetypal",
+            "group_order": self.dictionary != "blocks",
+        }
+        values = {k: v for k, v in runs.settings(self).items() if not unused.get(k)}
+        return f"SAEConfig({runs.listed(values)})"
+
     @property
     def dictionary_entries(self) -> int:
         """Those of all heads that may be other than 0."""
@@ -159,6 +172,9 @@ class SAE(nn.Module):
         self.activation = make_activation(config)
         self.register_buffer("mean", torch.zeros(config.d))
         self.register_buffer("scale", torch.ones(()))
+
+    def __repr__(self) -> str:
+        return str(self.config).replace("SAEConfig", type(self).__name__, 1)
 
     def _make_dictionary(self, generator: torch.Generator | None) -> None:
         rows = torch.randn(self.config.n_latents, self.config.d, generator=generator)

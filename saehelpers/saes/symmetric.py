@@ -68,6 +68,9 @@ class EquivariantSAE(nn.Module):
         super().__init__()
         self.sae, self.action, self.search = sae, action, search
 
+    def extra_repr(self) -> str:
+        return f"search={self.search}"
+
     @property
     def dictionary(self) -> Float[Tensor, "n_latents d"]:
         return self.sae.dictionary

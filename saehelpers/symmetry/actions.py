@@ -52,6 +52,9 @@ class LinearAction(nn.Module):
             "origin", matrices.new_zeros(matrices.shape[-1]) if origin is None else origin
         )
 
+    def extra_repr(self) -> str:
+        return f"{self.group.name}, order={self.group.order}, d={self.origin.shape[-1]}"
+
     @classmethod
     def from_generators(
         cls,

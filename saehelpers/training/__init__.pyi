@@ -62,5 +62,6 @@ from .revival import (
     Revival as Revival,
 )
 from .side_by_side import (
+    train_sae as train_sae,
     train_saes as train_saes,
 )

@@ -64,6 +64,8 @@ class SAERun:
     autocast: bool = runs.added_later(False)
     compiled: bool = runs.added_later(False)
 
+    __str__ = runs.described
+
     def __post_init__(self):
         for name, value, known in (
             ("objective", self.objective, tuple(OBJECTIVES)),
@@ -150,6 +152,8 @@ class EndToEndRun:
     autocast: bool = True
     start: str = ""
     seed: int = 0
+
+    __str__ = runs.described
 
     def __post_init__(self):
         _check_known("schedule", self.schedule, SCHEDULES)

@@ -27,6 +27,35 @@ EVALUATION_SAMPLES = 1024
 KMEANS_SAMPLES = 10_000
 
 
+def train_sae(
+    config: SAERun,
+    x: Tensor | Callable[[int], Tensor],
+    validation: Tensor | None = None,
+    **settings,
+) -> tuple[SAE, "pandas.DataFrame"]:
+    """`train_saes` for one: the SAE and its history.
+
+    Args:
+        x: orbit activations (n, |G|, d); or activations (n, d) that no group acts on, which are
+            orbits of one element; or a function of the epoch that gives orbit activations.
+        validation: the same, held out.
+        settings: further arguments of `train_saes`.
+
+    Raises:
+        ValueError: x or validation has another shape, or does not fit the config.
+    """
+    held_out = None if validation is None else [_as_orbits("validation", validation)]
+    source = _as_orbits("x", x) if isinstance(x, Tensor) else x
+    (sae,), (history,) = train_saes([config], [source], held_out, **settings)
+    return sae, history
+
+
+def _as_orbits(name: str, x: Tensor) -> Tensor:
+    if x.ndim not in (2, 3):
+        raise ValueError(f"{name} must be (n, d) or (n, |G|, d), got {tuple(x.shape)}")
+    return x if x.ndim == 3 else x[:, None]
+
+
 def train_saes(
     configs: list[SAERun],
     activations: list[Tensor | Callable[[int], Tensor]],

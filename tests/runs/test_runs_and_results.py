@@ -20,7 +20,7 @@ from saehelpers.datasets import write_shards
 from saehelpers.experiments import ActionRun, BaseModelRun, load_sae
 from saehelpers.runs import folders, results
 from saehelpers.saes import SAEConfig, make_sae, save_sae_lens
-from saehelpers.training.methods import SAERun
+from saehelpers.training.methods import EndToEndRun, SAERun
 
 CONFIG = BaseModelRun("mlp", "shapes", "mlp")
 TENSORS = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.tensor(0.5)}
@@ -88,6 +88,42 @@ def test_hash_changes_with_the_version_of_training(monkeypatch):
 
 def test_run_id_is_the_name_and_eight_digits_of_the_hash():
     assert runs.run_id(CONFIG) == "mlp-" + runs.config_hash(CONFIG)[:8]
+
+
+def test_a_run_is_printed_in_a_few_lines():
+    sae = SAEConfig(d=256, n_latents=64, dictionary="archetypal", n_archetypes=100)
+    config = SAERun("canonical", "toy", sae, "canonical", epochs=7, seed=0, auxk=0)
+    head, *lines = str(config).splitlines()
+    assert head == f"SAERun {runs.run_id(config)}"
+    assert len(lines) <= 6 and all(len(line) <= 96 for line in lines)
+    text = " ".join(" ".join(lines).split())
+    for part in (
+        "sae: SAEConfig(d=256, n_latents=64, activation='topk', topk=8, ",
+        "dictionary='archetypal', n_archetypes=100, delta=1.0)",
+        "activations='toy', objective='canonical', lambda_sym=1.0, p=1.0, epochs=7, ",
+        "seed=0",
+    ):
+        assert part in text
+    assert not any(name in text for name in ("group_order", "prefixes", "auxk", "lambda_mse"))
+    assert repr(config).startswith("SAERun(name='canonical', activations='toy', sae=SAEConfig(")
+    relu = str(SAEConfig(8, 12, "relu", encoder="linear", unit_decoder=True))
+    expected = "d=8, n_latents=12, activation='relu', encoder='linear', unit_decoder=True, "
+    assert relu == f"SAEConfig({expected}dictionary='free')"
+
+
+@pytest.mark.parametrize(
+    "config, parts",
+    [
+        (CONFIG, ["BaseModelRun mlp-", "group='C4'"]),
+        (ActionRun("action", "toy", "D4"), ["ActionRun action-", "group='D4'", "method='adam'"]),
+        (
+            EndToEndRun("e2e", "gpt2/1a", "text", "h.6", SAEConfig(8, 12)),
+            ["EndToEndRun e2e-", "module='h.6'", "lambda_kl=1.0", "n_latents=12", "seed=0"],
+        ),
+    ],
+)
+def test_what_print_shows_of_other_runs(config, parts):
+    assert all(part in str(config) for part in parts)
 
 
 def test_a_run_comes_back_as_it_was_saved(tmp_path):

@@ -398,3 +398,21 @@ def test_topk_is_not_checked_where_it_is_not_used():
 def test_activations_of_another_width(small_config):
     with pytest.raises(ValueError, match=r"reads activations of width 8, got .*\[3, 5\]"):
         make_sae(small_config).encode(torch.zeros(3, 5))
+
+
+# --- what print shows ---
+
+
+def test_an_sae_and_its_action_are_printed_in_a_few_lines(small_config, c4_action):
+    sae = make_sae(small_config)
+    shown = "d=8, n_latents=12, activation='topk', topk=3, encoder='two_layer', encoder_hidden=16, "
+    assert str(sae) == f"SAE({shown}encoder_activation='relu', dictionary='free')"
+    assert str(EquivariantSAE(sae, c4_action, search=True)).splitlines() == [
+        "EquivariantSAE(",
+        "  search=True",
+        f"  (sae): {sae}",
+        "  (action): LinearAction(C4, order=4, d=8)",
+        ")",
+    ]
+    blocks = make_sae(dataclasses.replace(small_config, dictionary="blocks", group_order=4))
+    assert str(blocks).startswith("GroupCrosscoder(d=8") and "group_order=4" in str(blocks)

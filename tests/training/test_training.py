@@ -14,7 +14,7 @@ from saehelpers.symmetry import Group
 from saehelpers.training import fitting, side_by_side as training
 from saehelpers.training.fitting import Settings, _draws, _learning_rate, fit
 from saehelpers.training.methods import METHODS, SAERun, method_run, method_runs
-from saehelpers.training.side_by_side import train_saes
+from saehelpers.training.side_by_side import train_sae, train_saes
 
 SAE_CONFIG = SAEConfig(d=8, n_latents=12, topk=3, encoder_hidden=16)
 RUN = SAERun("vanilla", "toy", SAE_CONFIG, epochs=6, batch_size=64, learning_rate=1e-2)
@@ -60,6 +60,41 @@ def fail_after(monkeypatch, n_calls: int, failure) -> list[None]:
 
 def interrupt(terms):
     raise KeyboardInterrupt
+
+
+# --- one SAE ---
+
+
+def test_one_sae_is_trained_as_one_of_several(toy):
+    held_out = 2 * toy.activations
+    (expected,), (rows,) = train([RUN], [toy.activations], validation=[held_out])
+    sae, history = train_sae(RUN, toy.activations, held_out, progress=False)
+    assert same_weights(sae, expected)
+    assert history.equals(rows)
+    streamed, _ = train_sae(RUN, lambda epoch: toy.activations, held_out, progress=False)
+    assert same_weights(streamed, expected)
+
+
+def test_activations_without_a_group_are_orbits_of_one_element(toy):
+    x = toy.activations[:, 1]
+    (expected,), (rows,) = train([RUN], [x[:, None]], validation=[x[:, None] + 1])
+    sae, history = train_sae(RUN, x, x + 1, progress=False)
+    assert same_weights(sae, expected)
+    assert history.equals(rows)
+
+
+def test_training_of_one_sae_shows_its_progress(toy, capsys):
+    train_sae(RUN, toy.activations[:64])
+    assert "vanilla" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("x", [torch.zeros(8), torch.zeros(2, 3, 4, 8)])
+def test_one_sae_on_activations_of_another_shape(toy, x):
+    shape = ", ".join(map(str, x.shape))
+    with pytest.raises(ValueError, match=rf"x must be \(n, d\) or \(n, \|G\|, d\), got \({shape}"):
+        train_sae(RUN, x)
+    with pytest.raises(ValueError, match="validation must be"):
+        train_sae(RUN, toy.activations, x)
 
 
 # --- the same config gives the same SAE ---
