@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from saehelpers.evaluation.metrics import fvu
 from saehelpers.networks.activations import splice
+from saehelpers.networks.modules import evaluation_mode
+from saehelpers.runs.precision import full_precision
 from saehelpers.saes import SAE, BlockDiagonalSAE
 
 EAGER = 'load it with attn_implementation="eager", or call model.set_attn_implementation("eager")'
@@ -66,12 +68,13 @@ def read_attention(model: nn.Module, tokens: Int[Tensor, "batch t"], layer: int)
         f"{name}.attn.c_proj.input": keep("outputs"),
     }
     try:
-        with splice(model, edits):
+        with evaluation_mode(model), splice(model, edits):
             model.transformer(tokens.to(next(model.parameters()).device))
     finally:
         handle.remove()
     if read["patterns"] is None:
         raise ValueError(f"the model does not return its attention weights: {EAGER}")
+    read = {name: full_precision(x) for name, x in read.items()}
     n_heads = read["patterns"].shape[1]
     values = read["qkv"].chunk(3, dim=-1)[2].unflatten(-1, (n_heads, -1))
     return Attention(read["patterns"], values, read["outputs"], read["residual"])
@@ -187,14 +190,16 @@ def residual_readers(
     SAE wrote into the stream are the same: take the product with what it wrote.
     """
     block = _block(model, layer)
-    weight = block.attn.c_attn.weight.chunk(3, dim=1)[2].unflatten(1, direction.shape)
-    bias = block.attn.c_attn.bias.chunk(3)[2].unflatten(0, direction.shape)
+    weights = (block.attn.c_attn.weight, block.attn.c_attn.bias, block.ln_1.weight, block.ln_1.bias)
+    weight, bias, norm_weight, norm_bias = map(full_precision, weights)
+    weight = weight.chunk(3, dim=1)[2].unflatten(1, direction.shape)
+    bias = bias.chunk(3)[2].unflatten(0, direction.shape)
     taken = attention.patterns[example, :, t]  # (heads, s)
     read = torch.einsum("hs, mhe, he -> sm", taken, weight, direction)
-    constants = read @ block.ln_1.bias + torch.einsum("hs, he, he -> s", taken, bias, direction)
+    constants = read @ norm_bias + torch.einsum("hs, he, he -> s", taken, bias, direction)
     stream = attention.residual[example]
     deviation = (stream.var(-1, correction=0, keepdim=True) + block.ln_1.eps).sqrt()
-    read = read * block.ln_1.weight
+    read = read * norm_weight
     return (read - read.mean(-1, keepdim=True)) / deviation, constants
 
 
@@ -232,7 +237,7 @@ def upstream_attribution(
 @torch.no_grad()
 def output_projection(model: nn.Module, layer: int) -> Float[Tensor, "d d_model"]:
     """W_O: what takes the heads' outputs into the residual stream."""
-    return _block(model, layer).attn.c_proj.weight
+    return full_precision(_block(model, layer).attn.c_proj.weight)
 
 
 @torch.no_grad()
@@ -254,9 +259,9 @@ def logit_effects(
     Through the last layer norm without its scale, so that effects of one latent compare with
     each other; each is relative to the mean over the vocabulary.
     """
-    norm = model.transformer.ln_f
-    centred = (written - written.mean(-1, keepdim=True)) * norm.weight
-    logits = centred @ model.lm_head.weight.T
+    norm, head = (full_precision(m.weight) for m in (model.transformer.ln_f, model.lm_head))
+    centred = (written - written.mean(-1, keepdim=True)) * norm
+    logits = centred @ head.T
     return logits - logits.mean(-1, keepdim=True)
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -15,28 +16,45 @@ from saehelpers.evaluation import metrics
 from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import (
     at_positions,
+    chosen_positions,
     reading,
     recording_prefix,
     replaying,
     splice,
 )
+from saehelpers.networks.modules import check_ran, in_evaluation_mode
+from saehelpers.runs.precision import full_precision
 from saehelpers.saes import SAE
 from saehelpers.saes.sparse import Latents
 
 
 def logits_of(model: nn.Module, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n context v"]:
-    """The logits of a Hugging Face model, or of one that returns nothing else."""
+    """The logits of a Hugging Face model, or of one that returns nothing else.
+
+    Raises:
+        ValueError: it returns none: it is a language model without its head.
+    """
     output = model(tokens)
-    return output if isinstance(output, Tensor) else output.logits
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple):  # of a model with return_dict=False
+        return output[0]
+    if "logits" not in output:
+        raise ValueError(
+            f"{type(model).__name__} returns {', '.join(output)}, no logits: load it with its head "
+            "(AutoModelForCausalLM)"
+        )
+    return output["logits"]
 
 
-def apply_sae(
-    sae: nn.Module, x: Float[Tensor, "n context d"]
-) -> tuple[Latents, Float[Tensor, "n context d"]]:
-    """Latents and recons of activations at every token, in full precision also in autocast."""
+def apply_sae(sae: nn.Module, x: Float[Tensor, "*n d"]) -> tuple[Latents, Float[Tensor, "*n d"]]:
+    """Latents (tokens, n_latents) and recons of activations, in full precision also in autocast.
+
+    The recons have the activations' type, in which the model goes on.
+    """
     with torch.autocast(x.device.type, enabled=False):
         encode = sae.latents if isinstance(sae, SAE) else sae.encode
-        latents = encode(x.flatten(0, 1).float())
+        latents = encode(x.flatten(0, -2).float())
         return latents, sae.decode(latents).view_as(x).to(x.dtype)
 
 
@@ -115,6 +133,8 @@ def next_token_accuracy(
     return (logits[:, :-1].argmax(-1) == tokens[:, 1:]).float().mean()
 
 
+@torch.no_grad()
+@in_evaluation_mode
 def check_text(model: nn.Module, blocks: Int[Tensor, "n context"]) -> None:
     """Raise a ValueError if these tokens are not the model's.
 
@@ -128,7 +148,7 @@ def check_text(model: nn.Module, blocks: Int[Tensor, "n context"]) -> None:
         raise ValueError(
             f"token {int(blocks.max())}, but the model knows {n_tokens} tokens: {advice}"
         )
-    loss = metrics.next_token_loss(logits_of(model, sample).float(), sample).item()
+    loss = metrics.next_token_loss(logits_of(model, sample), sample).item()
     uniform = torch.tensor(n_tokens).log().item()
     if loss > 1.1 * uniform:
         raise ValueError(
@@ -138,6 +158,7 @@ def check_text(model: nn.Module, blocks: Int[Tensor, "n context"]) -> None:
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def evaluate_spliced(
     model: nn.Module,
     saes: Mapping[str, nn.Module],
@@ -150,11 +171,13 @@ def evaluate_spliced(
 
     Columns metric, module and value. Of the model (module ""), per token in nats: ce_original,
     ce_spliced, ce_zero (activations replaced by zeros), ce_increase, ce_recovered
-    = (ce_zero - ce_spliced) / (ce_zero - ce_original) (NaN where zeros cost nothing),
+    = (ce_zero - ce_spliced) / (ce_zero - ce_original) (NaN where zeros cost nothing, or less),
     kl = KL(original || spliced), accuracy_original and accuracy_spliced of the next token,
     top1_agreement of the two. Of each SAE: l0, alive_latents, norm_ratio and cosine of recons
     and activations, and nearest_cosine in its dictionary. Of each SAE and each module of
     `later`: explained_variance of the original activations by those with the SAEs in place.
+
+    The model and the SAEs are measured in evaluation mode, and left as they were.
 
     Args:
         blocks: tokens that no SAE was trained on.
@@ -165,12 +188,16 @@ def evaluate_spliced(
     before: dict[str, list[Tensor]] = defaultdict(list)
     after: dict[str, list[Tensor]] = defaultdict(list)
     zeros = at_positions(torch.zeros_like, positions) if positions else torch.zeros_like
-    chosen = list(positions) or slice(None)
+
+    def rows(x: Tensor) -> Float[Tensor, "tokens d"]:
+        return chosen_positions(x, positions).flatten(0, -2).float()
+
     for tokens in blocks.split(batch_size):
         with recording_prefix(model, saes) as prefix, reading(model, modules) as activations:
             original = logits_of(model, tokens)
+        check_ran(model, modules, activations, partial(logits_of, model, tokens))
         for name in modules:
-            before[name].append(activations[name][:, chosen].flatten(0, 1).float())
+            before[name].append(rows(activations[name]))
         with (
             replaying(model, prefix),
             spliced(model, saes, positions),
@@ -178,7 +205,7 @@ def evaluate_spliced(
         ):
             changed = logits_of(model, tokens)
         for name in modules:
-            after[name].append(activations[name][:, chosen].flatten(0, 1).float())
+            after[name].append(rows(activations[name]))
         with replaying(model, prefix), splice(model, dict.fromkeys(saes, zeros)):
             ablated = logits_of(model, tokens)
         agreement = original[:, :-1].argmax(-1) == changed[:, :-1].argmax(-1)
@@ -195,16 +222,16 @@ def evaluate_spliced(
             sums[name] += value.item() * len(tokens) / len(blocks)
     sums["ce_increase"] = sums["ce_spliced"] - sums["ce_original"]
     lost = sums["ce_zero"] - sums["ce_original"]
-    recovered = (sums["ce_zero"] - sums["ce_spliced"]) / lost if lost else float("nan")
+    recovered = (sums["ce_zero"] - sums["ce_spliced"]) / lost if lost > 0 else float("nan")
     sums["ce_recovered"] = recovered
-    rows = [(metric, "", value) for metric, value in sums.items()]
+    found = [(metric, "", value) for metric, value in sums.items()]
     for name in modules:
         x, recons = torch.cat(before[name]), torch.cat(after[name])
-        rows.append(("explained_variance", name, metrics.explained_variance(x, recons)))
+        found.append(("explained_variance", name, metrics.explained_variance(x, recons)))
         if name in saes:
             own = _sae_metrics(saes[name], x, recons)
-            rows += [(metric, name, value) for metric, value in own.items()]
-    return pd.DataFrame(rows, columns=["metric", "module", "value"])
+            found += [(metric, name, value) for metric, value in own.items()]
+    return pd.DataFrame(found, columns=["metric", "module", "value"])
 
 
 def _sae_metrics(sae: nn.Module, x: Tensor, recons: Tensor) -> dict[str, float]:
@@ -225,6 +252,7 @@ def nearest_cosine(dictionary: Float[Tensor, "n d"]) -> float:
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def generate(
     model: nn.Module,
     tokens: Int[Tensor, "n start"],
@@ -238,7 +266,8 @@ def generate(
     notebook 09.
     """
     for _ in range(n_new):
-        probabilities = logits_of(model, tokens[:, -context:])[:, -1].softmax(-1)
+        logits = logits_of(model, tokens[:, -context:])[:, -1]
+        probabilities = full_precision(logits).softmax(-1)
         if generator is None:
             new = probabilities.argmax(-1, keepdim=True)
         else:

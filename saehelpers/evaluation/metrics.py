@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import splice
+from saehelpers.networks.modules import in_evaluation_mode
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
 from saehelpers.saes import SAE, GroupCrosscoder
@@ -82,6 +83,7 @@ def frame_recons(
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def spliced_loss(
     model: nn.Module,
     inputs: Tensor,

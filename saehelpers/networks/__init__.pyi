@@ -4,16 +4,18 @@ from . import (
     encoders as encoders,
     feature_maps as feature_maps,
     language as language,
+    modules as modules,
+    scaling as scaling,
 )
 from .activations import (
     at_positions as at_positions,
+    chosen_positions as chosen_positions,
     orbit_activations as orbit_activations,
     read_activations as read_activations,
     reading as reading,
     recording_prefix as recording_prefix,
     replaying as replaying,
     splice as splice,
-    standardisation as standardisation,
 )
 from .autoencoders import (
     ARCHITECTURES as ARCHITECTURES,
@@ -36,4 +38,10 @@ from .feature_maps import (
 from .language import (
     load_pretrained_language_model as load_pretrained_language_model,
     make_gpt2 as make_gpt2,
+)
+from .modules import (
+    evaluation_mode as evaluation_mode,
+)
+from .scaling import (
+    standardisation as standardisation,
 )

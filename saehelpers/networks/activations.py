@@ -1,71 +1,66 @@
 """Read and replace activations at any named module of any model, by forward hooks."""
 
-import difflib
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Real
 from torch import Tensor, nn
 
+from saehelpers.networks.modules import Edit, check_ran, find_place, hook, in_evaluation_mode
 from saehelpers.runs.precision import full_precision
-
-STANDARDISATION_ROWS = 2**20  # that are looked at in one go
 
 
 @contextmanager
-def splice(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+def splice(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
     """Within the context, each named module's output is passed through its function.
 
-    "name.input" is what goes into a module instead of what comes out of it. Of a module that
-    returns a tuple, the first item is passed on and replaced; of one that takes several
-    arguments, the first. The model is restored at the end, also after an error.
+    "name.input" is what goes into a module instead of what comes out of it. Of several things
+    that come out, or go in, the first tensor is passed on and replaced, in whatever it is: a
+    tuple, a dict, a ModelOutput of transformers, one within the other. Of arguments given by
+    keyword, the first in the order of the module's `forward`. The model is restored at the end,
+    also after an error.
 
     Raises:
-        ValueError: the model has no module of that name; names the nearest.
+        ValueError: the model has no module of that name; names the nearest. When the module
+            runs: there is no tensor in what it returns, or is given.
     """
-    modules = dict(model.named_modules())
-    for name in edits:
-        if name.removesuffix(".input") not in modules:
-            nearest = difflib.get_close_matches(name, filter(None, modules), n=5, cutoff=0.0)
-            raise ValueError(f"no module {name!r}; nearest are {', '.join(nearest)}")
+    places = [(find_place(model, name), edit) for name, edit in edits.items()]
     handles = []
     try:
-        for name, edit in edits.items():
-            module = modules[name.removesuffix(".input")]
-            if name.endswith(".input"):
-                handles.append(module.register_forward_pre_hook(_input_hook(edit)))
-            else:
-                handles.append(module.register_forward_hook(_hook(edit)))
+        for place, edit in places:
+            handles.append(hook(place, edit))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _hook(edit: Callable[[Tensor], Tensor]) -> Callable:
-    def replace(module, inputs, output):
-        if isinstance(output, tuple):
-            return (edit(output[0]), *output[1:])
-        return edit(output)
+def chosen_positions(x: Tensor, positions: Iterable[int]) -> Tensor:
+    """x[:, positions] of activations (n, context, d); all of them if no position is given.
 
-    return replace
+    Raises:
+        ValueError: the activations have no axis of positions.
+    """
+    chosen = list(positions)
+    if chosen and x.ndim < 3:
+        raise ValueError(
+            f"positions are those of activations (n, context, d), these are {tuple(x.shape)}: "
+            "choose a module that keeps contexts apart, such as the one around it"
+        )
+    return x[:, chosen] if chosen else x
 
 
-def _input_hook(edit: Callable[[Tensor], Tensor]) -> Callable:
-    return lambda module, inputs: (edit(inputs[0]), *inputs[1:])
-
-
-def at_positions(edit: Callable[[Tensor], Tensor], positions: Iterable[int]) -> Callable:
+def at_positions(edit: Edit, positions: Iterable[int]) -> Edit:
     """An edit of some positions alone: x[:, positions] of activations (n, context, d)."""
     positions = list(positions)
 
     def replace(x: Tensor) -> Tensor:
+        part = edit(chosen_positions(x, positions))
         edited = x.clone()
-        edited[:, positions] = edit(x[:, positions])
+        edited[:, positions] = part
         return edited
 
     return replace
@@ -107,14 +102,16 @@ def recording_prefix(model: nn.Module, modules: Collection[str]) -> Iterator[dic
             for inner in [other for other in kept if other.startswith(f"{name}.")]:
                 del kept[inner]
             kept.setdefault(name, []).append(output)
-            done = name in modules
+            done = name in ends
 
     def stop(x: Tensor) -> Tensor:
         nonlocal done
         done = True
         return x
 
-    stops = {module: stop for module in modules if module.endswith(".input")}
+    places = {module: find_place(model, module) for module in modules}
+    ends = {place.name for place in places.values() if not place.is_input}
+    stops = {module: stop for module, place in places.items() if place.is_input}
     handles = [
         child.register_forward_hook(partial(keep, name)) for name, child in model.named_modules()
     ]
@@ -156,26 +153,97 @@ def replaying(model: nn.Module, outputs: Mapping[str, list[Any]]) -> Iterator[No
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def read_activations(
     model: nn.Module, inputs: Tensor, module: str, batch_size: int = 256
 ) -> Tensor:
     """Outputs of the named module for every input, on the CPU: (n, ...) -> (n, *output).
 
-    "name.input" reads what goes into it (see `splice`). Inputs go through the model in
-    batches, on the model's own device, and no further than that module.
+    "name.input" reads what goes into it, and of several tensors the first is read (see `splice`);
+    rows of all contexts one after another, (n * context, d), are taken apart into (n, context,
+    d). In float32, whatever the model computes in (float64 stays). Inputs go through the model
+    in batches, on the model's own device and, numbers with a fraction, in its own precision, in
+    evaluation mode, and no further than that module. Of a module that runs several times, what
+    it returns first.
+
+    Raises:
+        ValueError: the model has no such module, it does not run, or returns no tensor, or not
+            as many rows as inputs; or the model draws at random, so that two reads differ.
     """
-    device = next(model.parameters()).device
+    parameter = next(itertools.chain(model.parameters(), model.buffers()), inputs)
     collected: list[Tensor] = []
 
-    def keep(output: Tensor) -> Tensor:
-        collected.append(output.cpu())
-        raise _Read
+    def read(batch: Tensor) -> Tensor | None:
+        found = None
 
-    with splice(model, {module: keep}):
-        for batch in inputs.split(batch_size):
-            with suppress(_Read):
-                model(batch.to(device))
+        def keep(output: Tensor) -> Tensor:
+            nonlocal found
+            found = output
+            raise _Read
+
+        with splice(model, {module: keep}), suppress(_Read):
+            _run(model, batch, module)
+        return found
+
+    for batch in inputs.split(batch_size):
+        batch = batch.to(parameter.device)
+        if batch.is_floating_point() and parameter.is_floating_point():
+            batch = batch.to(parameter.dtype)
+        state = None if collected else _random_state(batch.device)
+        output = read(batch)
+        if output is None:
+            check_ran(model, [module], [], partial(model, batch))
+        if state is not None and not torch.equal(state, _random_state(batch.device)):
+            _check_same(output, read(batch), model, module)
+        collected.append(_per_input(output, len(batch), module))
     return torch.cat(collected)
+
+
+def _run(model: nn.Module, batch: Tensor, module: str) -> None:
+    try:
+        model(batch)
+    except (AttributeError, TypeError, ValueError) as error:
+        if not (hasattr(model, "vision_model") and hasattr(model, "text_model")):
+            raise
+        name = type(model).__name__
+        raise ValueError(
+            f"{name} reads images and texts together: give its `vision_model` (or `text_model`) "
+            f"instead of it, with names from there, such as {module.partition('.')[2]!r}"
+        ) from error
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Of the generator that operations on a device draw from."""
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    return torch.get_device_module(device).get_rng_state()
+
+
+def _check_same(output: Tensor, again: Tensor, model: nn.Module, module: str) -> None:
+    """Raise a ValueError if two reads of the same inputs differ by more than rounding."""
+    if output.shape == again.shape and torch.allclose(output, again, rtol=1e-2, atol=1e-3):
+        return
+    raise ValueError(
+        f"two reads of {module!r} of the same inputs differ: {type(model).__name__} draws at "
+        "random, also in evaluation mode, as models do that mask their inputs (MAE). Load its "
+        "weights into a model that does not (`load_encoder` does that for MAE), or read a module "
+        "before the draw"
+    )
+
+
+def _per_input(output: Tensor, n: int, module: str) -> Tensor:
+    """An output's rows by input, on the CPU and in full precision: (n, ...)."""
+    output = output.cpu()
+    if output.is_floating_point():
+        output = full_precision(output)
+    if output.ndim and len(output) == 1:  # the same for every input, such as positions
+        return output.expand(n, *output.shape[1:])
+    if not output.ndim or len(output) % n:
+        raise ValueError(
+            f"the module {module!r} returns {tuple(output.shape)} for {n} inputs: which rows are "
+            "whose cannot be told"
+        )
+    return output if len(output) == n else output.unflatten(0, (n, -1))
 
 
 class _Read(Exception):  # noqa: N818 (no error)
@@ -192,60 +260,3 @@ def orbit_activations(model: nn.Module, images: Tensor, group, module: str = "en
         for element in range(group.order)
     ]
     return torch.stack(per_element, dim=1)
-
-
-def standardisation(
-    activations: Real[Tensor, "*n d"], n_heads: int = 1
-) -> tuple[Float[Tensor, " d"], Tensor]:
-    """(mean, scale) such that (x - mean) / scale has mean zero and mean squared norm d.
-
-    Of the concatenated outputs of several attention heads, each has a scale of its own: the
-    scale is (d), the same within a head, instead of (). Computed in float32, or in float64 for
-    activations in float64. Warns where a few rows carry most of the variance, and says how to
-    leave them out.
-
-    Raises:
-        ValueError: the activations (of a head) are all the same, but for rounding; or they, or
-            their squares, are no finite numbers.
-    """
-    rows, shape = activations.flatten(0, -2), tuple(activations.shape)
-    parts = rows.split(STANDARDISATION_ROWS)  # larger than memory, they pass through it
-    mean = sum(len(part) / len(rows) * full_precision(part).mean(0) for part in parts)
-    variances, distances = [], []
-    for part in parts:
-        squares = [head.pow(2) for head in (full_precision(part) - mean).chunk(n_heads, -1)]
-        variances.append(len(part) / len(rows) * torch.stack([head.mean() for head in squares]))
-        distances.append(sum(head.sum(-1) for head in squares))  # of each row from the mean
-    scale = sum(variances).sqrt()  # (n_heads)
-    if not scale.isfinite().all():
-        raise ValueError(
-            f"activations of shape {shape} and type {activations.dtype} have the scale "
-            f"{scale[~scale.isfinite()][0].item()}: they, or their squares, are no finite numbers"
-        )
-    largest = torch.stack([head.abs().max() for head in mean.chunk(n_heads)])
-    differ = scale > 4 * torch.finfo(mean.dtype).eps * largest
-    if not differ.all():
-        heads = f" in heads {(~differ).nonzero().flatten().tolist()}" if n_heads > 1 else ""
-        raise ValueError(f"activations of shape {shape} are all the same{heads}")
-    _warn_of_heavy_rows(torch.cat(distances), shape)
-    return mean, scale[0] if n_heads == 1 else scale.repeat_interleave(len(mean) // n_heads)
-
-
-def _warn_of_heavy_rows(squared: Float[Tensor, " rows"], shape: tuple[int, ...]) -> None:
-    """`squared`: distances of rows from their mean. Those above the widest gap are heavy."""
-    n_few = len(squared) // 8
-    if not n_few or squared.topk(n_few).values.sum() < 0.75 * squared.sum():
-        return
-    largest = squared.topk(n_few + 1).values.clamp(min=torch.finfo(squared.dtype).tiny)
-    n_heavy = int((largest[:-1] / largest[1:]).argmax()) + 1
-    share = largest[:n_heavy].sum() / squared.sum()
-    cut = largest[n_heavy - 1 : n_heavy + 1].double().log().mean().exp().sqrt()
-    of_a_sample = ".flatten(1).amax(1)" if len(shape) > 2 else ""
-    warnings.warn(
-        f"{n_heavy} of {len(squared)} rows carry {share:.1%} of the variance of activations of "
-        f"shape {shape}: they decide the scale, beside which the others hardly count. In language "
-        "models such rows are often the first token's: leave it out, x[:, 1:], or `positions` of "
-        "an end-to-end run. To leave out what is heavy: "
-        f"x = x[(x - x.flatten(0, -2).mean(0)).norm(dim=-1){of_a_sample} < {cut:.3g}]",
-        stacklevel=3,
-    )

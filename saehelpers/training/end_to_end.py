@@ -11,6 +11,7 @@ arXiv 2405.12241.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,15 @@ from saehelpers.evaluation.language_metrics import (
 from saehelpers.evaluation.metrics import explained_variance, next_token_loss
 from saehelpers.networks.activations import (
     at_positions,
+    chosen_positions,
     read_activations,
     reading,
     recording_prefix,
     replaying,
     splice,
-    standardisation,
 )
+from saehelpers.networks.modules import check_ran
+from saehelpers.networks.scaling import standardisation
 from saehelpers.saes import SAE, make_sae
 from saehelpers.saes.sparse import Latents, densified, firing_counts
 from saehelpers.training.fitting import Settings, fit
@@ -65,9 +68,9 @@ def check_model(config: EndToEndRun, model: nn.Module) -> None:
 
 def activations_of(
     config: EndToEndRun, model: nn.Module, blocks: Int[Tensor, "n context"]
-) -> Float[Tensor, "n positions d"]:
+) -> Float[Tensor, "n *positions d"]:
     """What the SAE of a config reads, on the CPU."""
-    return _chosen(read_activations(model, blocks, config.module, 64), config)
+    return chosen_positions(read_activations(model, blocks, config.module, 64), config.positions)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _run_spliced(
     model: nn.Module, sae: SAE, original: Original, config: EndToEndRun
 ) -> tuple[Tensor, Latents, Tensor, Tensor, dict[str, Tensor]]:
     """x, latents, recons, and the logits and downstream activations that recons lead to."""
-    x = _chosen(original.activations[config.module], config)
+    x = chosen_positions(original.activations[config.module], config.positions)
     latents, recons = apply_sae(sae, x)
 
     def replace(_: Tensor) -> Tensor:
@@ -146,7 +149,7 @@ def _autocast(tokens: Tensor, config: EndToEndRun) -> torch.autocast:
     return torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.autocast)
 
 
-def local_loss(sae: SAE, x: Float[Tensor, "batch positions d"], config: EndToEndRun) -> Terms:
+def local_loss(sae: SAE, x: Float[Tensor, "batch *positions d"], config: EndToEndRun) -> Terms:
     """`end_to_end_loss` of a config without other terms than these, from activations alone."""
     latents, recons = apply_sae(sae, x)
     return _weighted(_local_terms(x, latents, recons, config), config)
@@ -167,15 +170,12 @@ def _weighted(terms: Terms, config: EndToEndRun) -> Terms:
     return {"loss": loss, **terms}
 
 
-def _chosen(x: Tensor, config: EndToEndRun) -> Tensor:
-    return x[:, list(config.positions)] if config.positions else x
-
-
 def check_downstream(model: nn.Module, tokens: Tensor, config: EndToEndRun) -> None:
-    """Raise a ValueError if a downstream module does not run after the splice."""
+    """Raise a ValueError if a module does not run, or a downstream one not after the splice."""
     with torch.no_grad(), reading(model, [config.module, *config.downstream]) as found:
         logits_of(model, tokens)
     order = list(found)
+    check_ran(model, [config.module, *config.downstream], order, partial(logits_of, model, tokens))
     early = order[: order.index(config.module)]
     if early or config.module in config.downstream:
         early = early or [config.module]
@@ -190,7 +190,7 @@ def train_end_to_end(
     model: nn.Module,
     blocks: Int[Tensor, "n context"],
     validation: Int[Tensor, "m context"],
-    activations: Float[Tensor, "n positions d"] | None = None,
+    activations: Float[Tensor, "n *positions d"] | None = None,
     starts: Sequence[SAE | None] = (),
     checkpoint: Path | None = None,
     progress: bool = True,
@@ -306,8 +306,8 @@ def _evaluation(model: nn.Module, sae: SAE, original: Original, config: EndToEnd
     x, latents, recons, logits, _ = _run_spliced(model, sae, original, config)
     sae.train()
     counts = firing_counts(latents)
-    x, recons = x.flatten(0, 1).float(), recons.flatten(0, 1).float()
-    loss = next_token_loss(logits.float(), original.tokens)
+    x, recons = x.flatten(0, -2).float(), recons.flatten(0, -2).float()
+    loss = next_token_loss(logits, original.tokens)
     return {
         "ce_increase": loss - original.predictions.loss(original.tokens),
         "kl": original.predictions.kl_to(logits),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from saehelpers.networks.activations import standardisation
+from saehelpers.networks.scaling import standardisation
 from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.saes.sparse import fast_products, firing_counts
 from saehelpers.symmetry.actions import check_orbits

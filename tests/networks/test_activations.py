@@ -14,8 +14,8 @@ from saehelpers.networks.activations import (
     recording_prefix,
     replaying,
     splice,
-    standardisation,
 )
+from saehelpers.networks.scaling import standardisation
 from saehelpers.symmetry import Group
 
 
@@ -250,7 +250,8 @@ def lens_model(tmp_path) -> tuple[nn.Module, dict[str, str]]:
     gpt2.config.architectures = ["GPT2LMHeadModel"]
     gpt2.save_pretrained(tmp_path)
     model = TransformerBridge.boot_transformers(str(tmp_path), hf_model=gpt2)
-    return model, {"blocks.0": "blocks.0.hook_out", "blocks.1": "blocks.1.hook_out"}
+    aliases = {"blocks.1": "blocks.1.hook_resid_post", "blocks.1.mlp": "blocks.1.hook_mlp_out"}
+    return model, {"blocks.0": "blocks.0.hook_out"} | aliases
 
 
 @pytest.mark.filterwarnings("ignore")  # what the library itself warns of

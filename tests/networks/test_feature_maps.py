@@ -11,13 +11,13 @@ from torch.testing import assert_close
 from saehelpers import runs
 from saehelpers.experiments import load_or_train_saes
 from saehelpers.networks import feature_maps
-from saehelpers.networks.activations import standardisation
 from saehelpers.networks.feature_maps import (
     latent_maps,
     map_activations,
     mean_latents,
     orbit_pixels,
 )
+from saehelpers.networks.scaling import standardisation
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group
 from saehelpers.training.methods import SAERun
@@ -163,7 +163,7 @@ def test_latents_of_maps_are_those_of_their_pixels(batch_size):
 def test_standardisation_does_not_depend_on_the_parts_it_looks_at(n_rows, monkeypatch):
     x = 3 * random(10, 4, D) + torch.arange(float(D))
     together = standardisation(x)
-    monkeypatch.setattr("saehelpers.networks.activations.STANDARDISATION_ROWS", n_rows)
+    monkeypatch.setattr("saehelpers.networks.scaling.STANDARDISATION_ROWS", n_rows)
     assert_close(standardisation(x), together)
 
 

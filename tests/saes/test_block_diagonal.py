@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from saehelpers.evaluation.metrics import fvu
-from saehelpers.networks.activations import standardisation
+from saehelpers.networks.scaling import standardisation
 from saehelpers.saes import SAE, BlockDiagonalSAE, SAEConfig, make_sae, stack, unstack
 from saehelpers.saes.sparse import SparseLatents, choice, densified
 from saehelpers.training import loss as loss_module

@@ -19,8 +19,8 @@ from saehelpers.networks.activations import (
     read_activations,
     reading,
     splice,
-    standardisation,
 )
+from saehelpers.networks.scaling import standardisation
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.training.end_to_end import (
     end_to_end_loss as loss_of_original,

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from saehelpers.datasets.synthetic import Stream, SyntheticFeatures, make_features
-from saehelpers.networks.activations import standardisation
+from saehelpers.networks.scaling import standardisation
 from saehelpers.saes import SAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group
 from saehelpers.training import fitting, side_by_side as training
