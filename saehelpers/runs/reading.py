@@ -96,15 +96,18 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise unreadable(folder, f"its config.json is damaged ({error})") from error
-    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+    found = record if isinstance(record, dict) else {}
+    version = found.get("version")
+    if not (isinstance(found.get("config"), dict) and isinstance(version, int)):
         raise ValueError(
-            f"{folder} holds no run: its config.json has no 'config'. Models of Hugging Face are "
-            "read by load_pretrained_language_model and load_encoder of saehelpers.networks"
+            f"{folder} holds no run: its config.json has no 'version' and 'config'. Models of "
+            "Hugging Face are read by load_pretrained_language_model and load_encoder of "
+            "saehelpers.networks"
         )
-    if record.get("version", 0) > folders.VERSION:
+    if version > folders.VERSION:
         raise ValueError(
-            f"{folder} was written by a later release of saehelpers, in version "
-            f"{record['version']} of the format; this one reads up to {folders.VERSION}: upgrade it"
+            f"{folder} was written by a later release of saehelpers, in version {version} of the "
+            f"format; this one reads up to {folders.VERSION}: upgrade it"
         )
     return record
 

@@ -361,7 +361,9 @@ def test_a_folder_of_sae_lens(tmp_path):
         load(save_sae_lens(sae, tmp_path / "lens"))
 
 
-@pytest.mark.parametrize("text", ['{"model_type": "gpt2"}', "[]", '{"config": 3}'])
+@pytest.mark.parametrize(
+    "text", ['{"model_type": "gpt2"}', "[]", '{"config": 3}', '{"config": {}, "version": "4.1"}']
+)
 def test_a_config_of_something_else(text, sae_folder):
     (sae_folder / "config.json").write_text(text)
     with pytest.raises(ValueError, match=f"{sae_folder.name} holds no run.*load_pretrained_lang"):
