@@ -8,7 +8,7 @@ from functools import partial
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -120,17 +120,31 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def kl_divergence(
-    original: Float[Tensor, "*n v"], changed: Float[Tensor, "*n v"]
+    original: Float[Tensor, "*n v"], changed: Float[Tensor, "..."]
 ) -> Float[Tensor, ""]:
-    """KL(p || q) of the next-token distributions, p the original one: nats, mean over tokens."""
+    """KL(p || q) of the next-token distributions, p the original one: nats, mean over tokens.
+
+    Raises:
+        ValueError: the logits differ in shape.
+    """
+    if original.shape != changed.shape:
+        raise ValueError(
+            "original and changed logits must have one shape, they are "
+            f"{tuple(original.shape)} and {tuple(changed.shape)}"
+        )
     return Predictions.of(original).kl_to(changed)
 
 
 def next_token_accuracy(
-    logits: Float[Tensor, "n context v"], tokens: Int[Tensor, "n context"]
+    logits: Float[Tensor, "n context v"], tokens: Integer[Tensor, "..."]
 ) -> Float[Tensor, ""]:
-    """Share of the tokens that are the most probable ones given those before; not the first."""
-    return (logits[:, :-1].argmax(-1) == tokens[:, 1:]).float().mean()
+    """Share of the tokens that are the most probable ones given those before; not the first.
+
+    Raises:
+        ValueError: tokens of another shape than the logits' (n, context).
+    """
+    metrics.check_tokens(logits, tokens)
+    return (logits[:, :-1].argmax(-1) == tokens[:, 1:].long()).float().mean()
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Bool, Float, Int, Integer, Real
 from torch import Tensor, nn
 
 from saehelpers.evaluation.matching import cosine_matrix
@@ -18,22 +18,40 @@ from saehelpers.symmetry import LinearAction, infer_element
 # --- reconstruction and sparsity ---
 
 
-def mse(target: Real[Tensor, "*n d"], recons: Real[Tensor, "*n d"]) -> float:
-    """Mean squared error, over samples and dimensions."""
-    target, recons = full_precision(target), full_precision(recons)
+def mse(target: Real[Tensor, "*n d"], recons: Real[Tensor, "..."]) -> float:
+    """Mean squared error, over samples and dimensions.
+
+    Raises:
+        ValueError: recons of another shape than the target's.
+    """
+    target, recons = _alike(target, recons)
     return (target - recons).pow(2).mean().item()
 
 
-def fvu(target: Real[Tensor, "*n d"], recons: Real[Tensor, "*n d"]) -> float:
-    """Fraction of variance unexplained: SSE / SST, around the per-dimension mean."""
-    target, recons = full_precision(target), full_precision(recons)
+def fvu(target: Real[Tensor, "*n d"], recons: Real[Tensor, "..."]) -> float:
+    """Fraction of variance unexplained: SSE / SST, around the per-dimension mean.
+
+    Raises:
+        ValueError: recons of another shape than the target's.
+    """
+    target, recons = _alike(target, recons)
     total = (target - target.flatten(0, -2).mean(0)).pow(2).sum()
     return ((target - recons).pow(2).sum() / total).item()
 
 
-def explained_variance(target: Real[Tensor, "*n d"], recons: Real[Tensor, "*n d"]) -> float:
+def explained_variance(target: Real[Tensor, "*n d"], recons: Real[Tensor, "..."]) -> float:
     """1 - FVU."""
     return 1 - fvu(target, recons)
+
+
+def _alike(target: Tensor, recons: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in full precision; of shapes that differ, torch would compare all with all."""
+    if target.shape != recons.shape:
+        raise ValueError(
+            f"target and recons must have one shape, they are {tuple(target.shape)} and "
+            f"{tuple(recons.shape)}"
+        )
+    return full_precision(target), full_precision(recons)
 
 
 def l0(latents: Float[Tensor, "*n n_latents"]) -> float:
@@ -101,11 +119,24 @@ def spliced_loss(
 
 
 def next_token_loss(
-    logits: Float[Tensor, "n context vocabulary"], tokens: Int[Tensor, "n context"]
+    logits: Float[Tensor, "n context vocabulary"], tokens: Integer[Tensor, "..."]
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy in nats of each token given those before it; the first is given."""
+    """Mean cross-entropy in nats of each token given those before it; the first is given.
+
+    Raises:
+        ValueError: tokens of another shape than the logits' (n, context).
+    """
+    check_tokens(logits, tokens)
     logits = full_precision(logits[:, :-1]).flatten(0, 1)
-    return nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
+    return nn.functional.cross_entropy(logits, tokens[:, 1:].flatten().long())
+
+
+def check_tokens(logits: Tensor, tokens: Tensor) -> None:
+    if logits.shape[:-1] != tokens.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} are of tokens {tuple(logits.shape[:-1])}, "
+            f"got {tuple(tokens.shape)}"
+        )
 
 
 # --- detection of known features ---
@@ -139,13 +170,22 @@ def separating_latents(
     return variance.topk(m).indices
 
 
-def f1(truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"]) -> float:
-    """F1 = 2 TP / (2 TP + FP + FN) of the positive class; 0 where there is nothing to find."""
+def f1(truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, "..."]) -> float:
+    """F1 = 2 TP / (2 TP + FP + FN) of the positive class; 0 where there is nothing to find.
+
+    Raises:
+        ValueError: predictions of another shape than the truth's.
+    """
+    if truth.shape != predicted.shape:
+        raise ValueError(
+            f"truth and predictions must have one shape, they are {truth.shape} and "
+            f"{predicted.shape}"
+        )
     positives = int(truth.sum()) + int(predicted.sum())
     return 2 * int((truth & predicted).sum()) / positives if positives else 0.0
 
 
-def macro_f1(truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"]) -> float:
+def macro_f1(truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, "..."]) -> float:
     """F1 of each class against the others, averaged over the classes in either."""
     classes = np.union1d(truth, predicted)
     return float(np.mean([f1(truth == c, predicted == c) for c in classes]))

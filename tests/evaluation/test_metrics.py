@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from sklearn.metrics import f1_score, mean_squared_error, r2_score
 from torch import nn
 from torch.testing import assert_close
 
-from saehelpers.evaluation import metrics
+from saehelpers.evaluation import language_metrics, metrics
 from saehelpers.saes import SAE, GroupCrosscoder, SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction
 
@@ -57,6 +58,43 @@ def test_fvu_of_the_mean_is_one_and_of_the_target_zero():
     target = random(50, 6)
     assert metrics.fvu(target, target.mean(0).expand(50, 6)) == pytest.approx(1)
     assert metrics.fvu(target, target) == 0
+
+
+@pytest.mark.parametrize("metric", [metrics.mse, metrics.fvu, metrics.explained_variance])
+@pytest.mark.parametrize("shapes", [((50, 1, 6), (50, 6)), ((50, 6), (6,)), ((50, 6), (1, 6))])
+def test_shapes_that_would_broadcast(metric, shapes):
+    target, recons = random(*shapes[0]), random(*shapes[1])
+    message = re.escape(f"must have one shape, they are {shapes[0]} and {shapes[1]}")
+    with pytest.raises(ValueError, match=message):
+        metric(target, recons)
+
+
+def test_predictions_that_would_broadcast():
+    truth = np.array([True, False, True])
+    with pytest.raises(ValueError, match=r"must have one shape, they are \(3,\) and \(3, 1\)"):
+        metrics.f1(truth, truth[:, None])
+    with pytest.raises(ValueError, match=r"must have one shape, they are \(3,\) and \(1,\)"):
+        metrics.macro_f1(np.array([0, 1, 2]), np.array([0]))
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 1), (3, 4), (15,)])
+def test_tokens_of_another_shape_than_the_logits(shape):
+    logits, tokens = random(3, 5, 7), torch.zeros(shape, dtype=torch.long)
+    for metric in (metrics.next_token_loss, language_metrics.next_token_accuracy):
+        with pytest.raises(ValueError, match=r"of tokens \(3, 5\), got \("):
+            metric(logits, tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint16, torch.int16, torch.uint8])
+def test_tokens_of_any_type(dtype):
+    logits, tokens = random(3, 5, 7), torch.arange(15).view(3, 5) % 7
+    for metric in (metrics.next_token_loss, language_metrics.next_token_accuracy):
+        assert metric(logits, tokens.to(dtype)) == metric(logits, tokens)
+
+
+def test_logits_of_another_shape():
+    with pytest.raises(ValueError, match=r"one shape, they are \(3, 5, 7\) and \(15, 7\)"):
+        language_metrics.kl_divergence(random(3, 5, 7), random(15, 7))
 
 
 def test_sparsity_of_known_latents():
