@@ -50,7 +50,9 @@ def write_ours(folder: Path) -> None:
             D, N_LATENTS, "topk", TOPK, "linear", dictionary="archetypal", n_archetypes=128
         ),
     }.items():
-        (trained,), _ = train_saes([SAERun(name, "x", sae, epochs=3)], [x[:, None]], progress=False)
+        sparsity = {} if "topk" in sae.activation else {"sparsity": "l1", "lambda_sparsity": 1e-6}
+        run = SAERun(name, "x", sae, epochs=3, **sparsity)
+        (trained,), _ = train_saes([run], [x[:, None]], progress=False)
         written = save_sae_lens(trained, folder / name, {"hook_name": "blocks.0.hook_resid_post"})
         keep(written, trained.encode(x), trained(x))
 

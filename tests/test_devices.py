@@ -39,7 +39,12 @@ CASES = {
         "sae": dataclasses.replace(SMALL, activation="relu"),
     },
     "BatchTopK": {"sae": dataclasses.replace(SMALL, activation="batch_topk")},
-    "JumpReLU": {"sae": dataclasses.replace(SMALL, activation="jumprelu")},
+    "JumpReLU": {
+        "sparsity": "lp",
+        "lambda_sparsity": 0.1,
+        "p": 0.5,
+        "sae": dataclasses.replace(SMALL, activation="jumprelu"),
+    },
     "heads": {
         "sae": dataclasses.replace(
             SMALL, dictionary="block_diagonal", n_heads=2, topk_per_head=True

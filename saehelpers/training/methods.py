@@ -29,6 +29,8 @@ class SAERun:
         schedule: of the learning rate after `warmup_steps`: "constant", or "linear" or
             "cosine" down to zero.
         seed: of the initial weights, and of the order of the samples and their group elements.
+        sparsity, lambda_sparsity: what makes latents sparse, with its weight; only TopK and
+            BatchTopK do without. p: of the term "lp".
         sparsity_warmup_steps: over which lambda_sparsity rises from zero.
         order_seed: of the order and the elements alone, where it is another.
         lambda_multi_topk: see `loss.Loss`; of SAEs with TopK alone.
@@ -77,6 +79,16 @@ class SAERun:
             raise ValueError("the objective 'crosscoder' and a dictionary of 'blocks' go together")
         if (self.objective == "matryoshka") != (len(self.sae.prefixes) > 1):
             raise ValueError("the objective 'matryoshka' and two or more prefixes go together")
+        if (self.sparsity is None) != (self.lambda_sparsity == 0):
+            raise ValueError(
+                "a sparsity term and its lambda_sparsity go together, got "
+                f"sparsity={self.sparsity!r} and lambda_sparsity={self.lambda_sparsity:g}"
+            )
+        _check_sparse(self.sae, self.lambda_sparsity)
+        if self.p != 1 and self.sparsity != "lp":
+            raise ValueError(f"p is that of the sparsity term 'lp', got p={self.p:g} without it")
+        if self.sparsity_warmup_steps and self.sparsity is None:
+            raise ValueError("sparsity_warmup_steps are those of a sparsity term: there is none")
         if self.lambda_multi_topk and self.sae.activation != "topk":
             raise ValueError(
                 f"lambda_multi_topk needs the activation 'topk', got {self.sae.activation!r}"
@@ -161,6 +173,13 @@ class EndToEndRun:
             raise ValueError("downstream modules and a lambda_downstream go together")
         if self.p < 1:
             raise ValueError(f"p must be 1 or more, got {self.p}")
+        if self.p != 1 and not self.lambda_sparsity:
+            raise ValueError(f"p is that of a sparsity term, got p={self.p:g} without it")
+        _check_sparse(self.sae, self.lambda_sparsity)
+        if not (self.lambda_local or self.lambda_kl or self.lambda_downstream):
+            raise ValueError(
+                "there is nothing to train for: lambda_local, lambda_kl and lambda_downstream are 0"
+            )
 
     @property
     def shared_settings(self) -> tuple:
@@ -307,3 +326,12 @@ def run_columns(config: SAERun | EndToEndRun) -> dict[str, Any]:
 def _check_known(name: str, value: Any, known: tuple) -> None:
     if value not in known:
         raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, known))}")
+
+
+def _check_sparse(sae: SAEConfig, lambda_sparsity: float) -> None:
+    """Raise a ValueError if nothing makes the SAE sparse."""
+    if "topk" not in sae.activation and not lambda_sparsity:
+        raise ValueError(
+            f"nothing makes an SAE with the activation {sae.activation!r} sparse but a sparsity "
+            "term: set it and lambda_sparsity, or choose the activation 'topk'"
+        )

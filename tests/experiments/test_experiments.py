@@ -124,7 +124,12 @@ def test_run_columns_are_results_columns(run):
     assert set(columns) <= set(results.KEY)
     assert columns["run_id"] == runs.run_id(run)
     assert (columns["n_latents"], columns["topk"], columns["seed"]) == (12, 3, 0)
-    relu = dataclasses.replace(run, sae=dataclasses.replace(run.sae, activation="relu"))
+    relu = dataclasses.replace(
+        run,
+        sae=dataclasses.replace(run.sae, activation="relu"),
+        sparsity="l1",
+        lambda_sparsity=0.1,
+    )
     assert run_columns(relu)["topk"] is None
 
 

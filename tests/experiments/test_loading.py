@@ -87,7 +87,9 @@ def assert_same_and_frozen(loaded: nn.Module, expected: nn.Module) -> None:
 @pytest.mark.parametrize("kind", SAES)
 def test_saes(kind, written, tmp_path):
     sae = made(SAES[kind])
-    config = SAERun(kind, "toy", sae.config, OBJECTIVES.get(kind, "reconstruction"), auxk=0)
+    sparsity = {} if "topk" in sae.config.activation else {"sparsity": "l1", "lambda_sparsity": 0.1}
+    objective = OBJECTIVES.get(kind, "reconstruction")
+    config = SAERun(kind, "toy", sae.config, objective, auxk=0, **sparsity)
     folder = saved(tmp_path, config, sae)
     if written != "now":
         rewrite(folder, kind=None)

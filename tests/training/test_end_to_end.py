@@ -343,6 +343,13 @@ def test_what_does_not_fit_the_model(settings, error, config, model, blocks):
     [
         ({"lambda_downstream": 1.0}, "go together"),
         ({"p": 0.5}, "p must be 1 or more, got 0.5"),
+        ({"p": 2.0}, "p is that of a sparsity term, got p=2 without it"),
+        ({"lambda_kl": 0.0}, "there is nothing to train for: lambda_local, lambda_kl and"),
+        ({"lambda_kl": 0.0, "lambda_sparsity": 1.0}, "there is nothing to train for"),
+        (
+            {"sae": SAEConfig(D, 32, "relu", encoder="linear")},
+            "nothing makes an SAE with the activation 'relu' sparse",
+        ),
         ({"schedule": "step"}, "unknown schedule 'step'"),
     ],
 )

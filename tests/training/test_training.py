@@ -33,7 +33,8 @@ KINDS = {
 def run_of(**sae_changes) -> SAERun:
     sae = dataclasses.replace(SAE_CONFIG, **sae_changes)
     objective = "crosscoder" if sae.dictionary == "blocks" else "reconstruction"
-    return dataclasses.replace(RUN, sae=sae, objective=objective)
+    sparsity = {} if "topk" in sae.activation else {"sparsity": "l1", "lambda_sparsity": 0.01}
+    return dataclasses.replace(RUN, sae=sae, objective=objective, **sparsity)
 
 
 def train(configs, activations, **settings):
@@ -442,9 +443,36 @@ def test_run_with_an_unknown_setting(changes, message):
 
 def test_multi_topk_without_topk():
     with pytest.raises(ValueError, match="lambda_multi_topk needs the activation 'topk'"):
-        dataclasses.replace(
-            RUN, sae=dataclasses.replace(SAE_CONFIG, activation="relu"), lambda_multi_topk=0.1
-        )
+        dataclasses.replace(run_of(activation="relu"), lambda_multi_topk=0.1)
+
+
+RELU = dataclasses.replace(SAE_CONFIG, activation="relu")
+JUMPRELU = dataclasses.replace(SAE_CONFIG, activation="jumprelu")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"lambda_sparsity": 0.1}, r"go together, got sparsity=None and lambda_sparsity=0\.1"),
+        ({"sparsity": "l1"}, r"go together, got sparsity='l1' and lambda_sparsity=0"),
+        ({"sae": RELU}, "nothing makes an SAE with the activation 'relu' sparse"),
+        ({"sae": JUMPRELU}, "nothing makes an SAE with the activation 'jumprelu' sparse"),
+        ({"p": 0.5}, r"p is that of the sparsity term 'lp', got p=0\.5 without it"),
+        ({"p": 2.0, "sparsity": "l1", "lambda_sparsity": 1.0}, r"term 'lp', got p=2 without it"),
+        ({"sparsity_warmup_steps": 9}, "sparsity_warmup_steps are those of a sparsity term"),
+    ],
+)
+def test_settings_that_would_have_no_effect(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(RUN, **changes)
+
+
+@pytest.mark.parametrize("sae", [SAE_CONFIG, RELU, JUMPRELU])
+def test_sparsity_terms_with_their_weights(sae):
+    run = dataclasses.replace(
+        RUN, sae=sae, sparsity="lp", lambda_sparsity=0.1, p=0.5, sparsity_warmup_steps=9
+    )
+    assert (run.sparsity, run.p) == ("lp", 0.5)
 
 
 def test_blocks_without_the_crosscoders_objective():
