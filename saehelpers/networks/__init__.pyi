@@ -31,6 +31,7 @@ from .encoders import (
 )
 from .feature_maps import (
     latent_maps as latent_maps,
+    leading_tokens as leading_tokens,
     mean_latents as mean_latents,
     orbit_pixels as orbit_pixels,
     to_feature_maps as to_feature_maps,

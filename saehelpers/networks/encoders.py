@@ -2,11 +2,13 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saehelpers.networks.modules import Place, hook
 from saehelpers.runs.extras import extra
 
 
@@ -50,7 +52,7 @@ def load_pretrained_vit(source: str | Path = VIT_B_16) -> PretrainedViT:
         from transformers import ViTModel
 
     try:
-        model = ViTModel.from_pretrained(source, add_pooling_layer=False)
+        model = ViTModel.from_pretrained(source, dtype=torch.float32, add_pooling_layer=False)
     except OSError as error:
         raise FileNotFoundError(
             f"no ViT weights at {str(source)!r}: neither a local folder (config.json and "
@@ -86,34 +88,38 @@ def make_convnext(
         return _reading_images(ConvNextForImageClassification(config))
 
 
-def load_encoder(source: str | Path) -> nn.Module:
+def load_encoder(source: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A frozen vision model that reads images (n, 3, h, w), uint8 or in [0, 1].
 
-    Images are brought to the size and the channel statistics that it was trained with, where
-    it knows them.
+    Images are brought to the size and the channel statistics that it was trained with, where it
+    knows them: the whole image, also where its own preprocessor would cut off the border, so that
+    maps lie over images; and to whole patches, so that maps turn with images. Of a model of images
+    and texts (CLIP) this is the part that sees. MAE sees the whole image: nothing is masked.
 
     Args:
         source: a vision model's name on the Hugging Face hub or a folder with it; or
             "hf_hub:owner/name", one for timm, such as the encoders of Zoobot (Walmsley et al.,
             JOSS 8 (2023), 5312), trained on galaxies; or "package.module:function", which is
-            called and returns the torch module.
+            called and returns the torch module, whose own type it keeps.
+        dtype: of the weights: torch.bfloat16 for models that would not fit in float32.
 
     Raises:
         FileNotFoundError: it is neither on disk nor to be reached.
         ModuleNotFoundError: timm, or the package, is not installed.
+        ValueError: its preprocessor does not say what images it reads.
     """
     source = str(source)
     if source.startswith("hf_hub:"):
-        model = _load_timm(source)
+        model = _load_timm(source, dtype)
     elif ":" in source:
         package, function = source.rsplit(":", 1)
         model = _reading_images(getattr(importlib.import_module(package), function)())
     else:
-        model = _load_transformers(source)
+        model = _load_transformers(source, dtype)
     return model.eval().requires_grad_(False)
 
 
-def _load_timm(source: str) -> nn.Module:
+def _load_timm(source: str, dtype: torch.dtype) -> nn.Module:
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -126,25 +132,61 @@ def _load_timm(source: str) -> nn.Module:
     except OSError as error:
         raise _unreachable(source, source.removeprefix("hf_hub:")) from error
     known = timm.data.resolve_model_data_config(model)
-    return _reading_images(model, known["input_size"][-1], known["mean"], known["std"])
+    return _reading_images(model.to(dtype), known["input_size"][-1], known["mean"], known["std"])
 
 
-def _load_transformers(source: str) -> nn.Module:
+def _load_transformers(source: str, dtype: torch.dtype) -> nn.Module:
     with extra("text"):
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoConfig, AutoModel, ViTModel
 
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a pooler that the checkpoint may lack
-            model = AutoModel.from_pretrained(source)
+            if AutoConfig.from_pretrained(source).model_type == "vit_mae":
+                model = ViTModel.from_pretrained(source, dtype=dtype, add_pooling_layer=False)
+            else:
+                model = AutoModel.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError) as error:
         raise _unreachable(source, source) from error
-    try:
-        known = AutoImageProcessor.from_pretrained(source)
-    except OSError:  # a folder without a preprocessor's config
+    if hasattr(model, "vision_model") and hasattr(model, "text_model"):
+        model = model.vision_model
+    known = _preprocessing(source)
+    if known is None:
         return _reading_images(model, getattr(model.config, "image_size", None))
-    size = known.size.get("height") or known.size["shortest_edge"]
-    return _reading_images(model, size, known.image_mean, known.image_std)
+    size, patch = _trained_size(known, source), getattr(model.config, "patch_size", None)
+    if size is not None and isinstance(patch, int):
+        size -= size % patch
+    if not known.get("do_normalize", True):
+        return _reading_images(model, size)
+    mean, std = known.get("image_mean"), known.get("image_std")
+    if mean is None or std is None:
+        raise ValueError(f"the preprocessor of {source!r} does not say image_mean and image_std")
+    return _reading_images(model, size, mean, std)
+
+
+def _preprocessing(source: str) -> dict[str, Any] | None:
+    """What a folder's preprocessor does; None if it has none."""
+    from transformers import AutoImageProcessor
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        return AutoImageProcessor.from_pretrained(source).to_dict()
+    except OSError:
+        return None
+    except (ImportError, ValueError):  # of torchvision alone, or older than its kind: as it stands
+        return ImageProcessingMixin.get_image_processor_dict(source)[0]
+
+
+def _trained_size(known: dict[str, Any], source: str) -> int | None:
+    """Pixels a side of the images that a model was trained with; None if any."""
+    if not known.get("do_resize", True):
+        return None
+    size = (known.get("do_center_crop") and known.get("crop_size")) or known.get("size")
+    sides = {"side": size} if isinstance(size, int) else size or {}
+    for name in ("side", "height", "shortest_edge", "longest_edge"):
+        if sides.get(name):
+            return sides[name]
+    raise ValueError(f"the preprocessor of {source!r} does not say what size images have: {size}")
 
 
 def _unreachable(source: str, name: str) -> FileNotFoundError:
@@ -159,17 +201,17 @@ def _reading_images(
     model: nn.Module, size: int | None = None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 ) -> nn.Module:
     """The same model, which takes images as they are stored; its modules keep their names."""
+    weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
 
-    def prepare(module: nn.Module, inputs: tuple) -> tuple:
-        images, *others = inputs
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
+    def prepare(images: Tensor) -> Tensor:
+        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         if size is not None and images.shape[-2:] != (size, size):
             images = nn.functional.interpolate(
                 images, (size, size), mode="bilinear", antialias=True
             )
         shift, spread = (torch.tensor(values).to(images)[:, None, None] for values in (mean, std))
-        return ((images - shift) / spread, *others)
+        images = (images - shift) / spread
+        return images.to(weights[0].dtype) if weights else images
 
-    model.register_forward_pre_hook(prepare)
+    hook(Place("", model, is_input=True), prepare)
     return model

@@ -14,24 +14,62 @@ from saehelpers.networks.activations import read_activations
 from saehelpers.saes import SAE
 from saehelpers.symmetry import Group
 
+LEADING = (
+    "cls_token", "class_token", "class_embedding", "dist_token", "distillation_token",
+    "register_tokens", "reg_token",
+)  # fmt: skip
 
-def to_feature_maps(activations: Tensor) -> Float[Tensor, "n d h w"]:
+
+def leading_tokens(model: nn.Module) -> int:
+    """How many tokens a vision transformer puts in front of those of the patches.
+
+    Class, distillation and register tokens, by the parameters that they start as; or the
+    model's own `num_prefix_tokens` (timm).
+    """
+    own = getattr(model, "num_prefix_tokens", None)
+    if own is not None:
+        return own
+    tokens = [p for name, p in model.named_parameters() if name.rpartition(".")[2] in LEADING]
+    return sum(1 if token.ndim == 1 else token.shape[-2] for token in tokens)
+
+
+def to_feature_maps(
+    activations: Tensor, model: nn.Module | None = None
+) -> Float[Tensor, "n d h w"]:
     """Activations of images as maps of pixels.
 
-    Maps (n, d, h, w) stay as they are. Tokens (n, tokens, d) of a transformer are laid out in
-    rows, without the class and register tokens in front of a square number of them. One vector
-    for an image, (n, d), is a map of one pixel.
+    Maps (n, d, h, w) stay as they are, but for square ones whose channels come last, (n, h, w,
+    d). Tokens (n, tokens, d) of a transformer are laid out in rows, without those that the model
+    puts in front (`leading_tokens`; none without a model). One vector for an image, (n, d), is a
+    map of one pixel.
+
+    Raises:
+        ValueError: another shape, or the tokens left are no square number.
     """
     if activations.ndim == 2:
         return activations[..., None, None]
     if activations.ndim == 3:
-        side = math.isqrt(activations.shape[1])
-        return activations[:, -(side**2) :].mT.unflatten(-1, (side, side))
+        return _laid_out(activations, 0 if model is None else leading_tokens(model))
     if activations.ndim == 4:
-        return activations
+        _, first, second, third = activations.shape
+        channels_last = first == second != third
+        return activations.permute(0, 3, 1, 2) if channels_last else activations
     raise ValueError(
         "a layer for maps gives (n, d, h, w), (n, tokens, d) or (n, d), this one gives "
         f"{tuple(activations.shape)}"
+    )
+
+
+def _laid_out(activations: Tensor, n_leading: int) -> Tensor:
+    n_tokens = activations.shape[1]
+    for n_front in (n_leading, 0):  # some come in later layers
+        side = math.isqrt(max(0, n_tokens - n_front))
+        if side and side**2 == n_tokens - n_front:
+            return activations[:, n_front:].mT.unflatten(-1, (side, side))
+    raise ValueError(
+        f"{n_tokens} tokens, {n_leading} of them in front of those of the patches, are no square "
+        "map: pass the model, and if it does not say how many stand in front, give it an attribute "
+        "num_prefix_tokens"
     )
 
 
@@ -72,7 +110,9 @@ def orbit_pixels(
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             turned = [
-                to_feature_maps(read_activations(model, group.act(batch, g), module, batch_size))
+                to_feature_maps(
+                    read_activations(model, group.act(batch, g), module, batch_size), model
+                )
                 for g in range(group.order)
             ]
             maps = [group.act(turned[g], group.inverse(g)).flatten(2) for g in range(group.order)]

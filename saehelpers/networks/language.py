@@ -64,8 +64,12 @@ def _sinusoids(context: int, width: int) -> Float[Tensor, "context width"]:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def load_pretrained_language_model(source: str | Path) -> tuple[nn.Module, "tokenizers.Tokenizer"]:
+def load_pretrained_language_model(
+    source: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, "tokenizers.Tokenizer"]:
     """Any causal language model and its tokeniser, from the Hugging Face hub or a local folder.
+
+    dtype: of the weights: torch.bfloat16 for models that would not fit in float32.
 
     Raises:
         FileNotFoundError: it is neither on disk nor to be reached.
@@ -74,7 +78,7 @@ def load_pretrained_language_model(source: str | Path) -> tuple[nn.Module, "toke
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
         tokeniser = AutoTokenizer.from_pretrained(source).backend_tokenizer
     except OSError as error:
         raise FileNotFoundError(

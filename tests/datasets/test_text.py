@@ -219,5 +219,10 @@ def test_pretrained_language_models_are_read_from_a_folder(tmp_path):
     tokens = text.token_blocks(DOCUMENTS, same_tokeniser, 8, 3)
     assert torch.equal(tokens, text.token_blocks(DOCUMENTS, tokeniser, 8, 3))
     assert torch.equal(loaded(tokens).logits, model.eval()(tokens).logits)
+    model.bfloat16().save_pretrained(tmp_path)  # as most are published
+    for dtype in (torch.float32, torch.bfloat16):
+        options = {} if dtype == torch.float32 else {"dtype": dtype}
+        loaded, _ = load_pretrained_language_model(tmp_path, **options)
+        assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
     with pytest.raises(FileNotFoundError, match=r"no language model at .*nothing"):
         load_pretrained_language_model(tmp_path / "nothing")

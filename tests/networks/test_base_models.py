@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import ViTConfig, ViTModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    ViTConfig,
+    ViTMAEConfig,
+    ViTMAEModel,
+    ViTModel,
+)
 
 from saehelpers.experiments import BaseModelRun, load_or_train_base_model
 from saehelpers.networks import (
@@ -18,6 +27,8 @@ from saehelpers.networks import (
     make_convnext,
 )
 from saehelpers.networks.activations import read_activations
+from saehelpers.networks.feature_maps import orbit_pixels
+from saehelpers.symmetry import Group, LinearAction, report_action
 
 SIZES = {"mlp": 16, "cnn": 16, "vit": 32}
 
@@ -187,6 +198,135 @@ def test_encoder_of_transformers(vit_folder, tmp_path, processor, bytes_images):
     assert_close(model(large).last_hidden_state, model(small).last_hidden_state)
     assert read_activations(model, bytes_images, "layers.0").shape == (3, 5, 8)
     assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def write_processor(folder, kind, **settings) -> None:
+    known = {"image_processor_type": kind, "image_mean": [0.2] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(known | settings))
+
+
+DINO_SIZE = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
+
+
+@pytest.mark.parametrize(
+    "settings, side",
+    [
+        (DINO_SIZE | {"do_center_crop": True}, 224),  # as DINOv2's own preprocessor
+        (DINO_SIZE | {"do_center_crop": False}, 252),  # 18 patches of 14
+        ({"size": {"height": 100, "width": 100}, "do_center_crop": False}, 98),
+    ],
+)
+def test_maps_of_an_encoder_turn_with_images(settings, side, tmp_path):
+    """A DINOv2 that sees patch means alone: M = I leaves nothing unexplained."""
+    config = Dinov2Config(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=1, image_size=518,
+        patch_size=14,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Dinov2Model(config)
+    weight = model.embeddings.patch_embeddings.projection.weight
+    weight.data = weight.data.mean((2, 3), keepdim=True).expand_as(weight).clone()
+    model.save_pretrained(tmp_path)
+    write_processor(tmp_path, "BitImageProcessor", **settings)
+    encoder, group = load_encoder(tmp_path), Group.named("D4")
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = orbit_pixels(
+        encoder, images, group, "embeddings.patch_embeddings", tmp_path / "pixels.npy"
+    )
+    assert len(found) == 2 * (side // 14) ** 2
+    assert_close(found, found[:, :1].expand_as(found), atol=1e-5, rtol=0)
+    r2 = report_action(LinearAction.identity(group, 8), found).set_index(["metric", "element"])
+    assert r2.value["r2", "all"] > 1 - 1e-8
+
+
+@pytest.mark.parametrize(
+    "kind, settings",
+    [
+        ("CLIPImageProcessor", {"size": 20, "crop_size": 16, "do_center_crop": True}),
+        ("ConvNextImageProcessor", {"size": {"shortest_edge": 16}, "crop_pct": 0.875}),
+        ("SamImageProcessor", {"size": {"longest_edge": 16}}),
+        ("DINOv3ViTImageProcessorFast", {"size": {"height": 16, "width": 16}}),  # of torchvision
+        ("ViTFeatureExtractor", {"size": 16}),  # as it was called once
+    ],
+)
+def test_sizes_as_preprocessors_write_them(kind, settings, vit_folder, tmp_path, bytes_images):
+    theirs = ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).eval()
+    theirs.save_pretrained(tmp_path)
+    write_processor(tmp_path, kind, **settings)
+    expected = theirs(pixel_values=(bytes_images / 255 - 0.2) / 0.5).last_hidden_state.detach()
+    model = load_encoder(tmp_path)
+    assert_close(model(bytes_images).last_hidden_state, expected)
+    assert_close(model(pixel_values=bytes_images / 255).last_hidden_state, expected)
+    large = bytes_images.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    assert model(large).last_hidden_state.shape == expected.shape
+
+
+@pytest.mark.parametrize(
+    "settings, error",
+    [
+        ({"size": {"max_pixels": 10}}, r"does not say what size images have: \{.*max_pixels"),
+        ({"size": 16, "image_mean": None}, r"does not say image_mean and image_std"),
+    ],
+)
+def test_a_preprocessor_that_does_not_say_what_it_does(settings, error, vit_folder, tmp_path):
+    ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).save_pretrained(tmp_path)
+    write_processor(tmp_path, "DINOv3ViTImageProcessorFast", **settings)
+    with pytest.raises(ValueError, match=error):
+        load_encoder(tmp_path)
+
+
+def test_an_encoder_that_neither_resizes_nor_normalises(vit_folder, tmp_path, bytes_images):
+    ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).save_pretrained(tmp_path)
+    write_processor(
+        tmp_path, "ViTImageProcessor", size={"height": 8, "width": 8}, do_resize=False,
+        do_normalize=False,
+    )  # fmt: skip
+    model, theirs = load_encoder(tmp_path), ViTModel.from_pretrained(tmp_path).eval()
+    expected = theirs(pixel_values=bytes_images / 255).last_hidden_state.detach()
+    assert_close(model(bytes_images).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_weights_are_in_full_precision_unless_asked_for(kept, vit_folder, tmp_path, bytes_images):
+    """Published checkpoints are in half precision, in which transformers loads them."""
+    theirs = ViTModel.from_pretrained(vit_folder, add_pooling_layer=False)
+    theirs.to(torch.bfloat16).save_pretrained(tmp_path)
+    model = load_encoder(tmp_path, dtype=kept)
+    assert {weight.dtype for weight in model.parameters()} == {kept}
+    expected = theirs.float().eval()(pixel_values=bytes_images / 255).last_hidden_state.detach()
+    found = read_activations(model, bytes_images, "layernorm")
+    assert found.dtype == torch.float32
+    assert_close(found, expected, atol=1e-6 if kept == torch.float32 else 0.1, rtol=0)
+    assert load_pretrained_vit(tmp_path)(bytes_images / 255).dtype == torch.float32
+
+
+def test_mae_sees_the_whole_image(tmp_path, bytes_images):
+    config = ViTMAEConfig(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        image_size=16, patch_size=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    ViTMAEModel(config).save_pretrained(tmp_path)
+    theirs = ViTMAEModel.from_pretrained(tmp_path, mask_ratio=0.0).eval()
+    in_order = torch.arange(16.0).expand(3, -1)
+    expected = theirs(bytes_images / 255, noise=in_order).last_hidden_state.detach()
+    assert torch.equal(
+        read_activations(load_encoder(tmp_path), bytes_images, "layernorm"), expected
+    )
+
+
+def test_of_a_model_of_images_and_texts_the_part_that_sees(tmp_path, bytes_images):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 16}
+    config = CLIPConfig(
+        vision_config=sizes | {"image_size": 16, "patch_size": 4},
+        text_config=sizes | {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1},
+    )
+    theirs = CLIPModel(config).eval()
+    theirs.save_pretrained(tmp_path)
+    found = read_activations(load_encoder(tmp_path), bytes_images, "encoder.layers.0")
+    expected = read_activations(theirs.vision_model, bytes_images / 255, "encoder.layers.0")
+    assert torch.equal(found, expected)
 
 
 def test_encoder_has_the_same_weights_whenever_it_is_loaded(vit_folder):

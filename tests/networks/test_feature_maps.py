@@ -46,12 +46,62 @@ def group(request) -> Group:
     return Group.named(request.param)
 
 
-@pytest.mark.parametrize("n_others", [0, 1, 5])  # a class token, and registers
-def test_tokens_are_laid_out_in_rows_without_those_in_front(n_others):
-    maps = random(2, D, 4, 4)
-    tokens = torch.stack([maps[:, :, i // 4, i % 4] for i in range(16)], dim=1)  # (n, tokens, d)
-    tokens = torch.cat([random(2, n_others, D, seed=1), tokens], dim=1)
-    assert torch.equal(feature_maps.to_feature_maps(tokens), maps)
+class WithTokens(nn.Module):
+    """A transformer's parameters, as far as they say which tokens stand in front."""
+
+    def __init__(self, **shapes):
+        super().__init__()
+        self.embeddings = nn.ParameterDict()
+        for name, shape in shapes.items():
+            self.embeddings.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+
+MODELS = [
+    (0, {"position_embeddings": (1, 16, D), "mask_token": (1, D)}),
+    (1, {"cls_token": (1, 1, D)}),
+    (1, {"class_embedding": (D,)}),
+    (2, {"cls_token": (1, 1, D), "distillation_token": (1, 1, D)}),
+    (5, {"cls_token": (1, 1, D), "register_tokens": (1, 4, D)}),
+]
+
+
+def in_rows(maps: torch.Tensor, n_others: int) -> torch.Tensor:
+    """Tokens (n, tokens, d) of maps, with others in front."""
+    tokens = [maps[:, :, row, column] for row in range(SIDE) for column in range(SIDE)]
+    return torch.cat([random(len(maps), n_others, D, seed=1), torch.stack(tokens, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("n_others, shapes", MODELS)
+def test_tokens_are_laid_out_in_rows_without_those_in_front(n_others, shapes):
+    model, maps = WithTokens(**shapes), random(2, D, SIDE, SIDE)
+    assert feature_maps.leading_tokens(model) == n_others
+    assert torch.equal(feature_maps.to_feature_maps(in_rows(maps, n_others), model), maps)
+
+
+def test_a_layer_before_the_tokens_in_front_come_in_and_a_model_that_says_their_number():
+    model, maps = WithTokens(cls_token=(1, 1, D)), random(2, D, SIDE, SIDE)
+    assert torch.equal(feature_maps.to_feature_maps(in_rows(maps, 0), model), maps)
+    model = nn.Linear(1, 1)
+    model.num_prefix_tokens = 3
+    assert torch.equal(feature_maps.to_feature_maps(in_rows(maps, 3), model), maps)
+
+
+def test_the_number_of_tokens_in_front_is_not_guessed():
+    """Nine tokens may be 3x3 patches, or 2x2 and five in front: the square root does not say."""
+    maps = random(2, D, 2, 2)
+    tokens = torch.cat([random(2, 5, D, seed=1), maps.flatten(2).mT], dim=1)
+    model = WithTokens(cls_token=(1, 1, D), register_tokens=(1, 4, D))
+    assert torch.equal(feature_maps.to_feature_maps(tokens, model), maps)
+    assert feature_maps.to_feature_maps(tokens).shape == (2, D, 3, 3)  # there is no model
+    error = r"10 tokens, {} of them in front .* no square map: pass the model, .* num_prefix_tokens"
+    for model, number in ((None, 0), (WithTokens(cls_token=(1, 2, D)), 2)):
+        with pytest.raises(ValueError, match=error.format(number)):
+            feature_maps.to_feature_maps(random(2, 10, D), model)
+
+
+def test_channels_that_come_last():
+    maps = random(2, D, SIDE, SIDE)
+    assert torch.equal(feature_maps.to_feature_maps(maps.permute(0, 2, 3, 1)), maps)
 
 
 def test_maps_stay_as_they_are_and_vectors_have_one_pixel():
