@@ -166,8 +166,8 @@ def read_config(folder: Path, record: dict[str, Any], classes: Iterable[type]) -
         ) from error
     except ValueError as error:
         raise ValueError(
-            f"{folder} cannot be loaded: {error}. What a notebook has added must be there before; "
-            "what a later release has added needs that release"
+            f"{folder} cannot be loaded: {error}. What a notebook has added to SAEs must be "
+            "there before; what a later release has added needs that release"
         ) from error
 
 
@@ -178,14 +178,22 @@ def _has_fields_of(cls: type, values: dict[str, Any]) -> bool:
 
 
 def _rebuilt(cls: type, values: dict[str, Any]) -> Any:
-    """A config from its settings as they come back from JSON, where tuples are lists."""
+    """A config from its settings as they come back from JSON, where tuples are lists.
+
+    It is not checked: a setting that was allowed when the run was made, or that a notebook had
+    added, is none of what loading needs. What the run is made of, its SAE, is checked.
+    """
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}")
-    made = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = _rebuilt(hints[name], value)
-        made[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**made)
+    config = object.__new__(cls)
+    for field in dataclasses.fields(cls):
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise TypeError(f"it lacks {field.name!r}")
+        value = values.get(field.name, field.default)
+        if dataclasses.is_dataclass(hints[field.name]):
+            value = dataclasses.replace(_rebuilt(hints[field.name], value))
+        value = tuple(value) if isinstance(value, list) else value
+        object.__setattr__(config, field.name, value)
+    return config

@@ -120,6 +120,13 @@ def test_settings_that_were_added_later(tmp_path):
     assert runs.read_config(folder, runs.read_record(folder), [EndToEndRun, SAERun]) == config
 
 
+def test_settings_of_training_that_are_not_known_or_refused_by_now(sae_folder):
+    """A notebook's own objective, and a weight of no term: neither is part of the SAE."""
+    expected = load(sae_folder)
+    changed(sae_folder, objective="mine", lambda_sparsity=0.5, schedule="steps")
+    assert_same_and_frozen(load(sae_folder), expected)
+
+
 def test_an_action(toy, tmp_path):
     config = ActionRun("action", "toy", "C4", method="least_squares")
     action = load_or_fit_action(config, toy.activations, tmp_path)
@@ -436,7 +443,10 @@ def test_damaged_folders(damage, sae_folder):
     "values, message",
     [
         ({"momentum": 0.5}, "SAERun has no setting 'momentum'"),
-        ({"objective": "mine"}, "unknown objective 'mine'; known are .*What a notebook has added"),
+        (
+            {"sae": dataclasses.asdict(SAES["topk"]) | {"activation": "mine"}},
+            "unknown activation 'mine'; known are .*What a notebook has added",
+        ),
     ],
 )
 def test_settings_that_are_not_known_here(values, message, sae_folder):
