@@ -36,7 +36,10 @@ of = lambda name, run=RUN, **changes: dataclasses.replace(
 )
 RUNS = {
     "topk": RUN,
-    "jumprelu": of("jumprelu", activation="jumprelu", encoder="linear"),
+    "jumprelu": of(
+        "jumprelu", dataclasses.replace(RUN, sparsity="l1", lambda_sparsity=0.1),
+        activation="jumprelu", encoder="linear",
+    ),
     "sparse": of("sparse", n_latents=2**14, encoder="linear"),
     "unit rows": of("unit_rows", unit_decoder=True),
     "latent_inv": of("latent_inv", dataclasses.replace(RUN, objective="latent_inv")),
