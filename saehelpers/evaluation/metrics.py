@@ -70,6 +70,7 @@ def dead_latents(latents: Float[Tensor, "*n n_latents"]) -> int:
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def frame_recons(
     sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> dict[str, tuple[Tensor, Tensor]]:
@@ -223,6 +224,7 @@ def detection(
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def invariance_error(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
     """||E(psi(gx)) - E(psi(x))|| / ||E(psi(x))||, over samples and elements but the identity."""
     latents = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2])
@@ -231,6 +233,7 @@ def invariance_error(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def orbit_jaccard(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
     """Jaccard overlap of the active sets of E(psi(x)) and E(psi(gx)), averaged."""
     active = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2]) > 0
@@ -240,6 +243,7 @@ def orbit_jaccard(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def equivariance_error(
     sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> float:
@@ -248,6 +252,7 @@ def equivariance_error(
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def symmetry_report(
     sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> dict[str, float]:

@@ -1,42 +1,42 @@
 """Encoders of images: a ConvNeXt that is trained here, and pretrained vision models."""
 
 import importlib
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
-from saehelpers.networks.modules import Place, hook
+from saehelpers.networks.modules import edit_input
 from saehelpers.runs.extras import extra
 
 
 class PretrainedViT(nn.Module):
     """A frozen vision transformer; psi is its class token after the last layer, (n, d).
 
-    Images (n, 1 or 3, h, w) in [0, 1] are brought to the size and the channel statistics
-    that it was trained with.
+    Images (n, 1 or 3, h, w), uint8 or in [0, 1], are brought to the size and the channel
+    statistics that it was trained with.
     """
 
-    def __init__(self, model: nn.Module, size: int):
+    def __init__(self, model: nn.Module, size: int, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
         super().__init__()
-        self.encoder = _ClassToken(model.eval().requires_grad_(False), size)
+        model = _reading_images(model, size, mean, std)
+        self.encoder = _ClassToken(model.eval().requires_grad_(False))
 
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+    def forward(self, images: Real[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return self.encoder(images)
 
 
 class _ClassToken(nn.Module):
-    def __init__(self, model: nn.Module, size: int):
+    def __init__(self, model: nn.Module):
         super().__init__()
-        self.model, self.size = model, size
+        self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        images = nn.functional.interpolate(
-            images.expand(-1, 3, -1, -1), (self.size, self.size), mode="bilinear", antialias=True
-        )
-        return self.model(pixel_values=2 * images - 1).last_hidden_state[:, 0]
+        return self.model(images.expand(-1, 3, -1, -1)).last_hidden_state[:, 0]
 
 
 VIT_B_16 = "google/vit-base-patch16-224"  # trained on ImageNet-21k, then on ImageNet-1k
@@ -60,7 +60,9 @@ def load_pretrained_vit(source: str | Path = VIT_B_16) -> PretrainedViT:
             f"https://huggingface.co/{VIT_B_16} into a folder and pass its path, or choose "
             'the small transformer trained here, BASE_MODELS = ["vit"].'
         ) from error
-    return PretrainedViT(model, model.config.image_size)
+    known = _preprocessing(str(source))
+    statistics = () if known is None else _statistics(known, str(source))
+    return PretrainedViT(model, model.config.image_size, *statistics)
 
 
 def make_convnext(
@@ -156,12 +158,7 @@ def _load_transformers(source: str, dtype: torch.dtype) -> nn.Module:
     size, patch = _trained_size(known, source), getattr(model.config, "patch_size", None)
     if size is not None and isinstance(patch, int):
         size -= size % patch
-    if not known.get("do_normalize", True):
-        return _reading_images(model, size)
-    mean, std = known.get("image_mean"), known.get("image_std")
-    if mean is None or std is None:
-        raise ValueError(f"the preprocessor of {source!r} does not say image_mean and image_std")
-    return _reading_images(model, size, mean, std)
+    return _reading_images(model, size, *_statistics(known, source))
 
 
 def _preprocessing(source: str) -> dict[str, Any] | None:
@@ -175,6 +172,16 @@ def _preprocessing(source: str) -> dict[str, Any] | None:
         return None
     except (ImportError, ValueError):  # of torchvision alone, or older than its kind: as it stands
         return ImageProcessingMixin.get_image_processor_dict(source)[0]
+
+
+def _statistics(known: dict[str, Any], source: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Means and standard deviations of the channels that a model was trained with."""
+    if not known.get("do_normalize", True):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = known.get("image_mean"), known.get("image_std")
+    if mean is None or std is None:
+        raise ValueError(f"the preprocessor of {source!r} does not say image_mean and image_std")
+    return mean, std
 
 
 def _trained_size(known: dict[str, Any], source: str) -> int | None:
@@ -201,9 +208,11 @@ def _reading_images(
     model: nn.Module, size: int | None = None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 ) -> nn.Module:
     """The same model, which takes images as they are stored; its modules keep their names."""
-    weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
 
-    def prepare(images: Tensor) -> Tensor:
+    def prepare(module: nn.Module, inputs: tuple, options: dict) -> tuple[tuple, dict]:
+        return edit_input("", partial(read, module), module, inputs, options)
+
+    def read(module: nn.Module, images: Tensor) -> Tensor:
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         if size is not None and images.shape[-2:] != (size, size):
             images = nn.functional.interpolate(
@@ -211,7 +220,8 @@ def _reading_images(
             )
         shift, spread = (torch.tensor(values).to(images)[:, None, None] for values in (mean, std))
         images = (images - shift) / spread
-        return images.to(weights[0].dtype) if weights else images
+        weight = next((p for p in module.parameters() if p.is_floating_point()), images)
+        return images.to(weight.dtype)
 
-    hook(Place("", model, is_input=True), prepare)
+    model.register_forward_pre_hook(prepare, with_kwargs=True)
     return model

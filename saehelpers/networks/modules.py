@@ -52,7 +52,7 @@ def hook(place: Place, edit: Edit) -> torch.utils.hooks.RemovableHandle:
     """Pass a place's tensor through a function, whenever the module runs."""
     if place.is_input:
         return place.module.register_forward_pre_hook(
-            functools.partial(_edit_input, place.name, edit), with_kwargs=True
+            functools.partial(edit_input, place.name, edit), with_kwargs=True
         )
     return place.module.register_forward_hook(functools.partial(_edit_output, place.name, edit))
 
@@ -64,9 +64,10 @@ def _edit_output(name: str, edit: Edit, module: nn.Module, inputs: tuple, output
     return edited
 
 
-def _edit_input(
+def edit_input(
     name: str, edit: Edit, module: nn.Module, inputs: tuple, options: dict
 ) -> tuple[tuple, dict]:
+    """Arguments of a module with the first tensor among them edited; `name` is for errors."""
     found, edited = _edited(inputs, edit)
     if found:
         return edited, options

@@ -1,5 +1,6 @@
 """Attributions sum to what they take apart, and find what a hand-built layer was built to do."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -115,6 +116,24 @@ def test_residual_stream_and_upstream_latents_sum_to_the_attribution(sae, model,
     assert parts.latents.shape == (CONTEXT, 12)
     error = stream - upstream(stream)
     assert_close(parts.error, (readers * error).sum(-1))
+
+
+def test_a_model_in_half_precision_is_taken_apart_in_full(sae, model, tokens):
+    """Its weights and activations are rounded; sums of what is read from them are not."""
+    half = copy.deepcopy(model).bfloat16()
+    attention = attribution.read_attention(half, tokens, 1)
+    assert {getattr(attention, field.name).dtype for field in dataclasses.fields(attention)} == {
+        torch.float32
+    }
+    w = attribution.encoder_directions(sae, [4], HEADS)[0]
+    by_source = attribution.attribution_by_source(attention.patterns, attention.values, w[None])
+    readers, constants = attribution.residual_readers(half, 1, attention, w, 2, 9)
+    parts = (readers * attention.residual[2]).sum(-1) + constants
+    assert_close(parts, by_source[2, 0, 9], atol=0.05, rtol=0.05)
+    found = attribution.written_directions(half, 1, sae, [4])
+    assert_close(found, attribution.written_directions(half.float(), 1, sae, [4]))
+    effects = attribution.logit_effects(half.bfloat16(), found)
+    assert_close(effects, attribution.logit_effects(half.float(), found))
 
 
 def test_recursion_into_an_earlier_layers_heads(model, tokens, attention):

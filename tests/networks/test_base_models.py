@@ -1,5 +1,6 @@
 """The base models: shapes, seeds, and the pretrained transformer's class token."""
 
+import copy
 import json
 import sys
 import types
@@ -114,6 +115,16 @@ def test_pretrained_vit_gives_the_class_token(vit_folder):
     assert tokens.shape == (3, 1 + 4, 8)
     assert_close(model(images), tokens[:, 0].detach())
     assert torch.equal(model.encoder(images), model(images))
+
+
+def test_pretrained_vit_knows_the_statistics_of_its_preprocessor(vit_folder, tmp_path):
+    theirs = ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).eval()
+    theirs.save_pretrained(tmp_path)
+    write_processor(tmp_path, "ViTImageProcessor", size=16)
+    images = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    expected = theirs(pixel_values=(images / 255 - 0.2) / 0.5).last_hidden_state[:, 0].detach()
+    assert_close(load_pretrained_vit(tmp_path)(images), expected)
+    assert_close(load_pretrained_vit(tmp_path)(images / 255), expected)
 
 
 def test_pretrained_vit_takes_grey_images_of_any_size(vit_folder):
@@ -298,6 +309,8 @@ def test_weights_are_in_full_precision_unless_asked_for(kept, vit_folder, tmp_pa
     assert found.dtype == torch.float32
     assert_close(found, expected, atol=1e-6 if kept == torch.float32 else 0.1, rtol=0)
     assert load_pretrained_vit(tmp_path)(bytes_images / 255).dtype == torch.float32
+    half = copy.deepcopy(model).bfloat16()  # reads images by weights of its own
+    assert half(bytes_images).last_hidden_state.dtype == torch.bfloat16
 
 
 def test_mae_sees_the_whole_image(tmp_path, bytes_images):

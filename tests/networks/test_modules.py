@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, OPTConfig, OPTForCausalLM, ViTMA
 from transformers.modeling_outputs import BaseModelOutput
 
 from saehelpers.evaluation import evaluate_spliced, language_metrics as lm
-from saehelpers.evaluation.metrics import spliced_loss
+from saehelpers.evaluation.metrics import spliced_loss, symmetry_report
 from saehelpers.networks import make_gpt2
 from saehelpers.networks.activations import (
     at_positions,
@@ -351,6 +351,15 @@ def test_saes_in_training_are_measured_in_evaluation_mode(gpt2):
     lm.check_text(gpt2, TOKENS)
     assert sae.training and gpt2.training
     assert all(torch.equal(value, state[name]) for name, value in sae.state_dict().items())
+
+
+def test_symmetry_is_measured_in_evaluation_mode(toy, c4_action):
+    sae = make_sae(SAEConfig(8, 12, "batch_topk", 3)).train()
+    sae.encode(toy.activations.flatten(0, 1))  # learns the threshold
+    expected = symmetry_report(sae.eval(), c4_action, toy.activations)
+    threshold = sae.train().activation.threshold.clone()
+    assert symmetry_report(sae, c4_action, toy.activations) == expected
+    assert sae.training and torch.equal(sae.activation.threshold, threshold)
 
 
 # --- logits ---

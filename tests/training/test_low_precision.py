@@ -3,14 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from saehelpers import EquivariantSAE, Group, SAEConfig, SAERun, fit_action
 from saehelpers.datasets import ShardStream, write_shards
 from saehelpers.datasets.shards import map_activations
-from saehelpers.evaluation import fit_class_probe, matching, metrics
+from saehelpers.evaluation import (
+    evaluate_spliced,
+    fit_class_probe,
+    matching,
+    metrics,
+    spliced,
+)
 from saehelpers.evaluation.consistency import linear_cka, svcca
-from saehelpers.networks import standardisation
+from saehelpers.networks import make_gpt2, standardisation
 from saehelpers.symmetry import canonical_direction, canonicalise, report_action
 from saehelpers.training import train_saes
 
@@ -150,6 +157,35 @@ def test_the_cross_entropy_of_bfloat16_logits_is_not_rounded():
     found = metrics.next_token_loss(logits, tokens)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(expected.item() / 2, abs=1e-6)
+
+
+def test_the_increase_in_cross_entropy_of_a_bfloat16_model_is_not_rounded():
+    """With a tenth of an activation lost, it has more digits than the logits."""
+    model = make_gpt2(40, 8, 16, n_layers=2, n_heads=2).bfloat16().eval()
+    tokens = torch.randint(40, (24, 8), generator=torch.Generator().manual_seed(0))
+
+    class Shrinks(nn.Module):
+        dictionary = torch.eye(16)
+
+        def encode(self, x):
+            return torch.cat([x.relu(), (-x).relu()], -1)
+
+        def decode(self, latents):
+            return 0.9 * (latents[..., :16] - latents[..., 16:])
+
+    def cross_entropy() -> float:
+        logits = model(tokens).logits.double()[:, :-1].flatten(0, 1)
+        return nn.functional.cross_entropy(logits, tokens[:, 1:].flatten()).item()
+
+    with torch.no_grad():
+        before = cross_entropy()
+        with spliced(model, {"transformer.h.0": Shrinks()}):
+            increase = cross_entropy() - before
+    assert 0 < abs(increase) < 0.01  # bfloat16 has steps of 0.016 there
+    table = evaluate_spliced(model, {"transformer.h.0": Shrinks()}, tokens, batch_size=24)
+    values = table.set_index("metric").value
+    assert values["ce_increase"] == pytest.approx(increase, abs=1e-6)
+    assert values["ce_original"] == pytest.approx(before, abs=1e-6)
 
 
 # --- scales that mean nothing, and rows that decide them ---
