@@ -19,7 +19,7 @@ from saehelpers.datasets import make_shapes, task_labels
 from saehelpers.evaluation import f1, probe_inputs, probe_sweep, separating_latents
 from saehelpers.runs import n_cores
 from saehelpers.saes import SAEConfig
-from saehelpers.symmetry import Group
+from saehelpers.symmetry import Group, orbit
 from saehelpers.training import SAERun, train_saes
 
 N_TRAIN, N_TEST, TRUNCATION, BLOCKS = 2000, 2000, 8, 6
@@ -47,11 +47,11 @@ def main(n_tasks: int) -> None:
 
 def setting(n_tasks: int):
     """What is probed, and labels of so many of the tasks."""
-    group = Group(4)
+    group = Group.named("C4")
     data = make_shapes(N_TRAIN + N_TEST, seed=0)
     # a fixed random map of the images stands in for a base model
     mixing = torch.randn(64 * 64, 256, generator=torch.Generator().manual_seed(0)) / 64
-    orbits = (group.orbit(data.images).flatten(2) @ mixing).relu()
+    orbits = (orbit(data.images, group).flatten(2) @ mixing).relu()
     config = SAERun("vanilla", "benchmark", SAEConfig(256, 32), epochs=20)
     (sae,), _ = train_saes([config], [orbits], progress=False)
     elements = torch.randint(4, (len(orbits),), generator=torch.Generator().manual_seed(1))

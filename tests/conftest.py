@@ -41,7 +41,7 @@ def d4_action() -> LinearAction:
     quarter_turn = torch.block_diag(*[torch.tensor([[0.0, -1.0], [1.0, 0.0]])] * 4)
     mirror = torch.block_diag(*[torch.diag(torch.tensor([1.0, -1.0]))] * 4)
     return LinearAction.from_generators(
-        Group(4, 2), basis @ quarter_turn @ basis.T, basis @ mirror @ basis.T
+        Group.named("D4"), [basis @ quarter_turn @ basis.T, basis @ mirror @ basis.T]
     )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saehelpers.runs.extras import extra
-from saehelpers.symmetry import Group
+from saehelpers.symmetry import Group, orbit, rotations_and_flips
 
 SIZE = 32  # of a quadrant, in pixels
 SHAPES = ("rectangle", "diagonal", "c", "l", "t", "triangle", "arrow", "semicircle")
@@ -80,10 +80,12 @@ def orientations(group: Group) -> Int[Tensor, "shapes order"]:
     Orientation 0 is canonical. Elements that make the same picture of a shape have the same
     orientation, so that rectangle and diagonal have two, the others four.
     """
-    if group.n_rotations not in (1, 2, 4):
-        raise ValueError(f"Shapes has orientations under C1, C2, C4, D1, D2 and D4, not {group}")
-    quarters = Group(4).orbit(draw_templates())  # (shapes, 4, 32, 32)
-    turned = group.orbit(draw_templates())  # (shapes, |G|, 32, 32)
+    if not group.has_name or rotations_and_flips(group)[0] not in (1, 2, 4):
+        raise ValueError(
+            f"Shapes has orientations under C1, C2, C4, D1, D2 and D4, not {group.name}"
+        )
+    quarters = orbit(draw_templates(), Group.named("C4"))  # (shapes, 4, 32, 32)
+    turned = orbit(draw_templates(), group)  # (shapes, |G|, 32, 32)
     same = (turned[:, :, None] == quarters[:, None]).flatten(-2).all(dim=-1)
     return same.int().argmax(dim=-1)
 
@@ -91,7 +93,7 @@ def orientations(group: Group) -> Int[Tensor, "shapes order"]:
 def quadrant_sources(group: Group) -> Int[Tensor, "order quadrants"]:
     """Which canonical quadrant is seen in each quadrant after each element has acted."""
     canonical = torch.arange(4.0).reshape(1, 2, 2)
-    return group.orbit(canonical).reshape(group.order, 4).long()
+    return orbit(canonical, group).reshape(group.order, 4).long()
 
 
 def element_ceiling(shapes: Int[Tensor, "n quadrants"], group: Group) -> float:
@@ -111,7 +113,7 @@ def list_tasks() -> pd.DataFrame:
     S (8): a shape is present. SO (28): in an orientation. SP (32): in a quadrant. SPO (112):
     in both. Orientation and quadrant are those in the transformed image.
     """
-    n_orientations = orientations(Group(4)).max(dim=1).values + 1
+    n_orientations = orientations(Group.named("C4")).max(dim=1).values + 1
     rows = []
     for shape, name in enumerate(SHAPES):
         turns = range(int(n_orientations[shape]))

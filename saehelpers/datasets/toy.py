@@ -93,4 +93,4 @@ def make_action(
     else:
         raise ValueError(f"unknown action kind {kind!r}; known are {', '.join(ACTION_KINDS)}")
     basis = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
-    return LinearAction.from_generators(Group(order), basis @ matrix @ basis.T)
+    return LinearAction.from_generators(Group.named(f"C{order}"), [basis @ matrix @ basis.T])

@@ -139,9 +139,7 @@ def orbit_averaged(
     """
     group = action.group
     rows = torch.arange(len(activations))
-    composed = torch.tensor(
-        [[group.compose(h, g) for g in range(group.order)] for h in range(group.order)]
-    )
+    composed = group.multiplication
     latents = [sae.encode(activations[rows, composed[h][elements]]) for h in range(group.order)]
     blocks, biases = action.decoder_blocks(sae.decoder_blocks()[0][0], sae.decoder_blocks()[1][0])
     inverses = [group.inverse(h) for h in range(group.order)]

@@ -13,7 +13,7 @@ from saehelpers.networks.modules import in_evaluation_mode
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
 from saehelpers.saes import SAE, GroupCrosscoder
-from saehelpers.symmetry import LinearAction, infer_element
+from saehelpers.symmetry import LinearAction, infer_element, turning_generators
 
 # --- reconstruction and sparsity ---
 
@@ -271,9 +271,14 @@ def symmetry_report(
 
 
 def orbit_closure(dictionary: Float[Tensor, "n_latents d"], action: LinearAction) -> float:
-    """Mean over i of max over j of cos(M D_i, D_j): is the dictionary closed under M?"""
-    turned = dictionary @ action.matrices[action.group.element(1)].T
-    return cosine_matrix(turned, dictionary).amax(dim=1).mean().item()
+    """Mean over i of max over j of cos(M D_i, D_j): is the dictionary closed under M?
+
+    M is the matrix of the rotation of C_n and D_n; of any other group the mean is one over the
+    generators, too.
+    """
+    turned = [dictionary @ action.matrices[g].T for g in turning_generators(action.group)]
+    best = [cosine_matrix(rows, dictionary).amax(dim=1).mean() for rows in turned]
+    return torch.stack(best).mean().item()
 
 
 def symmetry_spectrum(

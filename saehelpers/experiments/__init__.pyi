@@ -67,6 +67,7 @@ from .sharing import (
 from .subjects import (
     ActionRun as ActionRun,
     Subject as Subject,
+    input_action_fingerprint as input_action_fingerprint,
     load_or_fit_action as load_or_fit_action,
     prepare_subjects as prepare_subjects,
 )

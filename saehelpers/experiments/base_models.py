@@ -21,7 +21,7 @@ from saehelpers.evaluation.metrics import next_token_loss
 from saehelpers.experiments.once import fit_run, load_or_train, load_weights
 from saehelpers.networks import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
 from saehelpers.runs.extras import extra
-from saehelpers.symmetry import Group
+from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, input_action
 
 if TYPE_CHECKING:
     import tokenizers
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class BaseModelRun:
     """Everything that decides what an image autoencoder learns.
 
-    `augment`: train on images under a random element of `group`, else on canonical ones.
+    `augment`: train on images under a random element of `group`, else on canonical ones. `group`
+    is a `Group.identifier`; of an action of one's own on images, `data` names it, too.
     `architecture` "vit_b_16", or a folder with its weights, is the pretrained transformer, of
     which nothing is trained.
     """
@@ -98,11 +99,17 @@ def load_or_train_base_model(
     validation: Float[Tensor, "m 1 size size"] | None = None,
     device: str = "cpu",
     force: bool = False,
+    group: Group | None = None,
+    act: InputAction | None = None,
 ) -> tuple[nn.Module, pd.DataFrame]:
     """The base model of this config and its history (loss is the mean squared error).
 
     Weights are kept in half precision. What is returned always comes from disk, so that
     results do not depend on whether the model was trained just now.
+
+    Args:
+        group: that of the config, needed to train where it is neither C_n nor D_n.
+        act: how it acts on images, `act(images, element)`; by default the `image_action`.
     """
     if config.architecture == "vit_b_16" or Path(config.architecture).is_dir():
         source = VIT_B_16 if config.architecture == "vit_b_16" else config.architecture
@@ -114,28 +121,30 @@ def load_or_train_base_model(
     def train() -> tuple[nn.Module, pd.DataFrame]:
         # channels last: convolutions on a CPU are a fifth faster
         model.to(device, memory_format=torch.channels_last)
-        return model, _train_base_model(model, config, images, validation, models)
+        own_group = given_or_named(config.group, group)
+        return model, _train_base_model(model, config, images, validation, models, own_group, act)
 
     tensors, history = load_or_train(config, train, models, force, half=True)
     return load_weights(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
 
 
-def _train_base_model(model, config, images, validation, models) -> pd.DataFrame:
-    group = Group.named(config.group)
+def _train_base_model(model, config, images, validation, models, group, act) -> pd.DataFrame:
     device = next(model.parameters()).device
     images = images.to(device)
+    if config.augment:
+        act = input_action(group, act, images)
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         batch = images[index[0]]
         if config.augment:
-            batch = group.act_each(batch, (uniform[0] * group.order).long())
+            batch = act_each(batch, (uniform[0] * group.order).long(), group, act)
         return {"loss": nn.functional.mse_loss(model(batch), batch)}
 
     @torch.no_grad()
     def evaluate(epoch: int) -> dict[str, Tensor]:
         held_out = (images if validation is None else validation.to(device))[:1024]
         elements = torch.arange(len(held_out), device=device) % group.order
-        held_out = group.act_each(held_out, elements) if config.augment else held_out
+        held_out = act_each(held_out, elements, group, act) if config.augment else held_out
         return {"validation_loss": nn.functional.mse_loss(model(held_out), held_out)}
 
     return fit_run(model, step, len(images), config, models, evaluate)

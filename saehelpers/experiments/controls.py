@@ -12,13 +12,18 @@ from torch import Tensor
 
 from saehelpers.experiments.subjects import Subject, load_or_fit_action
 from saehelpers.networks.activations import orbit_activations
-from saehelpers.symmetry import Group, LinearAction, usual_fit
+from saehelpers.symmetry import Group, LinearAction, rotations_and_flips, usual_fit
 from saehelpers.training.methods import SAERun
 
 
 def other_group(group: Group) -> Group:
-    """The same rotations with flips where there are none, without them where there are."""
-    return Group(group.n_rotations, 3 - group.n_flips)
+    """The same rotations with flips where there are none, without them where there are.
+
+    Raises:
+        ValueError: the group is neither C_n nor D_n.
+    """
+    n_rotations, n_flips = rotations_and_flips(group)
+    return Group.named(f"{'DC'[n_flips - 1]}{n_rotations}")
 
 
 def subject_under(
@@ -34,9 +39,16 @@ def subject_under(
     Without flips an orbit falls into two, of the image and of the flipped one, (2 n, n_rotations,
     d), and the action is that of the rotations. With flips the base model reads flipped images,
     too, whether or not it was trained on them, and an action is fitted to the larger orbits.
+
+    Raises:
+        ValueError: `other` is not the `other_group` of the subject's.
     """
+    group = subject.action.group
+    if other != other_group(group):
+        raise ValueError(f"the other group of {group.name} is {other_group(group).name}, "
+                         f"got {other.name}")  # fmt: skip
     name = f"{subject.name}/{other.name}"
-    if other.n_flips == 1:
+    if other.order < group.order:
         train, test = (_halves(orbits).flatten(0, 1) for orbits in (subject.train, subject.test))
         matrices = subject.action.matrices[: other.order]
         action = LinearAction(other, matrices, subject.action.origin)
@@ -61,9 +73,17 @@ def samples_under(
     """Orbits of `other` that hold the samples under given elements, and which member each is.
 
     Orbits that are those of `other` already are left as they are.
+
+    Raises:
+        ValueError: the orbits are neither those of `other` nor of its `other_group`.
     """
     if orbits.shape[1] == other.order:
         return orbits, elements
+    if orbits.shape[1] != 2 * other.order or rotations_and_flips(other)[1] == 2:
+        raise ValueError(
+            f"orbits must be those of {other.name} or {other_group(other).name}, got shape "
+            f"{tuple(orbits.shape)}"
+        )
     flipped, rotation = elements // other.order, elements % other.order
     return _halves(orbits)[torch.arange(len(orbits)), flipped], rotation
 

@@ -10,10 +10,15 @@ from torch import Tensor, nn
 
 from saehelpers import runs
 from saehelpers.experiments.once import fit_run, load_or_train, load_weights
-from saehelpers.experiments.subjects import ActionRun, Subject, load_or_fit_action
+from saehelpers.experiments.subjects import (
+    ActionRun,
+    Subject,
+    input_action_fingerprint,
+    load_or_fit_action,
+)
 from saehelpers.networks import make_convnext
 from saehelpers.networks.feature_maps import orbit_pixels
-from saehelpers.symmetry import Group
+from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, input_action
 
 ACTION_SAMPLES = 20_000  # orbits that an action is fitted to, at most
 
@@ -22,8 +27,9 @@ ACTION_SAMPLES = 20_000  # orbits that an action is fitted to, at most
 class EncoderRun:
     """Everything that decides what a ConvNeXt classifier learns.
 
-    data: names the images, which are shown under random elements of `group`; the architecture
-    is that of `saehelpers.networks.make_convnext`.
+    data: names the images, which are shown under random elements of `group`, a
+    `Group.identifier`, and an action of one's own on them; the architecture is that of
+    `saehelpers.networks.make_convnext`.
     """
 
     name: str
@@ -51,12 +57,18 @@ def load_or_train_encoder(
     models: Path | str,
     device: str = "cpu",
     force: bool = False,
+    group: Group | None = None,
+    act: InputAction | None = None,
 ) -> tuple[nn.Module, pd.DataFrame]:
     """The classifier of this config, and its history.
 
     Its losses are mean cross-entropies in nats; `validation_accuracy` is the share of held-out
     images, each under one element, whose class is the one predicted. Weights are kept in half
     precision and always come from disk.
+
+    Args:
+        group: that of the config, needed to train where it is neither C_n nor D_n.
+        act: how it acts on images, `act(images, element)`; by default the `image_action`.
 
     Raises:
         ValueError: the images have no labels.
@@ -71,19 +83,20 @@ def load_or_train_encoder(
     def train() -> tuple[nn.Module, pd.DataFrame]:
         model.to(device, memory_format=torch.channels_last)
         tensors = [tensor.to(device) for tensor in (images, labels, *validation)]
-        return model, _train_encoder(model, config, *tensors, models)
+        own_group = given_or_named(config.group, group)
+        return model, _train_encoder(model, config, *tensors, models, own_group, act)
 
     tensors, history = load_or_train(config, train, models, force, half=True)
     return load_weights(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
 
 
-def _train_encoder(model, config, images, labels, test_images, test_labels, models):
-    group = Group.named(config.group)
+def _train_encoder(model, config, images, labels, test_images, test_labels, models, group, act):
+    act = input_action(group, act, images)
     turns = torch.arange(len(test_images), device=images.device) % group.order
-    test_images = group.act_each(test_images, turns)
+    test_images = act_each(test_images, turns, group, act)
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        batch = group.act_each(images[index[0]], (uniform[0] * group.order).long())
+        batch = act_each(images[index[0]], (uniform[0] * group.order).long(), group, act)
         with torch.autocast(images.device.type, torch.bfloat16):  # a quarter faster on a CPU
             logits = model(batch).logits
         return {"loss": nn.functional.cross_entropy(logits.float(), labels[index[0]])}
@@ -103,7 +116,8 @@ def _train_encoder(model, config, images, labels, test_images, test_labels, mode
 class PixelsRun:
     """Everything that decides a file of pixel activations; see `feature_maps.orbit_pixels`.
 
-    encoder, images: fingerprints of the encoder's weights and of the images.
+    encoder, images: fingerprints of the encoder's weights and of the images. group: its
+    `identifier`; act: the fingerprint of an action of one's own on images.
     """
 
     name: str
@@ -113,6 +127,7 @@ class PixelsRun:
     group: str
     pixels_per_image: int | None
     seed: int = 0
+    act: str = runs.added_later("")
 
     __str__ = runs.described
 
@@ -127,28 +142,33 @@ def prepare_pixel_subject(
     folder: Path,
     pixels_per_image: int | None = None,
     device: str = "cpu",
+    act: InputAction | None = None,
     **action_settings,
 ) -> Subject:
     """What there is to explain of a layer whose output is a map of pixels.
 
     Activations (n_images * pixels_per_image, |G|, d) are written to `folder` once and read
-    from there; `action_settings` are fields of `ActionRun`.
+    from there; `act` is how the group acts on images and their maps (see `orbit_pixels`);
+    `action_settings` are fields of `ActionRun`.
     """
     weights = runs.fingerprint(encoder.state_dict())
     encoder.to(device)
     paths, parts = {}, {}
     for part, images in (("pixels_train", train_images), ("pixels_test", test_images)):
         shown = runs.fingerprint({"images": images})
-        config = PixelsRun(part, weights, shown, layer, group.name, pixels_per_image)
+        config = PixelsRun(
+            part, weights, shown, layer, group.identifier, pixels_per_image,
+            act=input_action_fingerprint(group, act, images),
+        )  # fmt: skip
         paths[part] = Path(folder) / f"{runs.run_id(config)}.npy"
         parts[part] = orbit_pixels(
-            encoder, images, group, layer, paths[part], pixels_per_image, config.seed
+            encoder, images, group, layer, paths[part], pixels_per_image, config.seed, act=act
         )
     train = parts["pixels_train"]
     name = paths["pixels_train"].stem
-    action_run = ActionRun("action", name, group.name, **action_settings)
+    action_run = ActionRun("action", name, group.identifier, **action_settings)
     some = train[:: max(1, len(train) // ACTION_SAMPLES)][:ACTION_SAMPLES]
-    action = load_or_fit_action(action_run, some, models, device)
+    action = load_or_fit_action(action_run, some, models, device, group=group)
     return Subject(
         encoder.cpu(), pd.DataFrame(), train, parts["pixels_test"], action, action_run, name,
         paths["pixels_train"],

@@ -21,7 +21,7 @@ from saehelpers.experiments.subjects import ActionRun
 from saehelpers.networks import make_autoencoder, make_convnext
 from saehelpers.networks.autoencoders import image_size
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder, SAEConfig, make_sae
-from saehelpers.symmetry import Group, LinearAction
+from saehelpers.symmetry import LinearAction
 from saehelpers.training.methods import METHODS, EndToEndRun, SAERun
 
 FILES = ("config.json", "weights.safetensors", "tokenizer.json")
@@ -29,7 +29,7 @@ FILES = ("config.json", "weights.safetensors", "tokenizer.json")
 
 @dataclass(frozen=True)
 class ActionConfig:
-    """What a linear action is made of, beside its matrices and its origin."""
+    """What a linear action is made of, beside its state; `group` is a `Group.identifier`."""
 
     group: str
 
@@ -102,7 +102,7 @@ def load_folder(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
     tensors = runs.read_tensors(folder)
     try:
         model = MADE[type(config)](config, tensors)
-    except (KeyError, IndexError, TypeError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise runs.unreadable(
             folder, f"its config and its tensors do not go together ({error!r})"
         ) from error
@@ -113,7 +113,7 @@ def load_folder(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
 
 
 def _action(config: ActionRun | ActionConfig, tensors: dict[str, Tensor]) -> LinearAction:
-    return LinearAction.identity(Group.named(config.group), tensors["matrices"].shape[-1])
+    return LinearAction.from_state(config.group, tensors)
 
 
 def _autoencoder(config: BaseModelRun, tensors: dict[str, Tensor]) -> nn.Module:
@@ -122,7 +122,12 @@ def _autoencoder(config: BaseModelRun, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def _equivariant(config: EquivariantConfig, tensors: dict[str, Tensor]) -> EquivariantSAE:
-    action = LinearAction.identity(Group.named(config.group), config.sae.d)
+    own = {
+        name.removeprefix("action."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("action.")
+    }
+    action = LinearAction.from_state(config.group, own)
     return EquivariantSAE(make_sae(config.sae), action, config.search)
 
 

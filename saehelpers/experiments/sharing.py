@@ -40,9 +40,9 @@ def _write(folder: Path, thing: Any, metadata: Mapping[str, Any], overwrite: boo
     if isinstance(sae, SAE) and sae.mean.ndim > 1:
         raise ValueError(f"{len(sae.mean)} SAEs side by side cannot be saved as one: unstack them")
     if isinstance(thing, EquivariantSAE):
-        config = EquivariantConfig(thing.sae.config, thing.action.group.name, thing.search)
+        config = EquivariantConfig(thing.sae.config, thing.action.group.identifier, thing.search)
     elif isinstance(thing, LinearAction):
-        config = ActionConfig(thing.group.name)
+        config = ActionConfig(thing.group.identifier)
     elif isinstance(thing, SAE):
         config = thing.config
     else:

@@ -10,17 +10,26 @@ from torch import Tensor, nn
 
 from saehelpers import runs
 from saehelpers.experiments.base_models import BaseModelRun, load_or_train_base_model
-from saehelpers.experiments.once import load_or_train, load_weights
+from saehelpers.experiments.once import load_or_train
 from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs.sweeps import sweep
-from saehelpers.symmetry import Group, LinearAction, fit_action, report_action, usual_fit
+from saehelpers.symmetry import (
+    Group,
+    InputAction,
+    LinearAction,
+    fit_action,
+    given_or_named,
+    report_action,
+    usual_fit,
+)
 
 
 @dataclass(frozen=True)
 class ActionRun:
     """Everything that decides a fitted action; see `saehelpers.symmetry.fit_action`.
 
-    `shuffled`: fit to orbits whose elements are permuted, sample by sample: a wrong group.
+    `group`: a `Group.identifier`. `shuffled`: fit to orbits whose elements are permuted, sample
+    by sample: a wrong group.
     """
 
     name: str
@@ -42,11 +51,19 @@ def load_or_fit_action(
     models: Path | str,
     device: str = "cpu",
     force: bool = False,
+    group: Group | None = None,
 ) -> LinearAction:
-    """The action of this config, fitted to orbit activations or read from disk."""
-    group = Group.named(config.group)
+    """The action of this config, fitted to orbit activations or read from disk.
+
+    Raises:
+        ValueError: `group` is not that of the config, or a group that is neither C_n nor D_n
+            is not given, but needed for the fit.
+    """
+    if group is not None:
+        given_or_named(config.group, group)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
+        own_group = given_or_named(config.group, group)
         orbits = activations.to(device)
         if config.shuffled:
             generator = torch.Generator().manual_seed(config.seed)
@@ -54,7 +71,7 @@ def load_or_fit_action(
             orbits = orbits.gather(1, order[..., None].expand_as(orbits))
         action = fit_action(
             orbits,
-            group,
+            own_group,
             config.method,
             config.train_on_all_k,
             config.epochs,
@@ -64,8 +81,16 @@ def load_or_fit_action(
         return action, report_action(action, orbits)
 
     tensors, _ = load_or_train(config, train, models, force)
-    action = LinearAction.identity(group, activations.shape[-1])
-    return load_weights(action, tensors, config, models).to(activations.device)
+    try:
+        action = LinearAction.from_state(config.group, tensors)
+        if len(action.origin) != activations.shape[-1]:
+            raise ValueError(
+                f"it acts on R^{len(action.origin)}, the activations have shape "
+                f"{tuple(activations.shape)}"
+            )
+    except ValueError as error:
+        raise runs.damaged(Path(models) / runs.run_id(config), str(error)) from error
+    return action.to(activations.device)
 
 
 @dataclass(frozen=True)
@@ -74,8 +99,9 @@ class Subject:
 
     train, test: orbit activations (n, |G|, d); action, and the run that it comes from: fitted
     to `train`; name: says where the activations come from, in the configs of what is trained
-    on them: base model, a fingerprint of its weights, group. All are on the CPU. train_path:
-    the file that `train` is mapped from, where it is one.
+    on them: base model, a fingerprint of its weights, group (and of an action of one's own on
+    inputs). All are on the CPU. train_path: the file that `train` is mapped from, where it is
+    one.
     """
 
     base_model: nn.Module
@@ -88,6 +114,13 @@ class Subject:
     train_path: Path | None = None
 
 
+def input_action_fingerprint(group: Group, act: InputAction | None, inputs: Tensor) -> str:
+    """A fingerprint of what the generators make of the first input; "" for the `image_action`."""
+    if act is None:
+        return ""
+    return runs.fingerprint({str(g): act(inputs[:1], g) for g in group.generators})
+
+
 def prepare_subjects(
     base_runs: dict[str, BaseModelRun],
     group: Group,
@@ -97,33 +130,38 @@ def prepare_subjects(
     device: str = "cpu",
     executor=None,
     force: bool = False,
+    act: InputAction | None = None,
     **action_settings,
 ) -> dict[str, Subject]:
     """Base models, orbit activations and fitted actions: what is there before any SAE.
 
     The base models are trained, read and fitted to in parallel processes (see
-    `saehelpers.runs.sweeps.sweep`). `action_settings` are fields of `ActionRun`; the method is by
+    `saehelpers.runs.sweeps.sweep`). `act` is how the group acts on images, `act(images, element)`,
+    by default the `image_action`. `action_settings` are fields of `ActionRun`; the method is by
     default that of `usual_fit`.
     """
-    shared = (group, train_images, test_images, models, device, force, action_settings)
+    shared = (group, train_images, test_images, models, device, force, act, action_settings)
     jobs = [(name, base_run, *shared) for name, base_run in base_runs.items()]
     prepared = dict(sweep(_prepare, jobs, "base models", executor))
     return {name: prepared[name] for name in base_runs}
 
 
 def _prepare(
-    key, base_run, group, train_images, test_images, models, device, force, action_settings
+    key, base_run, group, train_images, test_images, models, device, force, act, action_settings
 ) -> tuple[str, Subject]:
+    # a base model may have been trained under another group than the one it is explained by
+    own = (group, act) if base_run.group == group.identifier else ()
     base_model, history = load_or_train_base_model(
-        base_run, train_images, models, test_images, device, force
+        base_run, train_images, models, test_images, device, force, *own
     )
     train, test = (
-        orbit_activations(base_model.to(device), images, group)
+        orbit_activations(base_model.to(device), images, group, act=act)
         for images in (train_images, test_images)
     )
     weights = runs.fingerprint(base_model.state_dict())
-    name = f"{runs.run_id(base_run)}/{weights}/{group.name}"
+    acted = input_action_fingerprint(group, act, train_images)
+    name = "/".join(filter(None, (runs.run_id(base_run), weights, group.identifier, acted)))
     settings = {"method": usual_fit(group)} | action_settings
-    action_run = ActionRun("action", name, group.name, **settings)
-    action = load_or_fit_action(action_run, train, models, device, force)
+    action_run = ActionRun("action", name, group.identifier, **settings)
+    action = load_or_fit_action(action_run, train, models, device, force, group)
     return key, Subject(base_model.cpu(), history, train, test, action, action_run, name)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from saehelpers.networks.modules import Edit, check_ran, find_place, hook, in_evaluation_mode
 from saehelpers.runs.precision import full_precision
+from saehelpers.symmetry import Group, InputAction, input_action
 
 
 @contextmanager
@@ -250,13 +251,27 @@ class _Read(Exception):  # noqa: N818 (no error)
     """What was to be read has been read: nothing behind it needs to run."""
 
 
-def orbit_activations(model: nn.Module, images: Tensor, group, module: str = "encoder") -> Tensor:
-    """Activations of the whole orbit of every image: (n, C, H, W) -> (n, |G|, d).
+def orbit_activations(
+    model: nn.Module,
+    inputs: Tensor,
+    group: Group,
+    module: str = "encoder",
+    act: InputAction | None = None,
+) -> Tensor:
+    """Activations of the whole orbit of every input: (n, ...) -> (n, |G|, d).
 
-    `group` is a `saehelpers.symmetry.Group`; `[:, 0]` of the result is canonical.
+    `[:, 0]` of the result is canonical.
+
+    Args:
+        act: what an element makes of inputs, `act(inputs, element)`; by default the
+            `image_action` of C_n and D_n on images (n, C, H, W).
+
+    Raises:
+        ValueError: `act` is no action of the group on these inputs (see `check_input_action`),
+            or none is given for a group that needs one.
     """
+    act = input_action(group, act, inputs)
     per_element = [
-        read_activations(model, group.act(images, element), module)
-        for element in range(group.order)
+        read_activations(model, act(inputs, element), module) for element in range(group.order)
     ]
     return torch.stack(per_element, dim=1)

@@ -12,7 +12,7 @@ from saehelpers import runs
 from saehelpers.datasets.shards import map_activations
 from saehelpers.networks.activations import read_activations
 from saehelpers.saes import SAE
-from saehelpers.symmetry import Group
+from saehelpers.symmetry import Group, InputAction, input_action
 
 LEADING = (
     "cls_token", "class_token", "class_embedding", "dist_token", "distillation_token",
@@ -82,6 +82,7 @@ def orbit_pixels(
     pixels_per_image: int | None = None,
     seed: int = 0,
     batch_size: int = 256,
+    act: InputAction | None = None,
 ) -> Float[Tensor, "n order d"]:
     """Activations of pixels of a feature map over the orbit, written to disk and mapped.
 
@@ -92,9 +93,12 @@ def orbit_pixels(
         images: (n, channels, size, size).
         path: of the file; what is there already is taken as it is.
         pixels_per_image: that many, drawn anew for every image by `seed`; all if None.
+        act: what an element makes of images, and of feature maps, `act(images, element)`; by
+            default the `image_action`.
 
     Raises:
-        ValueError: there are no images, or no pixels asked for.
+        ValueError: there are no images, or no pixels asked for; `act` is no action of the
+            group on the images or on their maps (see `check_input_action`).
     """
     if path.exists():
         try:
@@ -103,6 +107,7 @@ def orbit_pixels(
             raise ValueError(f"{error}. It is made again when it is not there") from error
     if not len(images) or pixels_per_image == 0:
         raise ValueError(f"nothing to read: {pixels_per_image} pixels of {len(images)} images")
+    turn = input_action(group, act, images)
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     with runs.temporary_path(path) as temporary:
@@ -110,12 +115,12 @@ def orbit_pixels(
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             turned = [
-                to_feature_maps(
-                    read_activations(model, group.act(batch, g), module, batch_size), model
-                )
+                to_feature_maps(read_activations(model, turn(batch, g), module, batch_size), model)
                 for g in range(group.order)
             ]
-            maps = [group.act(turned[g], group.inverse(g)).flatten(2) for g in range(group.order)]
+            if start == 0:
+                input_action(group, act, turned[0])
+            maps = [turn(turned[g], group.inverse(g)).flatten(2) for g in range(group.order)]
             orbits = torch.stack(maps, dim=-1).permute(0, 2, 3, 1)  # (batch, pixels, |G|, d)
             n_pixels = min(pixels_per_image or orbits.shape[1], orbits.shape[1])
             drawn = torch.rand(orbits.shape[:2], generator=generator).argsort(1)[:, :n_pixels]

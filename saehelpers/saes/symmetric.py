@@ -78,17 +78,10 @@ class EquivariantSAE(nn.Module):
     def encode(self, x: Real[Tensor, "batch d"]) -> Float[Tensor, "batch n_latents"]:
         return self.encode_inferred(x)[0] if self.search else self.sae.encode(x)
 
-    def encode_given(
-        self, x: Real[Tensor, "batch d"], element: int | Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch n_latents"]:
-        """Latents of activations whose elements are known."""
+    def encode_given(self, x: Real[Tensor, "batch d"], element) -> Float[Tensor, "batch n_latents"]:
+        """Latents of activations whose element, or tensor of elements (batch), is known."""
         if self.search:
-            group = self.action.group
-            inverses = [group.inverse(g) for g in range(group.order)]
-            one = isinstance(element, int)
-            x = self.action.act(
-                x, inverses[element] if one else torch.tensor(inverses, device=x.device)[element]
-            )
+            x = self.action.act(x, self.action.group.inverse(element))
         return self.sae.encode(x)
 
     @torch.no_grad()
@@ -110,8 +103,8 @@ class EquivariantSAE(nn.Module):
         blocks, biases = self.sae.decoder_blocks()
         return self.action.decoder_blocks(blocks[0], biases[0])
 
-    def mapped(self, x: Real[Tensor, "batch d"], element: int | Int[Tensor, " batch"]) -> Tensor:
-        """Recons in the frame of the given elements: rho(g) D(E(x))."""
+    def mapped(self, x: Real[Tensor, "batch d"], element) -> Float[Tensor, "batch d"]:
+        """Recons in the frame of the given element, or elements (batch): rho(g) D(E(x))."""
         return self.action.act(self.decode(self.encode_given(x, element)), element)
 
     def infer_element(self, x: Real[Tensor, "batch d"]) -> Int[Tensor, " batch"]:

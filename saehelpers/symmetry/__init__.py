@@ -1,4 +1,4 @@
-"""Symmetry: groups, how they act on images, and how activations transform with them."""
+"""Symmetry: finite groups, how they act on inputs, and how activations transform with them."""
 
 import lazy_loader
 

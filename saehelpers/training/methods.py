@@ -300,7 +300,7 @@ def matched_runs(config: SAERun, group: Group) -> list[SAERun]:
     encoder's layers as use up those of a wide SAE (none for a linear encoder).
     """
     wide = method_run("vanilla_wide", "", config.sae, group).sae
-    matrices = group.n_flips * config.sae.d**2  # of a rotation, and of a flip where there is one
+    matrices = len(group.generators) * config.sae.d**2
     sizes = {"vanilla_matched": ("n_latents", n_parameters(config.sae) + matrices)}
     if config.sae.encoder == "two_layer":
         sizes["vanilla_hidden"] = ("encoder_hidden", n_parameters(wide))

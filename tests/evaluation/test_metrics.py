@@ -13,6 +13,7 @@ from saehelpers.evaluation import language_metrics, metrics
 from saehelpers.saes import SAE, GroupCrosscoder, SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction
 
+C4 = Group.named("C4")
 BOTH = pytest.mark.parametrize("action", ["C4", "D4"], indirect=True)
 
 
@@ -312,7 +313,7 @@ def test_invariance_agrees_with_a_loop(action):
 
 def test_orbit_closure():
     quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    action = LinearAction.from_generators(Group(4), torch.block_diag(quarter, torch.eye(1)))
+    action = LinearAction.from_generators(C4, [torch.block_diag(quarter, torch.eye(1))])
     corners = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0], [0, 0, 2]])
     assert metrics.orbit_closure(corners, action) == pytest.approx(1)
     # of (1, 0) and (0, 1), the second turns into (-1, 0), to which (0, 1) is closest
@@ -321,7 +322,7 @@ def test_orbit_closure():
 
 def test_symmetry_spectrum():
     quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    action = LinearAction.from_generators(Group(4), torch.block_diag(quarter, torch.eye(1)))
+    action = LinearAction.from_generators(C4, [torch.block_diag(quarter, torch.eye(1))])
     dictionary = torch.tensor([[2.0, 0, 0], [0, 0, 3], [1, 0, 1]])
     spectrum = metrics.symmetry_spectrum(dictionary, action)
     expected = torch.tensor([[1.0, 0, -1, 0], [1, 1, 1, 1], [1, 0.5, 0, 0.5]])

@@ -22,7 +22,7 @@ from saehelpers.evaluation.probing import (
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction
 
-C4 = Group(4)
+C4 = Group.named("C4")
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -127,7 +127,7 @@ def exact():
     exact canonical recons. Returns (sae, action, activations, coefficients).
     """
     shift = torch.block_diag(*[torch.eye(4).roll(1, 0)] * 2)
-    action = LinearAction.from_generators(C4, shift)
+    action = LinearAction.from_generators(C4, [shift])
     coefficients = random(60, 2).abs() + 0.1
     canonical = torch.zeros(60, 8)
     canonical[:, [0, 4]] = coefficients
@@ -175,7 +175,7 @@ def test_probe_inputs_without_an_action_are_the_canonical_recons(exact):
 def test_inferred_element_is_the_one_that_reconstructs_best():
     """An SAE that is not equivariant, and an action about a point that is not the origin."""
     action = LinearAction.from_generators(
-        C4, torch.block_diag(*[torch.eye(4).roll(1, 0)] * 2), origin=torch.linspace(-1, 1, 8)
+        C4, [torch.block_diag(*[torch.eye(4).roll(1, 0)] * 2)], origin=torch.linspace(-1, 1, 8)
     )
     sae = make_sae(SAEConfig(d=8, n_latents=12, topk=3, encoder_hidden=16)).eval()
     sae.set_standardisation(torch.linspace(0, 2, 8), torch.tensor(1.7))

@@ -17,7 +17,7 @@ from saehelpers.experiments import (
 )
 from saehelpers.networks.activations import orbit_activations
 from saehelpers.saes import SAEConfig
-from saehelpers.symmetry import Group, fit_action
+from saehelpers.symmetry import Group, act_each, fit_action, image_action, orbit
 from saehelpers.training.methods import SAERun, matched_runs, n_parameters
 
 IMAGES = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -39,24 +39,42 @@ def test_other_group(name, other):
     assert other_group(Group.named(name)).name == other
 
 
+def test_groups_without_rotations_and_flips_have_no_other():
+    two = Group.named("C2")
+    group = Group.product(two, two)
+    what = explained(two)
+    calls = (
+        lambda: other_group(group),
+        lambda: subject_under(group, what, IMAGES[:20], IMAGES[20:], "unused"),
+        lambda: samples_under(group, torch.zeros(3, 8, 64), torch.zeros(3).long()),
+    )
+    for call, message in zip(
+        calls, ("not C2xC2", "of C2 is D2, got C2xC2", "not C2xC2"), strict=True
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match=r"those of D4 or C4, got shape \(3, 16, 64\)"):
+        samples_under(Group.named("D4"), torch.zeros(3, 16, 64), torch.zeros(3).long())
+
+
 def test_without_flips_an_orbit_falls_into_two():
     group, other = Group.named("D4"), Group.named("C4")
     what = explained(group)
     seen = subject_under(other, what, IMAGES[:20], IMAGES[20:], "unused")
     assert seen.train.shape == (40, 4, 64) and seen.test.shape == (20, 4, 64)
     for i in (0, 7):
-        image, flipped = IMAGES[i], group.act(IMAGES[i], group.element(0, 1))
-        assert torch.equal(seen.train[2 * i], other.orbit(image[None]).flatten(2)[0])
-        assert torch.equal(seen.train[2 * i + 1], other.orbit(flipped[None]).flatten(2)[0])
+        image, flipped = IMAGES[i], image_action(group)(IMAGES[i], 4)
+        assert torch.equal(seen.train[2 * i], orbit(image[None], other).flatten(2)[0])
+        assert torch.equal(seen.train[2 * i + 1], orbit(flipped[None], other).flatten(2)[0])
     for p in range(4):
-        assert torch.equal(seen.action.matrices[p], what.action.matrices[group.element(p)])
+        assert torch.equal(seen.action.matrices[p], what.action.matrices[p])
 
 
 def test_with_flips_the_base_model_reads_flipped_images(tmp_path):
     other = Group.named("D4")
     what = explained(Group.named("C4"))
     seen = subject_under(other, what, IMAGES[:20], IMAGES[20:], tmp_path)
-    assert torch.equal(seen.train, other.orbit(IMAGES[:20]).flatten(2))
+    assert torch.equal(seen.train, orbit(IMAGES[:20], other).flatten(2))
     assert torch.equal(seen.train[:, :4], what.train)
     assert seen.action.group == other and seen.action_run.activations == seen.name != what.name
 
@@ -65,9 +83,9 @@ def test_with_flips_the_base_model_reads_flipped_images(tmp_path):
 def test_samples_are_found_in_the_other_groups_orbits(name, other):
     group, other = Group.named(name), Group.named(other)
     elements = torch.randint(group.order, (30,), generator=torch.Generator().manual_seed(1))
-    shown = group.act_each(IMAGES, elements).flatten(1)
+    shown = act_each(IMAGES, elements, group).flatten(1)
     seen_by = other if other.order > group.order else group
-    orbits, members = samples_under(other, seen_by.orbit(IMAGES).flatten(2), elements)
+    orbits, members = samples_under(other, orbit(IMAGES, seen_by).flatten(2), elements)
     assert orbits.shape == (30, other.order, 64)
     assert torch.equal(orbits[torch.arange(30), members], shown)
 

@@ -16,7 +16,7 @@ from saehelpers.networks.activations import (
     splice,
 )
 from saehelpers.networks.scaling import standardisation
-from saehelpers.symmetry import Group
+from saehelpers.symmetry import Group, image_action
 
 
 class Pair(nn.Module):
@@ -119,10 +119,26 @@ def test_orbit_activations_are_those_of_each_transformed_image(name, model, inpu
     assert orbits.shape == (7, group.order, 5)
     for i in range(7):
         for g in range(group.order):
-            expected = model.encoder(group.act(inputs[i : i + 1], g))[0]
+            expected = model.encoder(image_action(group)(inputs[i : i + 1], g))[0]
             assert_close(orbits[i, g], expected)
     plus_one = orbit_activations(model, inputs, group, "pair")
     assert_close(plus_one, orbits + 1)
+
+
+def test_orbits_of_any_group_by_a_function(model, inputs):
+    """C2 x C2 rolls rows, columns, or both, halfway round."""
+    group = Group.product(Group.named("C2"), Group.named("C2"))
+
+    def roll(x, element):
+        return x.roll((2 * (element % 2), 2 * (element // 2)), (-1, -2))
+
+    orbits = orbit_activations(model, inputs, group, act=roll)
+    for g, shifts in enumerate([(0, 0), (2, 0), (0, 2), (2, 2)]):
+        assert_close(orbits[:, g], model.encoder(inputs.roll(shifts, (-1, -2))))
+    with pytest.raises(ValueError, match=r"how C2xC2 acts on inputs must be given, as a function"):
+        orbit_activations(model, inputs, group)
+    with pytest.raises(ValueError, match="no action of C2xC2: to act by 1 and then by 1 must be"):
+        orbit_activations(model, inputs, group, act=lambda x, g: x.roll(g, -1))
 
 
 def test_standardised_activations_have_mean_zero_and_mean_squared_norm_d():

@@ -19,7 +19,7 @@ from saehelpers.networks.feature_maps import (
 )
 from saehelpers.networks.scaling import standardisation
 from saehelpers.saes import SAEConfig, make_sae
-from saehelpers.symmetry import Group
+from saehelpers.symmetry import Group, image_action
 from saehelpers.training.methods import SAERun
 
 SIDE, N_PIXELS, D = 3, 9, 5
@@ -125,8 +125,8 @@ def test_pixels_are_read_where_the_group_takes_them(model, images, group, tmp_pa
     assert (found.shape, found.dtype) == ((7 * N_PIXELS, group.order, D), torch.float32)
     numbers = torch.arange(float(N_PIXELS)).reshape(SIDE, SIDE)
     for g in range(group.order):
-        maps = model(group.act(images, g)).detach()
-        taken = group.act(numbers, g)
+        maps = model(image_action(group)(images, g)).detach()
+        taken = image_action(group)(numbers, g)
         for u in range(N_PIXELS):
             row, column = (taken == u).nonzero()[0]
             for i in range(7):
@@ -138,6 +138,24 @@ def test_a_network_that_sees_pixels_alone_is_the_same_at_every_element(images, g
     assert found.shape == (7 * 36, group.order, D)
     assert_close(found, found[:, :1].expand_as(found))
     assert found[:, 0].var(0).min() > 0
+
+
+def test_pixels_of_any_group_by_a_function(images, tmp_path):
+    """C3 x C3 shifts images in a circle; a convolution is the same at every place."""
+    group = Group.product(Group.named("C3"), Group.named("C3"))
+
+    def shift(x, element):
+        return x.roll([part * x.shape[-1] // 3 for part in divmod(element, 3)], (-2, -1))
+
+    model = nn.Conv2d(2, D, 2, stride=2)
+    found = orbit_pixels(model, images, group, "", tmp_path / "pixels.npy", act=shift)
+    assert_close(found, found[:, :1].expand_as(found))
+    assert found[:, 0].var(0).min() > 0
+    with pytest.raises(ValueError, match="keep the shape of inputs"):
+        orbit_pixels(model, images, group, "", tmp_path / "b", act=lambda x, g: x[..., g:])
+    with pytest.raises(ValueError, match="how C3xC3 acts on inputs must be given"):
+        orbit_pixels(model, images, group, "", tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["pixels.npy"]
 
 
 def test_chosen_pixels_are_some_of_all_drawn_by_the_seed(model, images, group, tmp_path):

@@ -495,7 +495,7 @@ def test_more_active_latents_than_there_are(topk):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains(toy, method):
     sae = dataclasses.replace(SAE_CONFIG, n_archetypes=16)
-    config = method_run(method, "toy", sae, Group(4), epochs=1, lambda_mse=0.5)
+    config = method_run(method, "toy", sae, Group.named("C4"), epochs=1, lambda_mse=0.5)
     (trained,), (history,) = train([config], [toy.activations])
     assert config.name == method
     assert config.sae.n_latents == (48 if method.endswith("_wide") else 12)
@@ -506,11 +506,13 @@ def test_every_method_trains(toy, method):
 
 def test_unknown_method():
     with pytest.raises(ValueError, match="unknown method 'magic'; known are vanilla, "):
-        method_run("magic", "toy", SAE_CONFIG, Group(4))
+        method_run("magic", "toy", SAE_CONFIG, Group.named("C4"))
 
 
 def test_method_runs_nest_methods_topks_and_seeds():
-    runs = method_runs(["vanilla", "canonical"], [1, 2], [7, 8], "toy", SAE_CONFIG, Group(4))
+    runs = method_runs(
+        ["vanilla", "canonical"], [1, 2], [7, 8], "toy", SAE_CONFIG, Group.named("C4")
+    )
     assert [(run.name, run.sae.topk, run.seed) for run in runs] == [
         (method, topk, seed)
         for method in ("vanilla", "canonical")

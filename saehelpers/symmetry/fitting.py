@@ -1,0 +1,163 @@
+"""Linear actions fitted to activations over orbits."""
+
+import torch
+from jaxtyping import Real
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import orthogonal
+
+from saehelpers.runs.progress import tqdm
+from saehelpers.symmetry.actions import LinearAction, check_orbits
+from saehelpers.symmetry.groups import Group, rotations_and_flips
+
+FIT_METHODS = ("adam", "refined", "orthogonal", "least_squares", "per_element")
+
+
+def usual_fit(group: Group) -> str:
+    """The method of `fit_action` for a group: from the identity, Adam hardly reaches a flip."""
+    return "adam" if group.has_name and rotations_and_flips(group)[1] == 1 else "refined"
+
+
+def fit_action(
+    activations: Real[Tensor, "n order d"],
+    group: Group,
+    method: str = "adam",
+    train_on_all_k: bool = True,
+    epochs: int = 60,
+    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    seed: int = 0,
+    progress: bool = True,
+) -> LinearAction:
+    """Fit the matrices by which activations transform, one for each generator, multiplied out.
+
+    About the mean activation as the origin, this is the least sum of squared errors
+
+    - of C_n and D_n (Erdogan and Lucic, eq. 8), over p = 1..n and q = 1..2 of
+      || psi(g^p h^q x) - M^p R^q psi(x) ||^2;
+    - of any other group, over every generator s and every element g of
+      || psi(s g x) - rho(s) rho(g) psi(x) ||^2, rho(g) the product of the matrices of the
+      shortest word for g: some s g are new elements, the others are the group's relations.
+
+    Args:
+        activations: orbit activations (n, |G|, d), `[:, 0]` canonical; fitted to in float32.
+        method: "adam" (all matrices start at the identity), "refined" (the same from the
+            least-squares fit: a flip is far from the identity), "orthogonal" (Adam over orthogonal
+            matrices, from the closest one for each generator: from the identity they reach
+            no reflection, and half turns hardly), "least_squares" (each generator in closed
+            form, from its own images alone), or "per_element" (one least-squares matrix for
+            each element: the upper bound for linear maps, not a group action).
+        train_on_all_k: the sums above; otherwise over the generators only. The two closed
+            forms always use one element at a time.
+        epochs, learning_rate, batch_size, seed: of Adam; the closed forms need none.
+    """
+    activations = activations.float()
+    check_orbits(activations, group)
+    if method not in FIT_METHODS:
+        raise ValueError(f"unknown fit method {method!r}; known are {', '.join(FIT_METHODS)}")
+    origin = activations.mean((0, 1))
+    centred = activations - origin
+    if method == "per_element":
+        return LinearAction(
+            group, torch.stack([_least_squares(centred, e) for e in range(group.order)]), origin
+        )
+    if method == "least_squares":
+        generators = [_least_squares(centred, element) for element in group.generators]
+    else:
+        generators = _fit_by_adam(
+            centred / centred.pow(2).mean().sqrt(),
+            group,
+            method,
+            train_on_all_k,
+            epochs,
+            learning_rate,
+            batch_size,
+            seed,
+            progress,
+        )
+    return LinearAction.from_generators(group, generators, origin)
+
+
+def _least_squares(centred: Tensor, element: int) -> Tensor:
+    if element == 0:
+        return torch.eye(centred.shape[-1]).to(centred)
+    # gelsd copes with directions that the activations never take (it takes their least norm)
+    solution = torch.linalg.lstsq(centred[:, 0].cpu(), centred[:, element].cpu(), driver="gelsd")
+    return solution.solution.T.contiguous().to(centred.device)
+
+
+def _procrustes(centred: Tensor, element: int) -> Tensor:
+    """The orthogonal matrix that takes canonical activations closest to an element's."""
+    left, _, right = torch.linalg.svd(centred[:, element].T @ centred[:, 0])
+    return left @ right
+
+
+def _fit_by_adam(centred, group, method, all_k, epochs, learning_rate, batch_size, seed, progress):
+    n, _, d = centred.shape
+    maps = nn.ModuleList(nn.Linear(d, d, bias=False) for _ in group.generators)
+    for linear, element in zip(maps, group.generators, strict=True):
+        nn.init.eye_(linear.weight)
+        if method == "refined":
+            linear.weight.data = _least_squares(centred, element).cpu()
+        if method == "orthogonal":
+            linear.weight.data = _procrustes(centred, element).cpu()
+            orthogonal(linear, orthogonal_map="cayley")
+    maps.to(centred.device)
+    optimiser = torch.optim.Adam(maps.parameters(), learning_rate, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    bar = tqdm(range(epochs), f"action {group.name}", disable=not progress)
+    for _ in bar:
+        total = torch.zeros((), device=centred.device)
+        for index in torch.randperm(n, generator=generator).split(batch_size):
+            with parametrize.cached():
+                loss = _action_loss(maps, centred[index.to(centred.device)], group, all_k)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += loss.detach() * len(index)
+        bar.set_postfix(loss=f"{total.item() / n / d:.4f}")
+    with torch.no_grad():
+        return [linear.weight.detach().clone() for linear in maps]
+
+
+def _action_loss(maps: nn.ModuleList, orbits: Tensor, group: Group, all_k: bool) -> Tensor:
+    """Sum of the squared errors of what products of generators predict, averaged over the batch."""
+    canonical = orbits[:, 0]
+    if not all_k:
+        generators = zip(group.generators, maps, strict=True)
+        predictions = [(element, linear(canonical)) for element, linear in generators]
+    elif group.has_name and rotations_and_flips(group)[1] == 2:
+        predictions = _dihedral_predictions(maps, canonical, group)
+    else:
+        predictions = _predictions(maps, canonical, group)
+    loss = orbits.new_zeros(())
+    for element, prediction in predictions:
+        loss = loss + (orbits[:, element] - prediction).pow(2).sum(-1).mean()
+    return loss
+
+
+def _predictions(maps: nn.ModuleList, canonical: Tensor, group: Group) -> list[tuple[int, Tensor]]:
+    """(s g, rho(s) rho(g) psi) for every g and generator s, each g by the first word found."""
+    predictions, elements, by_word = [], [0], {0: canonical}
+    for element in elements:  # which grows
+        for generator, linear in zip(group.generators, maps, strict=True):
+            found, prediction = group.table[generator][element], linear(by_word[element])
+            predictions.append((found, prediction))
+            if found not in by_word:
+                by_word[found] = prediction
+                elements.append(found)
+    return predictions
+
+
+def _dihedral_predictions(
+    maps: nn.ModuleList, canonical: Tensor, group: Group
+) -> list[tuple[int, Tensor]]:
+    """(g^p h^q, M^p R^q psi) for q = 1, 2 and p = 1..n."""
+    (rotation, flip), (n, _) = maps, rotations_and_flips(group)
+    once = flip(canonical)
+    predictions = []
+    for q, start in ((1, once), (0, flip(once))):
+        for p in range(1, n + 1):
+            start = rotation(start)
+            predictions.append((p % n + n * q, start))
+    return predictions
