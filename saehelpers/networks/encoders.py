@@ -163,8 +163,9 @@ def _load_transformers(source: str, dtype: torch.dtype) -> nn.Module:
 
 def _preprocessing(source: str) -> dict[str, Any] | None:
     """What a folder's preprocessor does; None if it has none."""
-    from transformers import AutoImageProcessor
-    from transformers.image_processing_base import ImageProcessingMixin
+    with extra("text"):
+        from transformers import AutoImageProcessor
+        from transformers.image_processing_base import ImageProcessingMixin
 
     try:
         return AutoImageProcessor.from_pretrained(source).to_dict()
