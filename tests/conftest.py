@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from saehelpers.datasets.toy import ToyData, make_toy
+from saehelpers.runs import REGISTRIES
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, LinearAction
 from saehelpers.training import fitting
@@ -54,6 +55,15 @@ def action(request, c4_action, d4_action) -> LinearAction:
 @pytest.fixture
 def small_config() -> SAEConfig:
     return SAEConfig(d=D, n_latents=12, topk=3, encoder_hidden=16)
+
+
+@pytest.fixture
+def clean_registries():
+    """What a test adds is gone after it."""
+    yield
+    for registry in REGISTRIES:
+        for name in registry.added:
+            del registry[name]
 
 
 @pytest.fixture

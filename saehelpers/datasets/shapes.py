@@ -80,7 +80,7 @@ def orientations(group: Group) -> Int[Tensor, "shapes order"]:
     Orientation 0 is canonical. Elements that make the same picture of a shape have the same
     orientation, so that rectangle and diagonal have two, the others four.
     """
-    if not group.is_named or rotations_and_flips(group)[0] not in (1, 2, 4):
+    if not group.has_name or rotations_and_flips(group)[0] not in (1, 2, 4):
         raise ValueError(
             f"Shapes has orientations under C1, C2, C4, D1, D2 and D4, not {group.name}"
         )
@@ -132,7 +132,6 @@ def task_labels(
     shapes: Int[Tensor, "n quadrants"], elements: Int[Tensor, " n"], group: Group
 ) -> Bool[Tensor, "n tasks"]:
     """Labels of the tasks of `list_tasks` for images turned by the given elements."""
-    group.checked(elements)
     seen = shapes.gather(1, quadrant_sources(group)[elements])  # (n, quadrants)
     turned = orientations(group)[seen, elements[:, None]]  # (n, quadrants)
     labels = []

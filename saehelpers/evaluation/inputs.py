@@ -92,8 +92,6 @@ def probe_inputs(
     crosscoder's "true" and "latents" come from the canonical activation, which no one has who
     is given only the image: only its "inferred" is a fair method.
     """
-    if action is not None:
-        action.group.checked(elements)
     x = activations[torch.arange(len(activations)), elements]
     if isinstance(sae, GroupCrosscoder):
         if action is None:
@@ -141,7 +139,7 @@ def orbit_averaged(
     """
     group = action.group
     rows = torch.arange(len(activations))
-    composed, elements = group.multiplication, group.checked(elements)
+    composed = group.multiplication
     latents = [sae.encode(activations[rows, composed[h][elements]]) for h in range(group.order)]
     blocks, biases = action.decoder_blocks(sae.decoder_blocks()[0][0], sae.decoder_blocks()[1][0])
     inverses = [group.inverse(h) for h in range(group.order)]

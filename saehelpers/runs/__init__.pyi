@@ -2,10 +2,12 @@ from . import (
     devices as devices,
     distributed as distributed,
     extras as extras,
+    fingerprints as fingerprints,
     folders as folders,
     precision as precision,
     progress as progress,
     reading as reading,
+    registry as registry,
     results as results,
     sweeps as sweeps,
 )
@@ -26,6 +28,9 @@ from .distributed import (
 )
 from .extras import (
     extra as extra,
+)
+from .fingerprints import (
+    code_fingerprint as code_fingerprint,
 )
 from .folders import (
     added_later as added_later,
@@ -60,6 +65,12 @@ from .reading import (
     read_record as read_record,
     read_tensors as read_tensors,
     unreadable as unreadable,
+)
+from .registry import (
+    REGISTRIES as REGISTRIES,
+    Registry as Registry,
+    carrying as carrying,
+    extensions as extensions,
 )
 from .results import (
     COLUMNS as COLUMNS,

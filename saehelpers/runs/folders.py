@@ -30,6 +30,7 @@ import torch
 from safetensors.torch import save_file
 
 from saehelpers.runs import distributed
+from saehelpers.runs.registry import extensions
 
 if TYPE_CHECKING:
     import pandas
@@ -60,9 +61,18 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def config_hash(config: Any) -> str:
-    """SHA-256 of the sorted JSON of a config dataclass and the version of training."""
-    text = json.dumps({"version": VERSION, **settings(config)}, sort_keys=True)
+    """SHA-256 of the sorted JSON of a config dataclass and the version of training.
+
+    Of what it names that users have added, the code counts, too: see `registry.extensions`.
+    """
+    text = json.dumps({"version": VERSION, **settings(config), **_added(config)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _added(config: Any) -> dict[str, dict[str, str]]:
+    """Nothing, where all that a config names is built in."""
+    found = extensions(config)
+    return {"extensions": found} if found else {}
 
 
 def run_id(config: Any) -> str:
@@ -168,7 +178,7 @@ def write_folder(
 ) -> None:
     """Write a config, tensors and text files into a folder of any name, as `save_run` does."""
     record = {"version": VERSION, "kind": type(config).__name__, "config": settings(config)}
-    record |= provenance() | ({"metadata": dict(metadata)} if metadata else {})
+    record |= _added(config) | provenance() | ({"metadata": dict(metadata)} if metadata else {})
     with temporary_folder(folder, overwrite) as temporary:
         (temporary / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -11,6 +11,7 @@ from loky import get_reusable_executor
 
 from saehelpers.runs import distributed
 from saehelpers.runs.progress import tqdm
+from saehelpers.runs.registry import carrying
 
 KEPT_SECONDS = 60  # that a process waits for the next sweep, whose imports would take seconds
 POLL_SECONDS = 0.5  # between looks at jobs that do not tell when they are done
@@ -23,6 +24,9 @@ def sweep(
     executor=None,
 ) -> Iterator[Any]:
     """Yield `function(*job)` for every job as it is done, in any order.
+
+    Wherever a job runs, it knows the objectives, activations, dictionaries and methods that users
+    have added here (`saehelpers.runs.registry`).
 
     Args:
         executor: any `concurrent.futures.Executor` (dask's `Client.get_executor()`), or one of
@@ -64,6 +68,7 @@ def sweep(
 
 
 def _run(function, jobs: list[tuple], executor) -> Iterator[tuple[tuple, Future]]:
+    function = carrying(function)
     futures = {executor.submit(function, *job): job for job in jobs}
     try:
         for future in _as_done(list(futures)):

@@ -1,4 +1,5 @@
 from . import (
+    activations as activations,
     archetypal as archetypal,
     base as base,
     block_diagonal as block_diagonal,
@@ -8,14 +9,19 @@ from . import (
     sparse as sparse,
     symmetric as symmetric,
 )
+from .activations import (
+    ACTIVATIONS as ACTIVATIONS,
+    activation as activation,
+    make_activation as make_activation,
+)
 from .archetypal import (
     ArchetypalSAE as ArchetypalSAE,
 )
 from .base import (
     SAE as SAE,
+    WITHOUT_GROUP as WITHOUT_GROUP,
     SAEConfig as SAEConfig,
     align_rows as align_rows,
-    make_activation as make_activation,
 )
 from .block_diagonal import (
     BlockDiagonalSAE as BlockDiagonalSAE,
@@ -29,6 +35,8 @@ from .interchange import (
     save_sae_lens as save_sae_lens,
 )
 from .making import (
+    DICTIONARIES as DICTIONARIES,
+    dictionary as dictionary,
     make_sae as make_sae,
 )
 from .symmetric import (

@@ -22,7 +22,7 @@ class ArchetypalSAE(SAE):
 
     centres: Tensor
 
-    def _make_dictionary(self, generator: torch.Generator | None) -> None:
+    def make_dictionary(self, generator: torch.Generator | None) -> None:
         config = self.config
         mixing = torch.full((config.n_latents, config.n_archetypes), 0.1 / config.n_archetypes)
         own = torch.randperm(config.n_archetypes, generator=generator)

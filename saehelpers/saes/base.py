@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
 
 from saehelpers import runs
+from saehelpers.saes.activations import ACTIVATIONS, make_activation
 from saehelpers.saes.sparse import (
     BatchTopK,
-    JumpReLU,
     Latents,
     SparseLatents,
     TopK,
@@ -30,8 +30,7 @@ from saehelpers.saes.sparse import (
 
 ENCODERS = ("linear", "two_layer")
 ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu}
-SAE_ACTIVATIONS = ("topk", "batch_topk", "relu", "jumprelu")
-DICTIONARIES = ("free", "archetypal", "blocks", "block_diagonal")
+WITHOUT_GROUP = ("free", "archetypal", "block_diagonal")  # dictionaries that know of none
 LARGE = 2**17  # entries of the dictionary from which products take most of the time
 PROJECTED = 1024  # rows at a time, which stay in the cache
 
@@ -43,7 +42,7 @@ class SAEConfig:
     Args:
         d: width of the activations.
         n_latents: number of latents, the rows of the dictionary.
-        activation: "topk", "batch_topk", "relu" or "jumprelu".
+        activation: "topk", "batch_topk", "relu", "jumprelu", or one that was added (`activation`).
         topk: active latents per sample, for the two TopK activations.
         encoder: "linear", or "two_layer" with `encoder_hidden` units between.
         encoder_activation: between the layers: "relu", "gelu" or "silu".
@@ -52,7 +51,8 @@ class SAEConfig:
         dictionary: "free"; "archetypal" (convex combinations of `n_archetypes` k-means
             centres, relaxed by `delta`); "blocks" (a group crosscoder: one decoder for
             each of the `group_order` elements); or "block_diagonal" (one block for each of
-            `n_heads` attention heads, which share d and n_latents in equal parts).
+            `n_heads` attention heads, which share d and n_latents in equal parts); or one that
+            was added (`saehelpers.saes.dictionary`).
         prefixes: the sizes of the nested dictionaries of a Matryoshka SAE, rising, the last of
             them n_latents; none for any other SAE.
         delta: largest norm of an archetypal row's relaxation, in units of the activations'
@@ -81,11 +81,13 @@ class SAEConfig:
     initial_norm: float = runs.added_later(1.0)
 
     def __post_init__(self):
+        from saehelpers.saes.making import DICTIONARIES  # which needs this module
+
+        ACTIVATIONS.check(self.activation)
+        DICTIONARIES.check(self.dictionary)
         for name, value, known in (
-            ("activation", self.activation, SAE_ACTIVATIONS),
             ("encoder", self.encoder, ENCODERS),
             ("encoder_activation", self.encoder_activation, tuple(ENCODER_ACTIVATIONS)),
-            ("dictionary", self.dictionary, DICTIONARIES),
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
@@ -121,7 +123,7 @@ class SAEConfig:
             "encoder_activation": self.encoder == "linear",
             "n_archetypes": self.dictionary != "archetypal",
             "delta": self.dictionary != "archetypal",
-            "group_order": self.dictionary != "blocks",
+            "group_order": self.dictionary in WITHOUT_GROUP,
         }
         values = {k: v for k, v in runs.settings(self).items() if not unused.get(k)}
         return f"SAEConfig({runs.listed(values)})"
@@ -159,7 +161,7 @@ class SAE(nn.Module):
         widths = [config.d, config.n_latents]
         if config.encoder == "two_layer":
             widths.insert(1, config.encoder_hidden)
-        self._make_dictionary(generator)
+        self.make_dictionary(generator)
         layers = list(itertools.pairwise(widths))
         self.encoder_weights, self.encoder_biases = nn.ParameterList(), nn.ParameterList()
         for n_in, n_out in layers:
@@ -176,7 +178,8 @@ class SAE(nn.Module):
     def __repr__(self) -> str:
         return str(self.config).replace("SAEConfig", type(self).__name__, 1)
 
-    def _make_dictionary(self, generator: torch.Generator | None) -> None:
+    def make_dictionary(self, generator: torch.Generator | None) -> None:
+        """The parameters that the dictionary is made of, and the decoder's bias."""
         rows = torch.randn(self.config.n_latents, self.config.d, generator=generator)
         rows = rows / rows.norm(dim=-1, keepdim=True) * self.config.initial_norm
         self.decoder_weight = nn.Parameter(rows)
@@ -215,7 +218,8 @@ class SAE(nn.Module):
     def is_sparse(self) -> bool:
         """Whether training goes by SparseLatents, as it does where that is faster."""
         config = self.config
-        possible = "topk" in config.activation and config.dictionary in ("free", "block_diagonal")
+        possible = isinstance(self.activation, TopK | BatchTopK)
+        possible &= config.dictionary in ("free", "block_diagonal")
         device, entries = self.mean.device.type, config.dictionary_entries
         return possible and is_faster(device, entries, config.n_latents, config.topk)
 
@@ -323,12 +327,3 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x, weight, offset = (part.flatten(0, len(instances) - 1) for part in (x, weight, bias))
     product = torch.baddbmm(offset.unsqueeze(-2), x, weight)
     return product.unflatten(0, instances).to(bias.dtype)
-
-
-def make_activation(config: SAEConfig) -> nn.Module:
-    """The activation function that the config asks for."""
-    if config.activation == "topk":
-        return TopK(config.topk)
-    if config.activation == "batch_topk":
-        return BatchTopK(config.topk)
-    return nn.ReLU(inplace=True) if config.activation == "relu" else JumpReLU(config.n_latents)

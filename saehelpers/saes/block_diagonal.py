@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
-from saehelpers.saes.base import SAE, SAEConfig, align_rows, make_activation
+from saehelpers.saes.activations import make_activation
+from saehelpers.saes.base import SAE, SAEConfig, align_rows
 from saehelpers.saes.instances import stack
 from saehelpers.saes.sparse import HeadLatents, Latents, SparseLatents, sparse_encode
 

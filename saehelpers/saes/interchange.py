@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saehelpers import runs
-from saehelpers.saes import SAE, SAEConfig
+from saehelpers.saes import ACTIVATIONS as KNOWN_ACTIVATIONS, SAE, SAEConfig
 
 FORMAT = "6.0.0"  # the release of SAELens since which cfg.json is as it is written here
 WEIGHTS = "sae_weights.safetensors"
@@ -85,6 +85,8 @@ def _check_representable(sae: SAE) -> None:
         refused = f"its encoder is of kind {config.encoder!r}"
     elif config.dictionary not in ("free", "archetypal"):
         refused = f"its dictionary is of kind {config.dictionary!r}"
+    elif config.activation in KNOWN_ACTIVATIONS.added:
+        refused = f"its activation function is {config.activation!r}"
     elif sae.scale.ndim:
         refused = f"it is {len(sae.scale)} SAEs side by side: unstack them"
     elif config.activation == "batch_topk" and sae.activation.threshold < 0:

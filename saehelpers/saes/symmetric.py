@@ -16,7 +16,7 @@ class GroupCrosscoder(SAE):
     `dictionary` and `decode` are those of the canonical frame, block 0.
     """
 
-    def _make_dictionary(self, generator: torch.Generator | None) -> None:
+    def make_dictionary(self, generator: torch.Generator | None) -> None:
         order, n_latents, d = self.config.group_order, self.config.n_latents, self.config.d
         rows = torch.randn(order, n_latents, d, generator=generator)
         self.decoder_weight = nn.Parameter(rows / rows.norm(dim=-1, keepdim=True))

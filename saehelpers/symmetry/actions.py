@@ -49,7 +49,7 @@ class LinearAction(nn.Module):
         self.register_buffer(
             "origin", matrices.new_zeros(matrices.shape[-1]) if origin is None else origin
         )
-        if not group.is_named:
+        if not group.has_name:
             self.register_buffer("table", group.multiplication.clone())
             self.register_buffer("generators", torch.tensor(group.generators))
 

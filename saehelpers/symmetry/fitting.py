@@ -15,7 +15,7 @@ FIT_METHODS = ("adam", "refined", "orthogonal", "least_squares", "per_element")
 
 def usual_fit(group: Group) -> str:
     """The method of `fit_action` for a group: from the identity, Adam hardly reaches a flip."""
-    return "adam" if group.is_named and rotations_and_flips(group)[1] == 1 else "refined"
+    return "adam" if group.has_name and rotations_and_flips(group)[1] == 1 else "refined"
 
 
 def fit_action(
@@ -126,7 +126,7 @@ def _action_loss(maps: nn.ModuleList, orbits: Tensor, group: Group, all_k: bool)
     if not all_k:
         generators = zip(group.generators, maps, strict=True)
         predictions = [(element, linear(canonical)) for element, linear in generators]
-    elif group.is_named and rotations_and_flips(group)[1] == 2:
+    elif group.has_name and rotations_and_flips(group)[1] == 2:
         predictions = _dihedral_predictions(maps, canonical, group)
     else:
         predictions = _predictions(maps, canonical, group)

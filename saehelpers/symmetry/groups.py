@@ -57,7 +57,7 @@ class Group:
             raise ValueError(
                 f"the generators {generators} make {made} of the {self.order} elements"
             )
-        if self.is_named and (self.table, generators) != tables.table_of(self.name):
+        if self.has_name and (self.table, generators) != tables.table_of(self.name):
             raise ValueError(
                 f"the name {self.name!r} is that of a cyclic or dihedral group with another "
                 "table, or other generators: choose another"
@@ -119,15 +119,15 @@ class Group:
         return len(self.table)
 
     @property
-    def is_named(self) -> bool:
-        """Whether the group is one of C_n and D_n, which are made by their name (`named`)."""
+    def has_name(self) -> bool:
+        """Whether the group is one of C_n and D_n, which their name tells."""
         return tables.parse(self.name) is not None
 
     @property
     def identifier(self) -> str:
         """What stands for the group in configs: the name of C_n or D_n; of any other group its
         name and 8 digits of the SHA-256 of its table and generators."""
-        if self.is_named:
+        if self.has_name:
             return self.name
         text = json.dumps([self.table, self.generators])
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -208,7 +208,7 @@ class Group:
         return f"<Group {self.identifier} of {self.order} elements>"
 
     def __reduce__(self):
-        if self.is_named:
+        if self.has_name:
             return Group.named, (self.name,)
         return Group, (self.name, self.table, self.generators)
 
@@ -219,7 +219,7 @@ def rotations_and_flips(group: Group) -> tuple[int, int]:
     Raises:
         ValueError: another group.
     """
-    if not group.is_named:
+    if not group.has_name:
         raise ValueError(f"rotations and flips make up C_n and D_n, not {group.name}")
     return tables.parse(group.name)
 

@@ -31,7 +31,7 @@ def image_action(group: Group) -> InputAction:
         ValueError: another group; and of `act`, an element that is not the group's, or images
             that are not square where a rotation needs them to be.
     """
-    if not group.is_named:
+    if not group.has_name:
         raise ValueError(
             f"how {group.name} acts on inputs must be given, as a function act(inputs, element): "
             "only C_n and D_n act on images by themselves"

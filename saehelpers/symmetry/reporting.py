@@ -50,7 +50,7 @@ def report_action(
         rows += [(metric, str(g), errors[g][metric]) for g in errors]
         rows.append((metric, "all", max(errors[g][metric] for g in turning_generators(group))))
     rows.append(("homomorphism_error", "all", _homomorphism_error(action)))
-    if group.is_named and rotations_and_flips(group)[1] == 2:
+    if group.has_name and rotations_and_flips(group)[1] == 2:
         rotation, flip = (action.matrices[g] for g in group.generators)
         difference = flip @ rotation @ flip - torch.linalg.inv(rotation)
         rows.append(("relation_error", "all", (difference.norm() / rotation.norm()).item()))
@@ -59,7 +59,7 @@ def report_action(
 
 def turning_generators(group: Group) -> tuple[int, ...]:
     """The generators that a single number is about: of C_n and D_n the rotation, else all."""
-    return group.generators[:1] if group.is_named else group.generators
+    return group.generators[:1] if group.has_name else group.generators
 
 
 def _generator_errors(action: LinearAction, centred: Tensor, generator: int) -> dict[str, float]:

@@ -14,13 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saehelpers.saes import SAE, BlockDiagonalSAE
-from saehelpers.saes.sparse import densified
+from saehelpers.saes.sparse import JumpReLU, TopK, densified
 from saehelpers.training.objectives import (
     OBJECTIVES,
     SPARSITY_TERMS,
     OrbitBatch,
     Terms,
-    input_and_target,
     reconstruction,
 )
 
@@ -32,7 +31,7 @@ MULTI_TOPK = 4  # times k latents are active in the further reconstruction of `l
 class Loss:
     """What is minimised: an objective, and what is added to it.
 
-        reconstruction + prefixes + lambda_sym symmetry
+        reconstruction + lambda_sym symmetry + any other term of the objective
         + lambda_mse || psi(gx) - D(E(psi(gx))) ||^2 + lambda_sparsity sparsity
         + lambda_multi_topk multi_topk
 
@@ -66,16 +65,16 @@ def total_loss(sae: SAE, batch: OrbitBatch, loss: Loss, revival: nn.Module | Non
         loss = replace(loss, lambda_sparsity=torch.as_tensor(loss.lambda_sparsity))
     if isinstance(sae, BlockDiagonalSAE) and sae.separable:
         return _sum_over_heads(sae, batch, loss)
-    if loss.compiled:
-        input_and_target(batch, loss.objective)  # gathered before: what reads them stays whole
-        return _compiled_loss()(sae, batch, replace(loss, compiled=False), revival)
     objective = OBJECTIVES[loss.objective]
+    if loss.compiled:
+        objective.gather(batch)  # before: what reads it stays whole
+        return _compiled_loss()(sae, batch, replace(loss, compiled=False), revival)
     terms, latents = objective(sae, batch)
     weighted = terms["reconstruction"]
-    if "prefixes" in terms:
-        weighted = weighted + terms["prefixes"]
-    if "symmetry" in terms:
-        weighted = weighted + loss.lambda_sym * terms["symmetry"]
+    for name in [name for name in terms if name != "reconstruction"]:
+        weight = loss.lambda_sym if name == "symmetry" else 1.0
+        weighted = weighted + weight * terms[name]
+    terms = dict(terms)  # an objective's own, to which others come
     if loss.lambda_mse:
         terms["mse"] = reconstruction(sae, batch)[0]["reconstruction"]
         weighted = weighted + loss.lambda_mse * terms["mse"]
@@ -87,7 +86,8 @@ def total_loss(sae: SAE, batch: OrbitBatch, loss: Loss, revival: nn.Module | Non
             terms["multi_topk"] = objective(sae, batch)[0]["reconstruction"]
         weighted = weighted + loss.lambda_multi_topk * terms["multi_topk"]
     if revival is not None:
-        terms["auxk"] = revival(sae, batch, loss.objective, latents)
+        x, target = getattr(batch, objective.reads[0]), getattr(batch, objective.target)
+        terms["auxk"] = revival(sae, x, target, latents)
         weighted = weighted + revival.weight * terms["auxk"]
     return {"loss": weighted, **terms}
 
@@ -138,7 +138,8 @@ def _sum_over_heads(sae: BlockDiagonalSAE, batch: OrbitBatch, loss: Loss) -> Ter
 def _parts(batch: OrbitBatch, sae: SAE) -> Iterator[tuple[OrbitBatch, float]]:
     """The samples of a batch, so few that their latents stay in the cache; and their share."""
     n_samples = batch.starts.shape[-1]
-    together = sae.is_sparse or sae.config.activation == "batch_topk" or batch.rows.is_cuda
+    apart = isinstance(sae.activation, TopK | JumpReLU | nn.ReLU)  # of one sample at a time
+    together = sae.is_sparse or batch.rows.is_cuda or not apart
     size = n_samples if together else max(1, CACHED_LATENTS // sae.config.n_latents)
     for part in torch.arange(n_samples).split(size):
         own = slice(int(part[0]), int(part[-1]) + 1)

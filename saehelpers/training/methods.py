@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from saehelpers import runs
-from saehelpers.saes import SAEConfig, make_sae
+from saehelpers.runs import Registry
+from saehelpers.saes import DICTIONARIES, WITHOUT_GROUP, SAEConfig, make_sae
 from saehelpers.symmetry import Group
 from saehelpers.training.objectives import OBJECTIVES, SPARSITY_TERMS
 
+NOT_SPARSE = ("relu", "jumprelu")  # activations that need a sparsity term
 SCHEDULES = ("constant", "linear", "cosine")
 # in which end-to-end runs that are trained side by side may differ
 OWN_FIELDS = ("name", "sae", "lambda_local", "lambda_kl", "lambda_downstream", "lambda_sparsity",
@@ -69,22 +71,16 @@ class SAERun:
     __str__ = runs.described
 
     def __post_init__(self):
-        for name, value, known in (
-            ("objective", self.objective, tuple(OBJECTIVES)),
-            ("sparsity", self.sparsity, (None, *SPARSITY_TERMS)),
-            ("schedule", self.schedule, SCHEDULES),
-        ):
-            _check_known(name, value, known)
-        if (self.objective == "crosscoder") != (self.sae.dictionary == "blocks"):
-            raise ValueError("the objective 'crosscoder' and a dictionary of 'blocks' go together")
-        if (self.objective == "matryoshka") != (len(self.sae.prefixes) > 1):
-            raise ValueError("the objective 'matryoshka' and two or more prefixes go together")
+        OBJECTIVES[self.objective].check_fits(self.sae, self.lambda_mse, self.auxk)
+        _check_known("sparsity", self.sparsity, (None, *SPARSITY_TERMS))
+        _check_known("schedule", self.schedule, SCHEDULES)
         if (self.sparsity is None) != (self.lambda_sparsity == 0):
             raise ValueError(
                 "a sparsity term and its lambda_sparsity go together, got "
                 f"sparsity={self.sparsity!r} and lambda_sparsity={self.lambda_sparsity:g}"
             )
-        _check_sparse(self.sae, self.lambda_sparsity)
+        if self.objective in OBJECTIVES.built_in:  # an added one may do so by itself
+            _check_sparse(self.sae, self.lambda_sparsity)
         if self.p != 1 and self.sparsity != "lp":
             raise ValueError(f"p is that of the sparsity term 'lp', got p={self.p:g} without it")
         if self.sparsity_warmup_steps and self.sparsity is None:
@@ -93,8 +89,6 @@ class SAERun:
             raise ValueError(
                 f"lambda_multi_topk needs the activation 'topk', got {self.sae.activation!r}"
             )
-        if self.objective == "crosscoder" and self.lambda_mse:
-            raise ValueError("lambda_mse has no meaning for a crosscoder: it reads canonical input")
         if not 0 <= self.auxk <= self.sae.n_latents:
             raise ValueError(
                 f"auxk must be between 0 and n_latents = {self.sae.n_latents}, got {self.auxk}"
@@ -104,8 +98,6 @@ class SAERun:
                 f"auxk revives latents of a free dictionary, not of {self.sae.dictionary!r}: "
                 "set it to 0"
             )
-        if self.auxk and self.objective == "self_oriented":
-            raise ValueError("auxk needs to know what is read: not with 'self_oriented'")
         if self.dead_after < 1:
             raise ValueError(f"dead_after must be 1 sample or more, got {self.dead_after}")
 
@@ -218,8 +210,16 @@ class Method:
     symmetric: bool = False
     search: bool = False
 
+    def __post_init__(self):
+        OBJECTIVES.check(self.objective)
+        DICTIONARIES.check(self.dictionary)
+        if self.width < 1:
+            raise ValueError(
+                f"a method's width must be 1 or more times n_latents, got {self.width}"
+            )
 
-METHODS = {
+
+BUILT_IN = {
     "vanilla": Method("reconstruction"),
     "vanilla_wide": Method("reconstruction", width=4),
     "archetypal": Method("reconstruction", dictionary="archetypal"),
@@ -231,25 +231,35 @@ METHODS = {
     "oriented": Method("oriented", symmetric=True, search=True),
     "self_oriented": Method("self_oriented", symmetric=True, search=True),
 }
+METHODS = Registry("method", f"{__name__}:METHODS", BUILT_IN)
+
+
+def method(name: str, objective: str, **fields: Any) -> Method:
+    """Add a method: `method("mine", "canonical", width=2)`; further fields are those of `Method`.
+
+    Raises:
+        ValueError: another method has the name, or it asks for what is not known.
+    """
+    made = Method(objective, **fields)
+    METHODS.register(name, made)
+    return made
 
 
 def method_run(method: str, activations: str, sae: SAEConfig, group: Group, **settings) -> SAERun:
     """The run of a named method: `sae` widened and its dictionary replaced as it asks.
 
-    `settings` are further fields of `SAERun`; `lambda_mse` is left out for crosscoders, for
-    which it has no meaning.
+    `settings` are further fields of `SAERun`; `lambda_mse` is left out where it has no meaning:
+    for objectives that explain whole orbits.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     how = METHODS[method]
     sae = dataclasses.replace(
         sae,
         n_latents=how.width * sae.n_latents,
         dictionary=how.dictionary,
         unit_decoder=sae.unit_decoder and how.dictionary == "free",
-        group_order=group.order if how.dictionary == "blocks" else 1,
+        group_order=1 if how.dictionary in WITHOUT_GROUP else group.order,
     )
-    if how.objective == "crosscoder":
+    if OBJECTIVES[how.objective].is_of_orbits:
         settings.pop("lambda_mse", None)
     return SAERun(method, activations, sae, how.objective, **settings)
 
@@ -330,7 +340,7 @@ def _check_known(name: str, value: Any, known: tuple) -> None:
 
 def _check_sparse(sae: SAEConfig, lambda_sparsity: float) -> None:
     """Raise a ValueError if nothing makes the SAE sparse."""
-    if "topk" not in sae.activation and not lambda_sparsity:
+    if sae.activation in NOT_SPARSE and not lambda_sparsity:
         raise ValueError(
             f"nothing makes an SAE with the activation {sae.activation!r} sparse but a sparsity "
             "term: set it and lambda_sparsity, or choose the activation 'topk'"

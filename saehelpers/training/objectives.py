@@ -1,4 +1,4 @@
-"""Training objectives: functions of an SAE and a batch.
+"""Training objectives: functions of an SAE and a batch, and what they are about.
 
 Each returns its terms by name, unweighted, and the latents; `loss.total_loss` weighs them. A
 term is averaged over the batch and has one value per instance, () for a single SAE.
@@ -7,18 +7,24 @@ uniformly for each sample. Equations: Erdogan and Lucic, arXiv 2511.09432.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from saehelpers.saes import SAE, GroupCrosscoder
+from saehelpers.runs import Registry
+from saehelpers.saes import SAE, GroupCrosscoder, SAEConfig
 from saehelpers.saes.sparse import Latents, SparseLatents
 
 Terms = dict[str, Tensor]
+PARTS = ("canonical", "transformed", "orbit")  # of a batch
+TAKEN = ("loss", "mse", "sparsity", "multi_topk", "auxk", "epoch", "step", "instance", "fvu",
+         "explained_variance", "l0", "dead_latents")  # fmt: skip  # other columns of a history
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,14 @@ class OrbitBatch:
 
     rows: all activations, flattened (N, d), of any type; starts: the row of each sample's canonical
     activation (*inst, batch), those of its orbit follow; elements: the one drawn for each
-    sample (*inst, batch); order: |G|; mean, scale: of each instance, or one for all.
+    sample (*inst, batch); order: |G|, None where instances have groups of different orders;
+    mean, scale: of each instance, or one for all.
     """
 
     rows: Real[Tensor, "N d"]
     starts: Int[Tensor, "*inst batch"]
     elements: Int[Tensor, "*inst batch"]
-    order: int
+    order: int | None
     mean: Float[Tensor, "statistics d"]
     scale: Float[Tensor, "statistics d_or_1"]
 
@@ -57,7 +64,13 @@ class OrbitBatch:
 
     @functools.cached_property
     def orbit(self) -> Float[Tensor, "*inst batch order d"]:
-        """psi(g x) for every g."""
+        """psi(g x) for every g.
+
+        Raises:
+            ValueError: instances have groups of different orders.
+        """
+        if self.order is None:
+            raise ValueError("an objective that reads whole orbits needs orbits of one size")
         offsets = torch.arange(self.order, device=self.rows.device)
         return self._gather(self.starts[..., None] + offsets)
 
@@ -159,23 +172,148 @@ def matryoshka(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     return {"reconstruction": errors[-1], "prefixes": sum(errors) - errors[-1]}, latents
 
 
-def input_and_target(batch: OrbitBatch, objective: str) -> tuple[Tensor, Tensor]:
-    """Of the latents that an objective returns: whose they are, and what their recons are for."""
-    reads_canonical = objective in ("latent_inv", "output_inv", "oriented")
-    x = batch.canonical if reads_canonical else batch.transformed
-    return x, batch.canonical if objective == "canonical" else x
+@dataclass(frozen=True)
+class Objective:
+    """What an SAE is trained for.
+
+    function: takes an SAE and an OrbitBatch, and returns the terms and the latents. The term
+    "reconstruction" is the error of what the latents say, "symmetry" is weighted by lambda_sym,
+    any other counts as it is.
+    reads: what the SAE encodes of a batch: "canonical", "transformed" or "orbit", every member
+    of it; first that which the latents are of (of an orbit, of one member).
+    target: what the recons of these latents are for.
+    dictionary: the kind that the SAE must have, if there is one.
+    prefixes: whether it is for the nested dictionaries of a Matryoshka SAE.
+    """
+
+    name: str
+    function: Any
+    reads: tuple[str, ...] = ("transformed",)
+    target: str = "transformed"
+    dictionary: str | None = None
+    prefixes: bool = False
+
+    def __post_init__(self):
+        for part in (*self.reads, self.target):
+            if part not in PARTS:
+                known = ", ".join(PARTS)
+                raise ValueError(f"the objective {self.name!r} reads {part!r}; known are {known}")
+        wanted = f"the objective {self.name!r} must be a function (sae, batch)"
+        if not callable(self.function):
+            raise ValueError(f"{wanted}, got {self.function!r}")
+        try:
+            inspect.signature(self.function).bind("sae", "batch")
+        except TypeError as error:
+            raise ValueError(f"{wanted}: {error}") from error
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether canonical activations are all that it knows."""
+        return {*self.reads, self.target} == {"canonical"}
+
+    @property
+    def is_of_orbits(self) -> bool:
+        """Whether the latents of one activation have to explain the whole orbit."""
+        return self.target == "orbit" != self.reads[0]
+
+    def check_fits(self, sae: SAEConfig, lambda_mse: float, auxk: int) -> None:
+        """Raise a ValueError unless an SAE can be trained for it, with these further terms."""
+        needed = self.dictionary or sae.dictionary
+        if needed != sae.dictionary or needed == "blocks" != self.dictionary:
+            names = [repr(each.name) for each in OBJECTIVES.values() if each.dictionary == needed]
+            raise ValueError(
+                f"the objective {' or '.join(names)} and a dictionary of {needed!r} go together, "
+                f"got {self.name!r} and {sae.dictionary!r}"
+            )
+        if self.prefixes != (len(sae.prefixes) > 1):
+            names = [repr(each.name) for each in OBJECTIVES.values() if each.prefixes]
+            raise ValueError(
+                f"the objective {' or '.join(names)} and two or more prefixes go together, got "
+                f"{self.name!r} and {sae.prefixes}"
+            )
+        if lambda_mse and self.is_of_orbits:
+            raise ValueError(f"lambda_mse has no meaning for {self.name!r}, of whole orbits")
+        if auxk and "orbit" in (self.reads[0], self.target):
+            raise ValueError(f"auxk needs to know what is read: not with {self.name!r}")
+
+    def gather(self, batch: OrbitBatch) -> None:
+        """Gather what is read, which the batch then keeps."""
+        for part in (*self.reads, self.target):
+            getattr(batch, part)
+
+    def __call__(self, sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
+        """Terms and latents.
+
+        Raises:
+            ValueError: the function returns something else.
+        """
+        found = self.function(sae, batch)
+        wrong = _wrong_with(found, batch.starts.shape, sae.config.n_latents)
+        if wrong:
+            raise ValueError(f"the objective {self.name!r} must return (terms, latents): {wrong}")
+        return found
 
 
-OBJECTIVES: Mapping[str, Callable] = {
-    "reconstruction": reconstruction,
-    "canonical": canonical,
-    "latent_inv": latent_inv,
-    "output_inv": output_inv,
-    "oriented": oriented,
-    "self_oriented": self_oriented,
-    "crosscoder": crosscoder,
-    "matryoshka": matryoshka,
-}
+def _wrong_with(found, samples: torch.Size, n_latents: int) -> str | None:
+    """What an objective returned wrongly for so many samples (*inst, batch)."""
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], dict)):
+        return f"terms by name and a tensor, got {type(found).__name__}"
+    terms, latents = found
+    if "reconstruction" not in terms:
+        return f"there is no term 'reconstruction' among {', '.join(terms) or 'none'}"
+    for name, value in terms.items():
+        if name in TAKEN:
+            return f"the name {name!r} is taken: call this term otherwise"
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if shape != samples[:-1]:
+            return f"the term {name!r} must have shape {tuple(samples[:-1])}, got {shape}"
+    if not isinstance(latents, SparseLatents):  # which `sae.latents` makes
+        shape = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        if shape != (*samples, n_latents):
+            return f"the latents must have shape {(*samples, n_latents)}, got {shape}"
+    return None
+
+
+OBJECTIVES = Registry(
+    "objective",
+    f"{__name__}:OBJECTIVES",
+    {
+        each.name: each
+        for each in (
+            Objective("reconstruction", reconstruction),
+            Objective("canonical", canonical, target="canonical"),
+            Objective("latent_inv", latent_inv, ("canonical", "transformed"), "canonical"),
+            Objective("output_inv", output_inv, ("canonical", "transformed"), "canonical"),
+            Objective("oriented", oriented, ("canonical",), "canonical"),
+            Objective("self_oriented", self_oriented, ("orbit",), "orbit"),
+            Objective("crosscoder", crosscoder, ("canonical",), "orbit", dictionary="blocks"),
+            Objective("matryoshka", matryoshka, prefixes=True),
+        )
+    },
+    field="objective",
+)
+
+
+def objective(
+    name: str,
+    reads: str | tuple[str, ...] = "transformed",
+    target: str | None = None,
+    dictionary: str | None = None,
+    prefixes: bool = False,
+) -> Callable[[Callable], Callable]:
+    """Add a function as an objective: `@objective("mine")` above `def mine(sae, batch)`.
+
+    The arguments are the fields of `Objective`; the target is by default what is read first.
+
+    Raises:
+        ValueError: another objective has the name, or the function does not take (sae, batch).
+    """
+    reads = (reads,) if isinstance(reads, str) else reads
+
+    def made(function: Any) -> Objective:
+        return Objective(name, function, reads, target or reads[0], dictionary, prefixes)
+
+    return OBJECTIVES.adding(name, made)
 
 
 def l1(latents: Tensor, sae: SAE, p: float) -> Tensor:

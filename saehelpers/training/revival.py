@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from saehelpers.saes import SAE
 from saehelpers.saes.sparse import Latents, firing_counts
-from saehelpers.training.objectives import OrbitBatch, input_and_target, squared_error
+from saehelpers.training.objectives import squared_error
 
 
 class Revival(nn.Module):
@@ -36,14 +36,18 @@ class Revival(nn.Module):
         return self.idle >= self.dead_after
 
     def forward(
-        self, sae: SAE, batch: OrbitBatch, objective: str, latents: Latents
+        self,
+        sae: SAE,
+        x: Float[Tensor, "*inst batch d"],
+        target: Float[Tensor, "*inst batch d"],
+        latents: Latents,
     ) -> Float[Tensor, "*inst"]:
         """The term, 0 for an instance without dead latents; then takes note of who is active.
 
         Args:
-            latents: those that the objective found for the batch.
+            target: what the recons of x are for.
+            latents: those that the objective found for x.
         """
-        x, target = input_and_target(batch, objective)
         dead = self.dead
         self.idle.add_(x.shape[-2]).masked_fill_(firing_counts(latents) > 0, 0)
         if not dead.any():

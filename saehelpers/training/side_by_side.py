@@ -69,7 +69,7 @@ def train_saes(
     Args:
         configs: one for each SAE.
         activations: orbit activations (n, |G|, d), one tensor for all or one for each; the
-            groups may differ, except for crosscoders and "self_oriented". Or functions of the
+            groups may differ, unless the objective reads whole orbits. Or functions of the
             epoch alone that give new ones for it: drawn (`saehelpers.datasets.synthetic.Stream`),
             or read from disk (`saehelpers.datasets.ShardStream`). Those of the first epoch
             decide mean and scale. Of any type: an SAE is trained in float32.
@@ -87,7 +87,8 @@ def train_saes(
     config, sources = configs[0], activations
     activations = [source if isinstance(source, Tensor) else source(0) for source in sources]
     _check(configs, activations, validation)
-    read = slice(1) if config.objective == "oriented" else slice(None)  # of an orbit
+    objective = OBJECTIVES[config.objective]
+    read = slice(1) if objective.is_canonical else slice(None)  # of an orbit
     statistics = [standardisation(source[:, read], config.sae.n_heads) for source in activations]
     batches = _Batches(activations, statistics)
     del activations  # a stream may need the memory
@@ -110,16 +111,16 @@ def train_saes(
 
     held_out = batches if validation is None else _Batches(validation, statistics)
     evaluation_batch = held_out.fixed(EVALUATION_SAMPLES, len(configs))
-    blocks = config.sae.group_order if config.objective == "crosscoder" else 1
+    targets = evaluation_batch.order if objective.is_of_orbits else 1  # of a sample
 
     @torch.no_grad()
     def evaluate(epoch: int) -> dict[str, Tensor]:
         if after_epoch is not None:
             after_epoch(epoch, model)
         model.eval()
-        terms, latents = OBJECTIVES[config.objective](model, evaluation_batch)
+        terms, latents = objective(model, evaluation_batch)
         model.train()
-        fvu = terms["reconstruction"] / (config.sae.d * blocks)
+        fvu = terms["reconstruction"] / (config.sae.d * targets)
         counts = firing_counts(latents)
         return {
             "fvu": fvu,
@@ -185,13 +186,11 @@ def _check(
         check_orbits(source)
         if source.shape[-1] != config.sae.d:
             raise ValueError(f"sae.d is {config.sae.d}, the activations are {tuple(source.shape)}")
-        if config.objective == "crosscoder" and source.shape[1] != config.sae.group_order:
+        if config.sae.dictionary == "blocks" and source.shape[1] != config.sae.group_order:
             raise ValueError(
                 f"the crosscoder is made for orbits of {config.sae.group_order} elements, the "
                 f"activations are {tuple(source.shape)}"
             )
-    if config.objective == "self_oriented" and len({source.shape[1] for source in activations}) > 1:
-        raise ValueError('the objective "self_oriented" needs orbits of one size side by side')
     if len(activations) not in (1, len(configs)) or len({len(a) for a in activations}) > 1:
         raise ValueError("activations must be one tensor, or one of equal length for each config")
     if validation is not None and len(validation) != len(activations):
@@ -214,7 +213,8 @@ class _Batches:
         ]
         self.orders = torch.tensor(orders, device=device)[:, None]  # (1 or inst, 1)
         self.offsets = torch.tensor(sizes, device=device).cumsum(0)[:-1, None]
-        self.n_samples, self.order = len(activations[0]), orders[0]
+        self.n_samples = len(activations[0])
+        self.order = orders[0] if len(set(orders)) == 1 else None
 
     def replace_rows(self, activations: list[Tensor]) -> None:
         """Take new activations, of the same shapes."""

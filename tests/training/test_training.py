@@ -479,7 +479,7 @@ def test_blocks_without_the_crosscoders_objective():
     blocks = dataclasses.replace(SAE_CONFIG, dictionary="blocks", group_order=4)
     with pytest.raises(ValueError, match="go together"):
         dataclasses.replace(RUN, sae=blocks)
-    with pytest.raises(ValueError, match="lambda_mse has no meaning for a crosscoder"):
+    with pytest.raises(ValueError, match="lambda_mse has no meaning for 'crosscoder'"):
         dataclasses.replace(RUN, sae=blocks, objective="crosscoder", lambda_mse=1.0)
 
 

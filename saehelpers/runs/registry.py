@@ -1,0 +1,126 @@
+"""What is known by name, how users add to it, and how other processes come to know.
+
+Configs hold names: `objective="canonical"`. What a user adds under a name of its own, in a
+package, a script or a notebook cell, goes along with the jobs of a sweep.
+"""
+
+import dataclasses
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from saehelpers.runs.fingerprints import code_fingerprint
+
+REGISTRIES: list["Registry"] = []
+
+
+class Registry(dict):
+    """Things of one kind by name: those that are built in, and those that users add.
+
+    Args:
+        kind: what such a thing is called.
+        home: "module:name" of the registry.
+        built_in: what it begins with.
+        field: of configs, if there is one, that holds such a name.
+    """
+
+    def __init__(self, kind: str, home: str, built_in: dict[str, Any], field: str | None = None):
+        super().__init__(built_in)
+        self.kind, self.home, self.field = kind, home, field
+        self.built_in = frozenset(built_in)
+        REGISTRIES.append(self)
+
+    def __missing__(self, name: Any) -> None:
+        self.check(name)
+
+    def check(self, name: Any) -> None:
+        """Raise a ValueError for an unknown name."""
+        if name not in self:
+            raise ValueError(f"unknown {self.kind} {name!r}; known are {', '.join(self)}")
+
+    def __reduce__(self):  # another process has its own
+        return pkgutil.resolve_name, (self.home,)
+
+    def register(self, name: Any, value: Any) -> None:
+        """Add a thing under a name.
+
+        A function or class replaces the one of the same module and qualified name: a notebook
+        cell that is run again.
+
+        Raises:
+            ValueError: another thing has the name, or it is no name.
+        """
+        if not (isinstance(name, str) and name):
+            raise ValueError(f"the {self.kind} needs a name, got {name!r}")
+        if name in self.built_in:
+            raise ValueError(f"the {self.kind} {name!r} is built in: choose another name")
+        if name in self and _origin(self[name]) != _origin(value):
+            raise ValueError(
+                f"there is another {self.kind} {name!r}, {_origin(self[name])}: choose another "
+                f"name than for {_origin(value)}, or delete the first with "
+                f"`del {self.home.partition(':')[2]}[{name!r}]`"
+            )
+        self[name] = value
+
+    def adding(self, name: Any, value_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A decorator that adds `value_of` what it stands above, and leaves that as it is."""
+        if not isinstance(name, str):  # @objective for @objective("mine")
+            raise ValueError(f'give the {self.kind} a name: @{self.kind}("mine")')
+
+        def decorate(thing: Any) -> Any:
+            self.register(name, value_of(thing))
+            return thing
+
+        return decorate
+
+    @property
+    def added(self) -> dict[str, Any]:
+        """What users have added."""
+        return {name: value for name, value in self.items() if name not in self.built_in}
+
+
+def _origin(value: Any) -> str:
+    """Where a function or class comes from; anything else is what it is."""
+    code = value if hasattr(value, "__qualname__") else getattr(value, "function", None)
+    return str(value) if code is None else f"{code.__module__}.{code.__qualname__}"
+
+
+def extensions(config: Any) -> dict[str, str]:
+    """Fingerprints of what a config names that users have added, by the fields that name it."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= extensions(value)
+        for registry in REGISTRIES:
+            if field.name == registry.field and value in registry.added:
+                found[field.name] = code_fingerprint(registry[value])
+    return found
+
+
+def carrying(function: Callable) -> Callable:
+    """The function, to be called in a process that does not know what users have added here."""
+    added = [(registry, name) for registry in REGISTRIES for name in registry.added]
+    values = [(registry, name, registry[name]) for registry, name in added]
+    return _Carrying(function, values) if values else function
+
+
+class _Carrying:
+    def __init__(self, function: Callable, added: list[tuple[Registry, str, Any]]):
+        self.function, self.added = function, added
+
+    def __call__(self, *arguments: Any) -> Any:
+        for registry, name, value in self.added:
+            registry[name] = value
+        return self.function(*arguments)
+
+    def __reduce__(self):  # by value what is defined in a notebook, whatever the executor does
+        import cloudpickle
+
+        return _carried, (cloudpickle.dumps((self.function, self.added)),)
+
+
+def _carried(pickled: bytes) -> _Carrying:
+    import cloudpickle
+
+    return _Carrying(*cloudpickle.loads(pickled))
