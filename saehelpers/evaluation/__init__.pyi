@@ -97,6 +97,7 @@ from .metrics import (
 )
 from .probing import (
     PROBES as PROBES,
+    class_probe_f1 as class_probe_f1,
     fit_class_probe as fit_class_probe,
     fit_predict as fit_predict,
     probe_sweep as probe_sweep,

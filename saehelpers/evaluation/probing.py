@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saehelpers.evaluation.inputs import ProbeInput
-from saehelpers.evaluation.metrics import f1, separating_latents
+from saehelpers.evaluation.metrics import f1, macro_f1, separating_latents
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
 from saehelpers.runs.sweeps import sweep
@@ -169,14 +169,18 @@ def fit_class_probe(
 ) -> Callable[[Float[Tensor, "m n_latents"]], Int[np.ndarray, " m"]]:
     """What predicts the class of an image, from the `separating_latents` (all if None).
 
-    Used by notebook 05.
+    Labels are any whole numbers; those that do not occur are never predicted, and one alone
+    always is. Used by notebook 05.
 
     "xgboost": 100 trees of depth 6, learning rate 0.3, L2 weight 1, 64 bins, on one thread;
     "logistic": multinomial, on standardised latents, L-BFGS of at most 3,000 steps.
     """
     _check_name(probe)
     m = latents.shape[1] if truncation is None else truncation
-    keep = separating_latents(latents, labels, m)
+    classes, codes = labels.cpu().unique(return_inverse=True)
+    keep = separating_latents(latents, codes.to(latents.device), m)
+    if len(classes) == 1:
+        return lambda unseen: np.full(len(unseen), classes.item())
     if probe == "xgboost":
         with extra("probes"):
             import xgboost
@@ -189,5 +193,20 @@ def fit_class_probe(
             from sklearn.preprocessing import StandardScaler
 
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
-    classifier.fit(full_precision(latents[:, keep]).numpy(), labels.numpy())
-    return lambda unseen: classifier.predict(full_precision(unseen[:, keep]).numpy())
+    classifier.fit(full_precision(latents[:, keep]).numpy(), codes.numpy())
+    return lambda unseen: classes.numpy()[
+        classifier.predict(full_precision(unseen[:, keep]).numpy())
+    ]
+
+
+def class_probe_f1(
+    trained_on: Int[Tensor, " n"], truth: Int[Tensor, " m"], predicted: Int[np.ndarray, " m"]
+) -> float:
+    """`macro_f1` of a class probe; NaN where it cannot be evaluated.
+
+    That is where only one class trained it, or a held-out class did not. Used by notebook 05.
+    """
+    known, asked = trained_on.unique(), truth.unique()
+    if len(known) < 2 or not torch.isin(asked, known).all():
+        return float("nan")
+    return macro_f1(truth.numpy(), predicted)

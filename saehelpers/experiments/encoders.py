@@ -71,13 +71,20 @@ def load_or_train_encoder(
         act: how it acts on images, `act(images, element)`; by default the `image_action`.
 
     Raises:
-        ValueError: the images have no labels.
+        ValueError: the images have no labels, or one that is no number of the config's classes.
     """
     if labels is None:
         raise ValueError(
             "a classifier needs labels, these images have none: put those of each class into a "
             "folder of its own, or choose a pretrained encoder (see load_encoder)"
         )
+    for part in (labels, validation[1]):
+        if not 0 <= int(part.min()) <= int(part.max()) < config.n_classes:
+            raise ValueError(
+                f"labels of {config.n_classes} classes are numbers from 0 to "
+                f"{config.n_classes - 1}, got {part.unique().tolist()}: set n_classes, or number "
+                "the classes anew (labels.unique(return_inverse=True)[1])"
+            )
     model = make_convnext(config.widths, config.depths, config.patch, config.n_classes, config.seed)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:

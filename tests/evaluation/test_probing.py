@@ -14,6 +14,7 @@ from saehelpers.evaluation.inputs import ProbeInput, orbit_averaged, probe_input
 from saehelpers.evaluation.metrics import macro_f1, separating_latents
 from saehelpers.evaluation.probing import (
     PROBES,
+    class_probe_f1,
     fit_class_probe,
     fit_predict,
     probe_sweep,
@@ -396,6 +397,47 @@ def separable() -> torch.Tensor:
 def test_separable_classes_are_all_found(probe, truncation, separable):
     predict = fit_class_probe(separable[:60], CLASSES[:60], probe, truncation)
     assert predict(separable[60:]).tolist() == CLASSES[60:].tolist()
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("names", [(0, 2, 5), (-1, 7, 10**9), (3, 2, 1)])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_labels_are_any_whole_numbers(probe, names, dtype, separable):
+    labels = torch.tensor(names, dtype=dtype)[CLASSES]
+    predict = fit_class_probe(separable[:60], labels[:60], probe, 2)
+    assert predict(separable[60:]).tolist() == labels[60:].tolist()
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_probes_of_two_classes_of_three_are_those_of_two(probe, separable):
+    """Labels {0, 2}, as where a class is missing from the training part."""
+    some = CLASSES != 1
+    two, codes = separable[some], CLASSES[some].div(2, rounding_mode="floor")
+    predict, expected = (fit_class_probe(two, labels, probe, 2) for labels in (2 * codes, codes))
+    assert np.array_equal(predict(separable), 2 * expected(separable))
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_class_alone_is_always_predicted(probe, separable):
+    predict = fit_class_probe(separable, torch.full((120,), 3), probe)
+    assert predict(separable[:4]).tolist() == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "trained_on, truth, evaluable",
+    [
+        ([0, 1, 2], [0, 1, 2, 1], True),
+        ([0, 2], [0, 0, 2, 2], True),
+        ([0, 1, 2], [0, 0, 1, 1], True),  # not held out: known, and never right
+        ([0, 2], [0, 1, 2, 2], False),
+        ([1], [1, 1, 1, 1], False),
+        ([1], [0, 1, 1, 1], False),
+    ],
+)
+def test_scores_of_classes_that_a_probe_cannot_know_are_empty(trained_on, truth, evaluable):
+    predicted, truth = np.array([0, 1, 2, 2]), torch.tensor(truth)
+    score = class_probe_f1(torch.tensor(trained_on), truth, predicted)
+    assert score == macro_f1(truth.numpy(), predicted) if evaluable else np.isnan(score)
 
 
 def test_logistic_probe_agrees_with_scikit_learn():

@@ -480,6 +480,26 @@ def test_a_classifier_needs_labels(bright, tmp_path):
         load_or_train_encoder(ENCODER, bright[0], None, (bright[0], None), tmp_path)
 
 
+@pytest.mark.parametrize("other", [2, -1])
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_labels_beyond_the_classes_are_named(other, part, bright, tmp_path):
+    """Labels {0, 2} of two classes, before anything is trained."""
+    images, labels = bright
+    odd = torch.where(labels == 1, other, labels)
+    given = (odd, bright) if part == "training" else (labels, (images, odd))
+    message = rf"2 classes are numbers from 0 to 1, got \[{min(0, other)}, {max(0, other)}\]: set"
+    with pytest.raises(ValueError, match=message):
+        load_or_train_encoder(ENCODER, images, *given, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_without_images_to_train_on_is_learnt_nothing_of(bright, tmp_path):
+    images, labels = bright
+    config = dataclasses.replace(ENCODER, n_classes=3)
+    _, history = load_or_train_encoder(config, images, 2 * labels, (images, 2 * labels), tmp_path)
+    assert history.validation_accuracy.iloc[-1] > 0.9
+
+
 def test_a_layer_that_the_encoder_does_not_have(bright, trained, tmp_path):
     with pytest.raises(ValueError, match=rf"no module 'stages\.0'; nearest .*{STAGE}"):
         prepare_pixel_subject(trained[0], "stages.0", GROUP, *bright[:1] * 2, tmp_path, tmp_path)
