@@ -1,18 +1,45 @@
-"""Links in what is read first lead somewhere."""
+"""Links in what is read first lead somewhere; the page on extending runs as it stands."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from saehelpers.saes import ACTIVATIONS, DICTIONARIES
+from saehelpers.training import METHODS, OBJECTIVES
+
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/findings.md", "benchmarks/README.md", "data/reference/README.md"]
+    "page",
+    [
+        "README.md",
+        "docs/extending.md",
+        "docs/findings.md",
+        "benchmarks/README.md",
+        "data/reference/README.md",
+    ],
 )
 def test_links_lead_to_files(page):
     path = ROOT / page
     links = re.findall(r"\]\(([^)#]+)", path.read_text())
     files = [link for link in links if not link.startswith("http")]
     assert not [link for link in files if not (path.parent / link).exists()]
+
+
+@pytest.mark.usefixtures("clean_registries")
+def test_what_is_added_in_cells_is_trained_also_when_they_run_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "extending.md").read_text()
+    cells = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    notebook = {"__name__": "__main__"}
+    for number, cell in enumerate(cells):
+        for _ in range(2):
+            exec(compile(cell, f"<cell {number} of extending.md>", "exec"), notebook)
+    assert [*OBJECTIVES.added, *ACTIVATIONS.added, *DICTIONARIES.added, *METHODS.added] == [
+        "latent_l1", "squared_relu", "non_negative", "ours"
+    ]  # fmt: skip
+    assert "SAEs trained: 4 of 4 done" in capsys.readouterr().out
+    assert type(notebook["ours"]) is notebook["NonNegativeSAE"]
+    assert notebook["orbits"].shape == (500, 6, 48)
