@@ -4,6 +4,7 @@ from . import (
     extras as extras,
     fingerprints as fingerprints,
     folders as folders,
+    identities as identities,
     precision as precision,
     progress as progress,
     reading as reading,
@@ -51,6 +52,11 @@ from .folders import (
     write_atomically as write_atomically,
     write_folder as write_folder,
 )
+from .identities import (
+    file_fingerprint as file_fingerprint,
+    identified as identified,
+    identity as identity,
+)
 from .precision import (
     full_precision as full_precision,
 )
@@ -76,12 +82,16 @@ from .results import (
     COLUMNS as COLUMNS,
     KEY as KEY,
     SAMPLES as SAMPLES,
+    agree as agree,
     append as append,
-    drop_stale as drop_stale,
+    causes as causes,
+    convert as convert,
     keys as keys,
     latest as latest,
     missing as missing,
+    own_path as own_path,
     read as read,
+    take as take,
     trained_for as trained_for,
 )
 from .sweeps import (

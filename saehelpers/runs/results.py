@@ -1,10 +1,20 @@
-"""The results table: tidy CSV files under probe_results/, one row a measurement.
+"""The results tables: tidy CSV files under probe_results/, one row a measurement.
 
-A row is told from others by its key and by the number of samples it was measured on: by all
-columns but the value, the commit and the time. A value that could not be measured (a class
-that is missing) is empty.
+A row is told from others by its key: by all columns but the value, the commit and the time. In
+the key are the identities of what decides the value (`saehelpers.runs.identities`): the weights
+of what was measured, the action, the data, and the measuring function with its settings. Rows
+measured on anything else are other rows. A value that could not be measured (a class that is
+missing) is empty.
+
+    probe_results/toy.csv        shipped with the repository, or toy.csv.gz; a run only reads it
+    probe_results/own/toy.csv    measured here, in the order in which it was last asked for
+
+Where SHIP_RESULTS is set in the environment (`make paper`), rows are read from and written to
+the shipped file alone.
 """
 
+import gzip
+import os
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
@@ -13,71 +23,132 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from saehelpers import runs
+from saehelpers.runs.folders import git_state, now_utc, write_atomically
+from saehelpers.runs.identities import identity
 
-KEY = (
-    "run_id", "experiment", "dataset", "data_source", "base_model", "group", "method",
-    "n_latents", "topk", "objective", "epochs", "seed", "task_type", "task", "probe", "features",
-    "truncation", "element", "split", "metric",
-)  # fmt: skip
+CAUSES = ("weights", "action", "data", "measure")
 SAMPLES = ("n_train", "n_test")
-COLUMNS = (*KEY, "value", *SAMPLES, "git_commit", "created_utc")
-NUMERIC = ("n_latents", "topk", "epochs", "seed", "truncation", "value", "n_train", "n_test")
+DESCRIPTION = (
+    "run_id", "experiment", "dataset", "data_source", "base_model", "group", "method",
+    "n_latents", "topk", "objective", "epochs", "base_seed", "seed", "task_type", "task", "probe",
+    "features", "truncation", "element", "split", "metric",
+)  # fmt: skip
+KEY = (*DESCRIPTION, *SAMPLES, *CAUSES)
+COLUMNS = (*KEY, "value", "git_commit", "created_utc")
+NUMERIC = ("n_latents", "topk", "epochs", "base_seed", "seed", "truncation", "value", *SAMPLES)
+
+
+def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> dict[str, str]:
+    """The columns that tell what a value was measured on, and how.
+
+    Args:
+        measure: the measuring function, or it and its settings.
+        data: what it was given beside the model and the action.
+        weights: the model that was measured; action: the one that was used. None if there is none.
+    """
+    given = {"weights": weights, "action": action, "data": data, "measure": measure}
+    return {name: "" if value is None else identity(value) for name, value in given.items()}
 
 
 def read(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
-    """The rows of one or more results files; none for a file that does not exist.
+    """The rows of one or more tables, own before shipped ones of the same key; prints how many.
+
+    None for a table that does not exist.
 
     Raises:
-        ValueError: a file has other columns, or a row that cannot be read; names the line.
+        ValueError: a file has other columns, two rows of one key, or a row that cannot be read;
+            names the line.
     """
-    paths = [paths] if isinstance(paths, Path | str) else paths
-    tables = [_parse(Path(path)) for path in paths if Path(path).exists()]
-    return pd.concat(tables, ignore_index=True) if tables else _table([])
+    paths = [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
+    tables = [_rows(path) for path in paths]
+    own, shipped = (sum(len(pair[i]) for pair in tables) for i in (0, 1))
+    names = ", ".join(path.name.split(".")[0] for path in paths)
+    print(f"{names}: {own:,} own rows, {shipped:,} shipped")
+    return _joined([part for pair in tables for part in reversed(pair)])
 
 
 def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
-    """Add rows to a results file, all or none, and return how many were new.
+    """Add rows to the own table, all or none, and return how many were new.
 
-    Columns that do not apply may be left out. Commit and time are filled in. A row that is in
-    the file already, with the same key and numbers of samples, is left as it is. Writers wait
-    for each other's lock.
+    Columns that do not apply may be left out; `causes` may not. Commit and time are filled in. A
+    row that is there already, with the same key, is left as it is. Writers wait for each other's
+    lock.
 
     Raises:
-        ValueError: a row has a column that the table does not have, or the file has other
-            columns or a last line that is cut short.
+        ValueError: a row has a column that the table does not have or lacks what it was measured
+            on, or the file has other columns or a last line that is cut short.
         OSError: the file cannot be written (names it); it is left as it was.
     """
-    path = Path(path)
-    stamp = {"git_commit": runs.git_state()[0], "created_utc": runs.now_utc()}
     unknown = {name for row in rows for name in row} - set(COLUMNS)
     if unknown:
         raise ValueError(f"no such results column: {', '.join(sorted(unknown))}")
-    table = _table([{**stamp, **row} for row in rows]).drop_duplicates([*KEY, *SAMPLES])
-    with _locked(path):
-        before = path.read_text() if path.exists() else ""
-        present = _present(path, before)
-        new = table[[key not in present for key in keys(table)]]
-        text = new.to_csv(index=False, header=not before, lineterminator="\n")
-        if len(new):
-            _write(path, before + text)
+    if not all(row.get("measure") for row in rows):
+        raise ValueError("a row does not say what it was measured on, and how: see `causes`")
+    stamp = {"git_commit": git_state()[0], "created_utc": now_utc()}
+    table = _table([{**stamp, **row} for row in rows]).drop_duplicates(list(KEY))
+    target = _writable(Path(path))
+    if not len(table) or not _new(table, target).any():
+        return 0  # nothing to lock for
+    with _locked(target):
+        before = _text(target)
+        new = table[_new(table, target)]
+        _write(target, before + new.to_csv(index=False, header=not before, lineterminator="\n"))
     return len(new)
 
 
-def missing(path: Path | str, rows: list[Mapping[str, Any]]) -> list[bool]:
-    """For each row, whether the file has none like it yet: what is left to measure."""
-    present = set(keys(read(path)))
-    return [key not in present for key in keys(_table(rows))]
+def missing(path: Path | str, wanted: list[Mapping[str, Any]]) -> list[bool]:
+    """For each description, whether no row agrees with it in all columns that it gives.
+
+    What came out (value, commit, time) does not count.
+    """
+    table, absent = _joined(list(_rows(Path(path)))), [False] * len(wanted)
+    for names in {_told_by(row) for row in wanted}:
+        numbers = [i for i, row in enumerate(wanted) if _told_by(row) == names]
+        present = set(keys(table, names))
+        for i, key in zip(numbers, keys(_table([wanted[i] for i in numbers]), names), strict=True):
+            absent[i] = key not in present
+    return absent
+
+
+def take(path: Path | str, wanted: list[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rows that agree with one of `wanted` in all columns that it gives; own before shipped.
+
+    They stand last in the own table from then on: `latest` prefers what was last asked for.
+    """
+    target = _writable(Path(path))
+    own, shipped = _rows(Path(path))
+    table = _joined([shipped, own])
+    chosen = table[agree(table, wanted)]
+    end = keys(own)[-len(chosen) :] if len(chosen) else []
+    if len(chosen) and end != keys(chosen):
+        with _locked(target):
+            kept = _parse(target) if target.exists() else _table([])
+            rest = kept[~pd.Series(keys(kept), index=kept.index, dtype=object).isin(keys(chosen))]
+            _write(target, _csv(pd.concat([rest, chosen])))
+    return chosen.reset_index(drop=True)
+
+
+def agree(table: pd.DataFrame, wanted: list[Mapping[str, Any]]) -> pd.Series:
+    """Which rows agree with one of some descriptions in all columns that it gives."""
+    found = pd.Series(False, index=table.index)
+    for names in {_told_by(row) for row in wanted}:
+        rows = _table([row for row in wanted if _told_by(row) == names])
+        found |= pd.Series(keys(table, names), index=table.index).isin(keys(rows, names))
+    return found
+
+
+def _told_by(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name in KEY if name in row)
 
 
 def latest(table: pd.DataFrame) -> pd.DataFrame:
-    """Of rows that differ in their run or their numbers of samples alone, the one measured last.
+    """Of rows that describe the same, the one that was asked for last, own before shipped.
 
-    Runs of the same method, epochs and seed with other training settings are told apart by
-    their run_id; a figure should show one of them.
+    Runs of the same method, epochs and seed with other settings are told apart by their run and
+    causes alone; a figure should show one of them.
     """
-    told_by = [name for name in KEY if name != "run_id"]
-    return table.sort_values("created_utc", kind="stable").drop_duplicates(told_by, keep="last")
+    told_by = [name for name in DESCRIPTION if name != "run_id"]
+    return table.drop_duplicates(told_by, keep="last")
 
 
 def trained_for(table: pd.DataFrame, epochs: int | None = None) -> pd.DataFrame:
@@ -99,45 +170,75 @@ def trained_for(table: pd.DataFrame, epochs: int | None = None) -> pd.DataFrame:
     return table[table["epochs"].isna() | (table["epochs"] == wanted)]
 
 
-def drop_stale(path: Path | str, created: Mapping[str, str]) -> int:
-    """Remove the rows of runs that were trained after the rows were measured.
-
-    `created` gives each run's creation time by its id. A config that is trained again (on
-    another machine, or with force=True) makes another model, whose rows must be its own.
-    Returns how many rows were removed.
-    """
-    path = Path(path)
-    if not path.exists():
-        return 0
-    with _locked(path):
-        table = read(path)
-        stale = table["created_utc"] < table["run_id"].map(created).fillna("")
-        if stale.any():
-            _write(path, table[~stale].to_csv(index=False, lineterminator="\n"))
-    return int(stale.sum())
-
-
-def keys(table: pd.DataFrame) -> list[str]:
-    """What tells every row from others, as it stands in the row's line in the file."""
-    told_by = table[[*KEY, *SAMPLES]]
+def keys(table: pd.DataFrame, names: Iterable[str] = KEY) -> list[str]:
+    """What these columns hold in every row, as it stands in the row's line in the file."""
+    told_by = table[list(names)]
     return told_by.to_csv(index=False, header=False, lineterminator="\n").splitlines()
 
 
-def _present(path: Path, text: str) -> set[str]:
-    """The keys in a file's text, without parsing its values, which takes far longer."""
-    after = len(COLUMNS) - len(KEY)
+def own_path(path: Path | str) -> Path:
+    """Where the rows of a table lie that were measured here."""
+    return Path(path).parent / "own" / Path(path).name.removesuffix(".gz")
+
+
+def convert(path: Path | str) -> None:
+    """Bring a file of the format without causes into today's: its rows have none.
+
+    They are read as before, and count as measured on something else.
+    """
+    path = Path(path)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    _write(path, _csv(_table(table.to_dict("records"))))
+
+
+def _ships() -> bool:
+    return bool(os.environ.get("SHIP_RESULTS"))
+
+
+def _shipped_path(path: Path) -> Path:
+    path = path.with_name(path.name.removesuffix(".gz"))
+    compressed = path.with_name(f"{path.name}.gz")
+    return compressed if compressed.exists() else path
+
+
+def _writable(path: Path) -> Path:
+    return _shipped_path(path) if _ships() else own_path(path)
+
+
+def _rows(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Own rows and shipped rows of a table."""
+    own = _table([]) if _ships() else _parse(own_path(path))
+    return own, _parse(_shipped_path(path))
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of all, of those with one key the last."""
+    joined = pd.concat([_table([]), *tables], ignore_index=True)
+    return joined[~joined.duplicated(list(KEY), keep="last")].reset_index(drop=True)
+
+
+def _new(table: pd.DataFrame, path: Path) -> pd.Series:
+    present = _present(path)
+    return pd.Series([key not in present for key in keys(table)], index=table.index, dtype=bool)
+
+
+def _present(path: Path) -> set[str]:
+    """The keys in a file, without parsing its values, which takes far longer."""
+    text, after = _text(path), len(COLUMNS) - len(KEY)
     parts = [line.rsplit(",", after) for line in text.splitlines() if line.strip()]
     whole = text.startswith(",".join(COLUMNS) + "\n") and text.endswith("\n")
     if text and not (whole and all(len(part) == after + 1 for part in parts)):
         return set(keys(_parse(path)))  # says what is wrong with it, if anything is
-    return {",".join((key, *samples)) for key, _, *samples, _, _ in parts}
+    return {part[0] for part in parts}
 
 
 def _table(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows as they would be read back from disk."""
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return _read_csv(StringIO(text))
+    return _read_csv(StringIO(_csv(pd.DataFrame(rows, columns=list(COLUMNS)))))
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _read_csv(source) -> pd.DataFrame:
@@ -147,7 +248,9 @@ def _read_csv(source) -> pd.DataFrame:
         source, dtype=types, keep_default_na=False, na_values={"value": [""]}, low_memory=False
     )
     if tuple(table.columns) != COLUMNS:
-        raise ValueError(f"the columns are {', '.join(table.columns)}")
+        old = "weights" not in table.columns and "run_id" in table.columns
+        hint = ": an older format, see `saehelpers.runs.results.convert`" if old else ""
+        raise ValueError(f"the columns are {', '.join(table.columns)}{hint}")
     if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of a field too many
         raise ValueError(f"a row has more than {len(COLUMNS)} fields")
     for name in NUMERIC:
@@ -157,17 +260,30 @@ def _read_csv(source) -> pd.DataFrame:
     return table
 
 
+def _text(path: Path) -> str:
+    """What a file holds, uncompressed; nothing if there is none."""
+    if not path.exists():
+        return ""
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+
+
 def _parse(path: Path) -> pd.DataFrame:
-    text = path.read_text()
+    text = _text(path)
+    if not text:
+        return _table([])
     try:
         if not text.endswith("\n"):
             raise ValueError("the last line is cut short")
         table = _read_csv(StringIO(text))
         if (table["created_utc"] == "").any():  # what pandas makes of a field too few
             raise ValueError(f"a row has fewer than {len(COLUMNS)} fields")
-        return table
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}, line {_broken_line(text)}: {error}") from error
+    repeated = table.duplicated(list(KEY))
+    if repeated.any():
+        raise ValueError(f"{path}, line {repeated.argmax() + 2}: a second row of one key")
+    return table
 
 
 def _broken_line(text: str) -> int:
@@ -187,7 +303,7 @@ def _broken_line(text: str) -> int:
 
 def _locked(path: Path) -> FileLock:
     _guarded(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
-    lock = FileLock(path.with_suffix(".lock"))
+    lock = FileLock(path.with_name(f"{path.name.split('.')[0]}.lock"))
     _guarded(path, lock.acquire)
     lock.release()
     return lock
@@ -195,7 +311,9 @@ def _locked(path: Path) -> FileLock:
 
 def _write(path: Path, text: str) -> None:
     """Replace the file, so that a process killed at any time leaves the old rows or the new."""
-    _guarded(path, lambda: runs.write_atomically(path, text.encode()))
+    data = text.encode("utf-8")
+    data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
+    _guarded(path, lambda: write_atomically(path, data))
 
 
 def _guarded(path: Path, write) -> None:

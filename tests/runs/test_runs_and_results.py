@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gzip
 import hashlib
 import json
 import multiprocessing
@@ -277,7 +278,20 @@ def test_files_and_folders_have_the_permissions_that_the_umask_gives(tmp_path, u
 
 
 def row(**columns):
-    return {"run_id": "vanilla-1", "metric": "fvu", "seed": 0, "value": 0.5} | columns
+    told = {"measure": "m", "data": "d"}
+    return {"run_id": "vanilla-1", "metric": "fvu", "seed": 0, "value": 0.5} | told | columns
+
+
+def own(path):
+    """The file that rows are written to."""
+    return results.own_path(path)
+
+
+def ship(path, rows):
+    """Put rows into the shipped file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHIP_RESULTS", "1")
+        results.append(path, rows)
 
 
 def test_rows_come_back_as_they_were_appended(tmp_path):
@@ -324,11 +338,11 @@ def test_commit_and_time_may_be_given(tmp_path):
 def test_rows_that_are_there_already_are_not_written_again(tmp_path):
     path = tmp_path / "results.csv"
     assert results.append(path, [row(), row(value=float("nan"), seed=1)]) == 2
-    before = path.read_bytes()
+    before = own(path).read_bytes()
     assert results.append(path, [row(value=0.7), row(seed=1, value=0.1)]) == 0
-    assert path.read_bytes() == before
+    assert own(path).read_bytes() == before
     assert results.append(path, [row(), row(seed=2)]) == 1
-    assert path.read_bytes().startswith(before)
+    assert own(path).read_bytes().startswith(before)
     assert results.read(path)["seed"].tolist() == [0, 1, 2]
 
 
@@ -370,19 +384,98 @@ def test_file_that_does_not_exist_has_no_rows(tmp_path):
     assert tuple(table.columns) == results.COLUMNS and table.empty
 
 
-def test_drop_stale_removes_rows_older_than_their_model(tmp_path):
+def test_own_rows_come_before_shipped_ones_of_the_same_key(tmp_path, capsys):
     path = tmp_path / "results.csv"
-    created = "2024-05-01T00:00:00Z"
-    assert results.drop_stale(path, {"a": created}) == 0
-    times = {"a": "2024-04-30T23:59:59Z", "b": "2024-04-30T23:59:59Z", "c": created}
-    results.append(path, [row(run_id=name, created_utc=time) for name, time in times.items()])
-    results.append(path, [row(run_id="a", seed=1, created_utc="2024-05-02T00:00:00Z")])
-    assert results.drop_stale(path, {"a": created, "c": created, "d": created}) == 1
+    ship(path, [row(), row(seed=1)])
+    shipped = path.read_bytes()
+    own(path).parent.mkdir()
+    results.own_path(path).write_bytes(shipped.replace(b",0.5,", b",0.7,").replace(b",1,", b",2,"))
+    capsys.readouterr()
     table = results.read(path)
-    assert list(zip(table["run_id"], table["seed"], strict=True)) == [("b", 0), ("c", 0), ("a", 1)]
-    before = path.read_bytes()
-    assert results.drop_stale(path, {"a": created, "c": created}) == 0
-    assert path.read_bytes() == before
+    assert capsys.readouterr().out == "results: 2 own rows, 2 shipped\n"
+    assert dict(zip(table["seed"], table["value"], strict=True)) == {0: 0.7, 1: 0.5, 2: 0.7}
+    assert results.append(path, [row(), row(seed=1), row(seed=3)]) == 2
+    assert path.read_bytes() == shipped
+
+
+def test_what_ships_is_read_and_written_alone(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    results.append(path, [row()])
+    monkeypatch.setenv("SHIP_RESULTS", "1")
+    assert results.read(path).empty and results.missing(path, [row()]) == [True]
+    assert results.append(path, [row(seed=1)]) == 1
+    assert results.read(path)["seed"].tolist() == [1]
+    monkeypatch.delenv("SHIP_RESULTS")
+    assert results.read(path)["seed"].tolist() == [1, 0]
+
+
+def test_compressed_table_is_read_as_any(tmp_path):
+    path = tmp_path / "results.csv"
+    ship(path, [row(), row(seed=1)])
+    compressed = tmp_path / "results.csv.gz"
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    assert results.read(path)["seed"].tolist() == [0, 1]
+    assert results.missing(path, [row(), row(seed=2)]) == [False, True]
+    ship(path, [row(seed=2)])
+    assert pd.read_csv(compressed)["seed"].tolist() == [0, 1, 2]
+    assert not path.exists()
+
+
+def test_rows_that_are_asked_for_stand_last(tmp_path):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(run_id=name, epochs=5) for name in ("a", "b")])
+    ship(path, [row(run_id="c", epochs=5), row(run_id="d", epochs=5)])
+    for name in "abcd":
+        taken = results.take(path, [{"run_id": name, "epochs": 5}])
+        assert taken["run_id"].tolist() == [name]
+        assert results.latest(results.read(path))["run_id"].tolist() == [name]
+    before = own(path).read_bytes()
+    results.take(path, [{"run_id": "d"}])
+    assert own(path).read_bytes() == before
+    assert results.take(path, [{"run_id": "e"}]).empty
+
+
+def test_descriptions_agree_in_the_columns_that_they_give(tmp_path):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(seed=0), row(seed=1, topk=4), row(seed=1, topk=8)])
+    assert results.missing(path, [{"seed": 1}, {"seed": 2}, {"topk": 8}]) == [False, True, False]
+    table = results.take(path, [{"seed": 1, "topk": 4}, {"seed": 0}])
+    assert table["seed"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("cause", results.CAUSES)
+def test_rows_measured_on_anything_else_are_other_rows(cause):
+    given = {"measure": row, "data": torch.zeros(2), "weights": "w", "action": "a"}
+    changed = {"measure": own, "data": torch.ones(2), "weights": "v", "action": "b"}
+    before, after = results.causes(**given), results.causes(**given | {cause: changed[cause]})
+    assert {name for name in before if before[name] != after[name]} == {cause}
+
+
+def test_rows_say_what_they_were_measured_on(tmp_path):
+    with pytest.raises(ValueError, match="does not say what it was measured on, and how"):
+        results.append(tmp_path / "results.csv", [row(measure="")])
+
+
+def test_file_of_the_older_format_is_converted(tmp_path):
+    path = tmp_path / "results.csv"
+    old = [name for name in results.COLUMNS if name not in (*results.CAUSES, "base_seed")]
+    results._table([row(created_utc="2020-01-01T00:00:00Z")])[old].to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"results\.csv, line 2: .*older format, see .*convert"):
+        results.read(path)
+    results.convert(path)
+    table = results.read(path)
+    assert table["value"].tolist() == [0.5] and table["measure"].tolist() == [""]
+    assert results.missing(path, [row()]) == [True]
+
+
+def test_two_rows_of_one_key(tmp_path):
+    path = tmp_path / "results.csv"
+    ship(path, [row(), row(seed=1)])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[1].replace(",0.5,", ",0.7,")]))
+    with pytest.raises(ValueError, match=r"results\.csv, line 4: a second row of one key"):
+        results.read(path)
 
 
 def test_unknown_column(tmp_path):
@@ -411,9 +504,9 @@ def test_unknown_column(tmp_path):
 def test_broken_row_is_named_with_its_file_and_line(tmp_path, change):
     path = tmp_path / "results.csv"
     results.append(path, [row(seed=seed) for seed in range(5)])
-    lines = path.read_text().splitlines(keepends=True)
+    lines = own(path).read_text().splitlines(keepends=True)
     lines[3] = change(lines[3])
-    path.write_text("".join(lines))
+    own(path).write_text("".join(lines))
     with pytest.raises(ValueError, match=r"results\.csv, line 4: "):
         results.read(path)
 
@@ -421,9 +514,9 @@ def test_broken_row_is_named_with_its_file_and_line(tmp_path, change):
 def test_only_row_with_a_field_too_many(tmp_path):
     path = tmp_path / "results.csv"
     results.append(path, [row()])
-    header, line = path.read_text().splitlines()
-    path.write_text(f"{header}\nx,{line}\n")
-    with pytest.raises(ValueError, match=r"results\.csv, line 2: a row has more than 25 fields"):
+    header, line = own(path).read_text().splitlines()
+    own(path).write_text(f"{header}\nx,{line}\n")
+    with pytest.raises(ValueError, match=r"results\.csv, line 2: a row has more than 30 fields"):
         results.read(path)
 
 
@@ -461,12 +554,12 @@ def test_blank_lines_are_not_taken_for_broken_ones(tmp_path):
 def test_last_line_cut_short(tmp_path, cut):
     path = tmp_path / "results.csv"
     results.append(path, [row(seed=seed) for seed in range(5)])
-    path.write_text(path.read_text()[:-cut])
-    before = path.read_bytes()
+    own(path).write_text(own(path).read_text()[:-cut])
+    before = own(path).read_bytes()
     for use in (results.read, lambda path: results.append(path, [row(seed=9)])):
         with pytest.raises(ValueError, match=r"results\.csv, line 6: the last line is cut short"):
             use(path)
-    assert path.read_bytes() == before
+    assert own(path).read_bytes() == before
 
 
 def test_latest_keeps_one_run_of_those_that_differ_in_nothing_else(tmp_path):
@@ -506,11 +599,12 @@ def test_runs_of_other_lengths_are_never_shown_as_one(tmp_path):
 
 def test_file_with_other_columns(tmp_path):
     path = tmp_path / "results.csv"
-    path.write_text("model,score\na,1\n")
+    own(path).parent.mkdir()
+    own(path).write_text("model,score\na,1\n")
     for use in (results.read, lambda path: results.append(path, [row()])):
         with pytest.raises(ValueError, match=r"results\.csv, line 2: the columns are model, score"):
             use(path)
-    assert path.read_text() == "model,score\na,1\n"
+    assert own(path).read_text() == "model,score\na,1\n"
 
 
 def no_space(descriptor):
@@ -520,14 +614,14 @@ def no_space(descriptor):
 def test_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "results.csv"
     results.append(path, [row()])
-    before = path.read_bytes()
+    before = own(path).read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", no_space)
         with pytest.raises(OSError, match=r"No space left on device.*nothing was changed") as error:
             results.append(path, [row(seed=seed) for seed in range(1, 10)])
     assert error.value.errno == errno.ENOSPC
-    assert error.value.filename == str(path)
-    assert path.read_bytes() == before
+    assert error.value.filename == str(own(path))
+    assert own(path).read_bytes() == before
     assert results.append(path, [row(seed=1)]) == 1
 
 
@@ -550,22 +644,22 @@ def append_until_killed(path: Path) -> None:
 def test_a_writer_that_is_killed_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "results.csv"
     results.append(path, [row()])
-    before = path.read_bytes()
+    before = own(path).read_bytes()
     writer = multiprocessing.get_context("spawn").Process(target=append_until_killed, args=(path,))
     writer.start()
     writer.join()
     assert writer.exitcode == -signal.SIGKILL
-    assert path.read_bytes() == before
+    assert own(path).read_bytes() == before
     assert results.append(path, [row(seed=1)]) == 1
 
 
 def test_read_only_folder(tmp_path, monkeypatch):
     path = tmp_path / "results.csv"
     results.append(path, [row()])
-    before, open_file = path.read_bytes(), os.open
+    before, open_file = own(path).read_bytes(), os.open
 
     def denied(name, flags, *arguments, **keywords):
-        if flags & (os.O_WRONLY | os.O_RDWR) and Path(name).parent == tmp_path:
+        if flags & (os.O_WRONLY | os.O_RDWR) and Path(name).parent == own(path).parent:
             raise PermissionError(errno.EACCES, "Permission denied", str(name))
         return open_file(name, flags, *arguments, **keywords)
 
@@ -573,10 +667,9 @@ def test_read_only_folder(tmp_path, monkeypatch):
         patch.setattr(os, "open", denied)
         with pytest.raises(PermissionError, match=r"cannot be written.*SAVE_PATH") as error:
             results.append(path, [row(seed=1)])
-        with pytest.raises(PermissionError, match=r"cannot be written.*SAVE_PATH"):
-            results.drop_stale(path, {"vanilla-1": "9999"})
-    assert error.value.filename == str(path)
-    assert path.read_bytes() == before
+        assert results.append(path, [row()]) == 0  # what is there needs no lock
+    assert error.value.filename == str(own(path))
+    assert own(path).read_bytes() == before
 
 
 def append_many(path: Path, together, own: str, n_rows: int) -> None:
