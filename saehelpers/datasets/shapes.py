@@ -15,6 +15,8 @@ from torch import Tensor
 
 from saehelpers.runs.extras import extra
 from saehelpers.symmetry import Group, orbit, rotations_and_flips
+from saehelpers.runs.identities import identified
+from saehelpers.symmetry import Group
 
 SIZE = 32  # of a quadrant, in pixels
 SHAPES = ("rectangle", "diagonal", "c", "l", "t", "triangle", "arrow", "semicircle")
@@ -38,7 +40,8 @@ def make_shapes(n_samples: int, seed: int) -> ShapesData:
     shapes = torch.randint(len(SHAPES), (n_samples, len(QUADRANTS)), generator=generator)
     tiles = draw_templates()[shapes].unflatten(1, (2, 2))  # (n, row, column, 32, 32)
     images = tiles.permute(0, 1, 3, 2, 4).reshape(n_samples, 1, 2 * SIZE, 2 * SIZE)
-    return ShapesData(images, shapes)
+    cause = {"shapes": "drawn", "n_samples": n_samples, "seed": seed}
+    return ShapesData(identified(images, cause), shapes)
 
 
 def draw_templates() -> Float[Tensor, "shapes size size"]:

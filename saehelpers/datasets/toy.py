@@ -5,13 +5,14 @@
 alpha_i ~ Bernoulli(1 / N) is invariant under the group; the directions v_i turn.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saehelpers.datasets.synthetic import make_features
+from saehelpers.runs.identities import identified, identity
 from saehelpers.symmetry import Group, LinearAction
 
 ACTION_KINDS = ("rotation", "shift")
@@ -23,13 +24,20 @@ class ToyData:
     """Orbit activations with known features.
 
     activations: (n, |G|, d), `[:, 0]` canonical; coefficients: alpha (n, N), 0 or 1;
-    features: v (N, d), unit rows; action: the true one.
+    features: v (N, d), unit rows; action: the true one; stream: the identity of what the
+    samples are the first of.
     """
 
     activations: Float[Tensor, "n order d"]
     coefficients: Float[Tensor, "n n_features"]
     features: Float[Tensor, "n_features d"]
     action: LinearAction
+    stream: str
+
+    def part(self, start: int, stop: int) -> "ToyData":
+        """Some of the samples: those to train on, say, and those held out."""
+        activations = identified(self.activations[start:stop], (self.stream, start, stop))
+        return replace(self, activations=activations, coefficients=self.coefficients[start:stop])
 
 
 def make_toy(
@@ -64,7 +72,13 @@ def make_toy(
         start = torch.randint(order, (len(patterns),), generator=generator)[pattern]
         turned = (start[:, None] + torch.arange(order)) % order
         orbits = orbits.gather(1, turned[..., None].expand_as(orbits))
-    return ToyData(orbits, coefficients.float(), features, action)
+    cause = {"toy": representatives, "n_features": n_features, "d": d, "seed": seed,
+             "action": action_kind, "order": order}  # fmt: skip
+    if representatives == "random":  # drawn after all samples: they depend on how many these are
+        cause["n_samples"] = n_samples
+    action, features = identified(action, cause), identified(features, cause)
+    toy = ToyData(orbits, coefficients.float(), features, action, identity(cause))
+    return toy.part(0, n_samples)
 
 
 def make_action(

@@ -35,6 +35,7 @@ from saehelpers.runs.registry import extensions
 if TYPE_CHECKING:
     import pandas
 
+FLOATS = (float, float | None)
 VERSION = 1  # raised when the meaning of training changes
 
 
@@ -47,17 +48,21 @@ def added_later(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"added_later": True})
 
 
-def settings(config: Any) -> dict[str, Any]:
-    """A config dataclass as nested dicts."""
-    values = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if not (field.metadata.get("added_later") and getattr(config, field.name) == field.default)
-    }
-    return {
-        name: settings(value) if dataclasses.is_dataclass(value) else value
-        for name, value in values.items()
-    }
+def settings(config: Any, nested: bool = True) -> dict[str, Any]:
+    """A config dataclass as nested dicts (or a dict of its fields as they are).
+
+    What a field of type float holds is a float: configs that are equal have one hash.
+    """
+    values = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type in FLOATS and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not (field.metadata.get("added_later") and value == field.default):
+            values[field.name] = (
+                settings(value) if nested and dataclasses.is_dataclass(value) else value
+            )
+    return values
 
 
 def config_hash(config: Any) -> str:

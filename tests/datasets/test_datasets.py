@@ -17,6 +17,7 @@ from saehelpers.datasets.shapes import (
 )
 from saehelpers.datasets.synthetic import make_features
 from saehelpers.datasets.toy import make_action, make_toy
+from saehelpers.runs.identities import identity
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group, act_each, image_action, orbit
 
@@ -265,3 +266,20 @@ def test_how_often_an_element_can_be_told(names, c4, d4):
     turned = turned.reshape(8, 2, 32, 2, 32).transpose(2, 3).flatten(1, 2)
     upright = [all(tuple(t.flatten().tolist()) in canonical for t in tiles) for tiles in turned]
     assert 1 / sum(upright) == pytest.approx(d4)
+
+
+def test_toy_samples_are_told_by_their_cause():
+    def told(n_samples, start, stop, **settings):
+        toy = make_toy(n_samples, 3, 4, seed=0, d=8, **settings)
+        return identity(toy.part(start, stop).activations)
+
+    assert told(20, 0, 10) == told(30, 0, 10) == identity(make_toy(10, 3, 4, 0, 8).activations)
+    assert len({told(20, 0, 10), told(20, 10, 20), told(20, 0, 20)}) == 3
+    assert told(20, 0, 10) != told(20, 0, 10, action_kind="shift")
+    random = [told(n, 0, 10, representatives="random") for n in (20, 30)]
+    assert random[0] != random[1]  # the rows differ
+
+
+def test_shapes_are_told_by_their_cause():
+    told = [identity(make_shapes(n, seed).images) for n, seed in ((5, 0), (5, 1), (6, 0), (5, 0))]
+    assert told[0] == told[3] and len(set(told)) == 3

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saehelpers.runs.identities import identified, identity
 from saehelpers.symmetry import LinearAction
 
 
@@ -17,14 +18,15 @@ def make_features(
     More than d of them are spread by gradient descent on the sum of the fourth powers of
     their cosines, which is ruled by the largest.
     """
+    cause = {"features": n_features, "d": d, "generator": identity(generator), "steps": steps}
     rows = torch.randn(n_features, d, generator=generator)
     if n_features <= d:
-        return torch.linalg.qr(rows.T).Q.T.contiguous()
+        return identified(torch.linalg.qr(rows.T).Q.T.contiguous(), cause)
 
     def interference(unit: Tensor) -> Tensor:
         return (unit @ unit.T).pow(4).sum()  # the diagonal is 1 and has no gradient
 
-    return _spread(rows, interference, steps)
+    return identified(_spread(rows, interference, steps), cause)
 
 
 def make_orbit_features(
@@ -56,6 +58,8 @@ def make_orbit_features(
     for g, projection in projections.items():
         if projection.norm() < 1e-3:
             raise ValueError(f"element {g} leaves no direction of R^{len(projection)} as it is")
+    cause = {"orbit features": stabilisers, "action": action, "generator": identity(generator),
+             "steps": steps}  # fmt: skip
     project = torch.stack([projections[g] for g in stabilisers])
     rows = torch.randn(n_features, action.matrices.shape[-1], generator=generator)
     rows = torch.einsum("ndk, nk -> nd", project, rows)
@@ -65,7 +69,7 @@ def make_orbit_features(
         orbits = torch.einsum("nd, ged -> gne", unit, action.matrices)
         return ((orbits @ unit.T) * others).pow(4).sum()
 
-    return _spread(rows, interference, steps, project)
+    return identified(_spread(rows, interference, steps, project), cause)
 
 
 def _onto_fixed(action: LinearAction, element: int) -> Float[Tensor, "d d"]:

@@ -1,7 +1,7 @@
 """Activations made of features that are known: what an SAE should find, and when it fires."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -157,7 +157,7 @@ class Stream:
     n_samples: int
     seed: int
     action: LinearAction | None = None
-    device: str = "cpu"
+    device: str = field(default="cpu", compare=False)
 
     def to(self, device: str) -> "Stream":
         return replace(self, device=device)
