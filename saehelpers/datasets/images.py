@@ -13,6 +13,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from saehelpers.datasets.image_files import FORMATS, Picture, is_image, read_picture, scaled
+from saehelpers.runs.extras import extra
+from saehelpers.runs.identities import identified
 
 # of systems, beside those that begin with a dot
 HIDDEN = {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found",
@@ -50,9 +52,12 @@ def split(images: ImageSet, n_test: int, seed: int = 0) -> tuple[ImageSet, Image
     order = torch.randperm(n_images, generator=torch.Generator().manual_seed(seed))
 
     def take(index: Tensor) -> ImageSet:
+        pixels = images.images[index]
+        if hasattr(images.images, "cause"):
+            pixels = identified(pixels, {"part of": images.images, "rows": index})
         labels = None if images.labels is None else images.labels[index]
         properties = images.properties.reindex(index.tolist()).reset_index(drop=True)
-        return replace(images, images=images.images[index], labels=labels, properties=properties)
+        return replace(images, images=pixels, labels=labels, properties=properties)
 
     train, test = take(order[n_test:]), take(order[:n_test])
     _say_in_both(train, test)

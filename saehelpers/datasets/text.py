@@ -4,7 +4,7 @@ import ast
 import sysconfig
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,16 @@ SHORTEST = 100  # characters of a docstring that is kept
 N_PARTS = 16  # of the files that they are collected from, side by side
 
 
-def documentation(folder: Path | str) -> list[str]:
+class EmbeddedText(tuple):
+    """Documents that are told by what they are: they differ between versions of Python.
+
+    A model that reads them is the same model for all; what it reads is told by its tokens.
+    """
+
+    cause = "documentation of Python packages"
+
+
+def documentation(folder: Path | str) -> EmbeddedText:
     """The documentation inside installed Python packages: 16 MB of English with code in it.
 
     The topics of `help()`, and the docstrings of the standard library, numpy, scipy, pandas,
@@ -48,7 +57,7 @@ def documentation(folder: Path | str) -> list[str]:
         documents = sorted(sorted(document.strip() for document in documents), key=_checksum)
         text = f"\n{END}\n".join(documents)
         runs.write_atomically(path, text.encode(errors="ignore"))
-    return read_documents(path)
+    return EmbeddedText(read_documents(path))
 
 
 def read_documents(path: Path | str) -> list[str]:
@@ -112,7 +121,7 @@ def _stream_dataset(name: str) -> Iterator[str]:
     return (row["text"] for row in rows)
 
 
-def held_out(documents: list[str], share: float = 0.05) -> tuple[list[str], list[str]]:
+def held_out(documents: Sequence[str], share: float = 0.05) -> tuple[list[str], list[str]]:
     """(training, held-out) documents; of a long text, which is which depends on each alone.
 
     Held out are those with the smallest checksums: a share of all possible ones, and of a short

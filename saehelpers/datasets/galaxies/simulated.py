@@ -10,6 +10,7 @@ import torch
 from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5, write_hdf5
 from saehelpers.datasets.images import ImageSet
 from saehelpers.runs.extras import extra
+from saehelpers.runs.identities import identified
 from saehelpers.runs.sweeps import sweep
 
 with extra("galaxies"):
@@ -63,6 +64,10 @@ def simulate_galaxies(
         pd.DataFrame([row for _, _, rows in parts for row in rows]).to_csv(table_path, index=False)
         write_hdf5(path, torch.from_numpy(pixels).permute(0, 3, 1, 2), labels)
     images, labels = read_hdf5(path)
+    # galsim's pixels differ by a grey level between versions and processors
+    images = identified(
+        images, {"galaxies": "simulated", "n": n_images, "size": size, "seed": seed}
+    )
     return ImageSet(images, labels, CLASSES, "simulated", pd.read_csv(table_path))
 
 
