@@ -6,7 +6,7 @@ given, and what else the probe is told, makes the difference between a fair comp
 gift: each is a `ProbeInput` of its own.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saehelpers.runs.precision import full_precision
+from saehelpers.runs.identities import identity
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction
 
@@ -30,6 +31,8 @@ class ProbeInput:
     latents: (n, copies * n_latents); copies > 1 hold the latents of the sample's orbit.
     blocks, biases: decoders (B, copies * n_latents, d) and (B, d). blocks_used: (n,).
     extra: further columns for every sample, (n, k).
+    causes: what all this was made from, as results have it (`saehelpers.runs.causes`): weights,
+    action and data; told by the contents if there are none.
     """
 
     features: str
@@ -40,6 +43,7 @@ class ProbeInput:
     blocks_used: Int[Tensor, " n"] | None = None
     extra: Float[Tensor, "n k"] | None = None
     copies: int = 1
+    causes: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_latents(self) -> int:
@@ -92,6 +96,7 @@ def probe_inputs(
     crosscoder's "true" and "latents" come from the canonical activation, which no one has who
     is given only the image: only its "inferred" is a fair method.
     """
+    causes = _causes(sae, activations, elements, action)
     x = activations[torch.arange(len(activations)), elements]
     if isinstance(sae, GroupCrosscoder):
         if action is None:
@@ -105,8 +110,8 @@ def probe_inputs(
     else:
         latents = sae.encode(x)
     blocks, biases = sae.decoder_blocks()
-    decoder = {"blocks": blocks, "biases": biases}
-    inputs = {"latents": ProbeInput("latents", "none", latents)}
+    decoder = {"blocks": blocks, "biases": biases, "causes": causes}
+    inputs = {"latents": ProbeInput("latents", "none", latents, causes=causes)}
     if len(blocks) == 1:
         first = torch.zeros(len(x), dtype=torch.long)
         inputs["none"] = ProbeInput("recons", "none", latents, **decoder, blocks_used=first)
@@ -116,6 +121,14 @@ def probe_inputs(
             "recons", "inferred", inferred_latents, **decoder, blocks_used=inferred
         )
     return inputs
+
+
+def _causes(sae: SAE, activations: Tensor, elements: Tensor, action) -> dict[str, str]:
+    return {
+        "weights": identity(sae),
+        "action": "" if action is None else identity(action),
+        "data": identity((activations, elements)),
+    }
 
 
 def with_element(probe_input: ProbeInput, elements: Int[Tensor, " n"], order: int) -> ProbeInput:
@@ -151,4 +164,5 @@ def orbit_averaged(
         biases[inverses].mean(0, keepdim=True),
         torch.zeros(len(rows), dtype=torch.long),
         copies=group.order,
+        causes=_causes(sae, activations, elements, action),
     )

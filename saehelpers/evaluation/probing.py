@@ -30,6 +30,8 @@ XGBOOST = {
 }  # fmt: skip
 TASK_BINS = 16  # of a feature; what they gain and cost beside 256 says benchmarks/probes.py
 CLASS_BINS = 64  # there are few probes of classes, which need not save
+# what decides a score besides the data, for the key of its row; raised when a probe changes
+SETTINGS = {"xgboost": (1, XGBOOST, N_TREES, TASK_BINS), "logistic": (1,)}
 
 
 def probe_tasks(

@@ -43,7 +43,6 @@ from .loading import (
     load_folder as load_folder,
 )
 from .measuring import (
-    drop_stale_rows as drop_stale_rows,
     measure_probes as measure_probes,
     measure_runs as measure_runs,
 )

@@ -1,6 +1,6 @@
-"""What was trained is measured once: rows that results files have already are not made again."""
+"""What was trained is measured once: rows that results tables have already are not made again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,50 +10,62 @@ from torch import Tensor
 
 from saehelpers import runs
 from saehelpers.evaluation.inputs import ProbeInput
-from saehelpers.evaluation.probing import probe_sweep
-from saehelpers.experiments.once import load_existing
+from saehelpers.evaluation.probing import SETTINGS, probe_sweep, probe_tasks
 from saehelpers.experiments.subjects import ActionRun
 from saehelpers.runs import results
+from saehelpers.runs.identities import identity
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import sweep
+from saehelpers.saes import SAE, EquivariantSAE
+from saehelpers.symmetry import LinearAction
 from saehelpers.training.methods import EndToEndRun, SAERun, run_columns
 
 Run = SAERun | EndToEndRun | ActionRun
-
-
-def drop_stale_rows(path: Path | str, configs: Iterable[Run], models: Path | str) -> None:
-    """Remove from a results file what was measured on earlier models of the same configs."""
-    created = {
-        runs.run_id(config): load_existing(config, models)[2]["created_utc"] for config in configs
-    }
-    dropped = results.drop_stale(path, created)
-    if dropped:
-        print(f"{dropped} rows of earlier models removed from {Path(path).name}")
 
 
 def measure_runs(
     measure: Callable[..., dict[str, float] | list[dict[str, Any]]],
     jobs: list[tuple[Run, dict[str, Any], tuple]],
     path: Path | str,
-    models: Path | str,
     executor=None,
 ) -> pd.DataFrame:
-    """Measure every SAE that the results file has no rows of yet, and return the file's rows.
+    """Measure whatever the results table has no rows of yet, and return the rows of these jobs.
 
-    Rows that were measured on other numbers of samples than a job's columns say do not count.
+    A row stands for what it was measured on: in its key are the weights of the SAE, the action,
+    the data (all other arguments) and the measuring function (see `saehelpers.runs.identities`).
+    Whoever changes one of them, a line of `measure` say, gets new values.
 
     Args:
         measure: gives the values of a model's metrics by name, or rows with further columns.
         jobs: (config, further columns of its rows, arguments of `measure`).
     """
-    drop_stale_rows(path, [config for config, _, _ in jobs], models)
-    jobs = [(measure, _columns_of(config) | columns, rest) for config, columns, rest in jobs]
-    done = set(_measurements(results.read(path)))
-    todo = [job for job in jobs if _measurement(job[1]) not in done]
+    known: dict[int, str] = {}
+
+    def told(value: Any) -> str:
+        """The identity of an argument; the same object serves many jobs."""
+        if id(value) not in known:
+            known[id(value)] = identity(value)
+        return known[id(value)]
+
+    described = []
+    for config, columns, arguments in jobs:
+        causes = {"measure": told(measure)}
+        for kind in ("weights", "action", "data"):
+            causes[kind] = "-".join(told(value) for value in arguments if _kind(value) == kind)
+        described.append((measure, _columns_of(config) | columns | causes, arguments))
+    wanted = [columns for _, columns, _ in described]
+    absent = results.missing(path, wanted)
+    todo = [job for job, is_absent in zip(described, absent, strict=True) if is_absent]
     print(progress_line("SAEs measured", len(jobs) - len(todo), len(jobs)))
     for rows in sweep(_measure, todo, "measuring", executor):
         results.append(path, rows)
-    return _rows_of([columns for _, columns, _ in jobs], path)
+    return results.take(path, wanted)
+
+
+def _kind(argument: Any) -> str:
+    if isinstance(argument, LinearAction):
+        return "action"
+    return "weights" if isinstance(argument, SAE | EquivariantSAE) else "data"
 
 
 def measure_probes(
@@ -62,10 +74,9 @@ def measure_probes(
     tasks: pd.DataFrame,
     n_train: int,
     path_of: Callable[[dict[str, Any]], Path],
-    models: Path | str,
     executor=None,
 ) -> pd.DataFrame:
-    """F1 of every planned probe on every task, and the rows of the results files.
+    """F1 of every planned probe on every task: the rows of the results tables.
 
     Only what they have no row of is measured, and is written as it is done: stopped at any
     time, it goes on from there.
@@ -74,56 +85,52 @@ def measure_probes(
         plan: (config, further columns of its rows, probe, truncation, input); see `probe_tasks`.
         tasks: a row with task_type and task for each column of `labels`.
         n_train: so many samples train, the others are held out.
-        path_of: the results file for a row of these columns.
+        path_of: the results table for a row of these columns.
     """
-    names = tasks[["task_type", "task"]].to_dict("records")
-    rows_of_plan = [
-        _columns_of(config) | {
+    told_tasks = [
+        row | {"data": identity(column)}
+        for row, column in zip(
+            tasks[["task_type", "task"]].to_dict("records"), labels.T, strict=True
+        )
+    ]
+    rows_of_plan = []
+    for config, columns, probe, truncation, given in plan:
+        shared = _columns_of(config) | {
             "probe": probe, "features": given.features, "truncation": truncation,
             "element": given.element, "metric": "f1", "split": "test", "n_train": n_train,
-            "n_test": len(labels) - n_train,
-        } | columns
-        for config, columns, probe, truncation, given in plan
-    ]  # fmt: skip
-    paths = [path_of(columns) for columns in rows_of_plan]
+            "n_test": len(labels) - n_train, "measure": identity((probe_tasks, SETTINGS[probe])),
+        } | columns | (given.causes or {"data": identity(given)})  # fmt: skip
+        rows_of_plan.append(
+            [shared | task | {"data": f"{shared['data']}-{task['data']}"} for task in told_tasks]
+        )
+    paths = [path_of(rows[0]) for rows in rows_of_plan]
     jobs = []
     for path in sorted(set(paths)):
         own = [i for i, other in enumerate(paths) if other == path]
-        drop_stale_rows(path, {plan[i][0] for i in own}, models)
-        is_new = results.missing(path, [rows_of_plan[i] | name for i in own for name in names])
-        n_done, times = len(is_new) - sum(is_new), results.read(path).created_utc
-        print(progress_line(path.stem, n_done, len(is_new), times))
+        absent = results.missing(path, [row for i in own for row in rows_of_plan[i]])
+        print(progress_line(path.stem, len(absent) - sum(absent), len(absent)))
         for i in own:
-            new, is_new = is_new[: len(names)], is_new[len(names) :]
+            absent_here, absent = absent[: len(tasks)], absent[len(tasks) :]
             _, _, probe, truncation, given = plan[i]
-            job = {"row": i, "probe": probe, "truncation": truncation}
-            jobs.append((job, given, [task for task, missing in enumerate(new) if missing]))
+            todo = [task for task, is_absent in enumerate(absent_here) if is_absent]
+            jobs.append(({"row": i, "probe": probe, "truncation": truncation}, given, todo))
     for job, done, scores in probe_sweep(jobs, labels, n_train, executor):
-        columns, path = rows_of_plan[job["row"]], paths[job["row"]]
+        rows = rows_of_plan[job["row"]]
         measured = zip(done, scores, strict=True)
-        results.append(path, [columns | names[task] | {"value": score} for task, score in measured])
-    print(progress_line("probes", len(plan) * len(names), len(plan) * len(names)))
-    return _rows_of(rows_of_plan, sorted(set(paths)))
+        results.append(
+            paths[job["row"]], [rows[task] | {"value": score} for task, score in measured]
+        )
+    print(progress_line("probes", len(plan) * len(tasks), len(plan) * len(tasks)))
+    wanted = {path: [] for path in sorted(set(paths))}
+    for path, rows in zip(paths, rows_of_plan, strict=True):
+        wanted[path] += rows
+    return pd.concat([results.take(*pair) for pair in wanted.items()], ignore_index=True)
 
 
 def _columns_of(config: Run) -> dict[str, Any]:
     if isinstance(config, ActionRun):
         return {"run_id": runs.run_id(config), "method": config.method, "seed": config.seed}
     return run_columns(config)
-
-
-def _rows_of(wanted: list[dict[str, Any]], paths: Path | str | list[Path]) -> pd.DataFrame:
-    """The rows in results files that come from the same runs and numbers of samples."""
-    table, wanted = results.read(paths), {_measurement(columns) for columns in wanted}
-    return table[[measurement in wanted for measurement in _measurements(table)]]
-
-
-def _measurements(table: pd.DataFrame) -> Iterable[tuple]:
-    return zip(*(table[name] for name in ("run_id", *results.SAMPLES)), strict=True)
-
-
-def _measurement(columns: dict[str, Any]) -> tuple:
-    return tuple(columns.get(name, pd.NA) for name in ("run_id", *results.SAMPLES))
 
 
 def _measure(measure, columns, arguments) -> list[dict[str, Any]]:

@@ -85,6 +85,11 @@ def part(tensor: Tensor, start: int, stop: int | None = None, step: int = 1) -> 
     return identified(tensor[rows], cause)
 
 
+def joined(*tensors: Tensor) -> Tensor:
+    """Tensors one after another, told by which they are."""
+    return identified(torch.cat(tensors), {"one after another": tensors})
+
+
 def check_identity(label: str, told: str, value: Any) -> None:
     """Raise a ValueError unless `told`, which stands in a config, is the identity of a value."""
     found = identity(value)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saehelpers import runs
-from saehelpers.evaluation import ProbeInput, probe_tasks
+from saehelpers.evaluation import ProbeInput, probe_inputs, probe_tasks
 from saehelpers.experiments import (
     ActionRun,
     load_or_fit_action,
@@ -16,6 +16,8 @@ from saehelpers.experiments import (
     measure_probes,
 )
 from saehelpers.runs import results
+from saehelpers.runs.identities import identity
+from saehelpers.saes import make_sae
 from saehelpers.training.methods import SAERun, run_columns
 
 TASKS = pd.DataFrame({"task_type": ["S", "S", "SO"], "task": ["a", "b", "c"]}, index=[7, 3, 5])
@@ -48,7 +50,7 @@ def measured(small_config, toy, tmp_path, executor):
 
     def measure(plan, tasks=(0, 1, 2)):
         part = LABELS[:, list(tasks)], TASKS.iloc[list(tasks)]
-        return measure_probes(plan, *part, 20, path_of, tmp_path, executor)
+        return measure_probes(plan, *part, 20, path_of, executor)
 
     return config, action_run, measure
 
@@ -91,10 +93,23 @@ def test_what_is_there_is_not_measured_again(measured, tmp_path, monkeypatch, ca
     assert "logistic: 6 of 6 done" in capsys.readouterr().out
 
 
-def test_rows_of_an_earlier_model_are_measured_anew(measured, tmp_path, capsys):
+def test_what_was_made_of_anything_else_is_measured_anew(measured, tmp_path):
     config, _, measure = measured
-    old = {"run_id": runs.run_id(config), "probe": "logistic", "value": 0.0}
-    results.append(tmp_path / "logistic.csv", [old | {"created_utc": "2001-01-01T00:00:00+00:00"}])
-    table = measure([(config, {}, "logistic", 1, GIVEN)])
-    assert "1 rows of earlier models removed" in capsys.readouterr().out
-    assert table.value.tolist() == pytest.approx(probe_tasks(GIVEN, LABELS, 20, "logistic", 1))
+    measure([(config, {}, "logistic", 1, GIVEN)])
+    other = dataclasses.replace(GIVEN, latents=GIVEN.latents + 1)
+    table = measure([(config, {}, "logistic", 1, other)])
+    assert table.value.tolist() == pytest.approx(probe_tasks(other, LABELS, 20, "logistic", 1))
+    assert len(results.read(tmp_path / "logistic.csv")) == 6
+
+
+def test_inputs_of_an_sae_are_told_by_their_causes(toy, small_config):
+    sae, elements = make_sae(small_config), torch.arange(256) % 4
+    told = [
+        probe_inputs(one, toy.activations, seen, toy.action)["true"].causes
+        for one, seen in (
+            (sae, elements), (make_sae(small_config, 1), elements), (sae, elements.flip(0)),
+        )
+    ]  # fmt: skip
+    names = [{name for name in told[0] if told[0][name] != other[name]} for other in told[1:]]
+    assert names == [{"weights"}, {"data"}]
+    assert told[0]["action"] == identity(toy.action)
