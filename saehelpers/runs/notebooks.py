@@ -1,0 +1,95 @@
+"""What every notebook begins with: its folder, and parameters that can work."""
+
+import ast
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = "notebooks"
+
+
+def enter_notebooks() -> Path:
+    """Make the folder of the notebooks the current one, and return it.
+
+    It is looked for above the current folder, wherever the kernel was started, and beside this
+    package.
+
+    Raises:
+        FileNotFoundError: it is at neither place.
+    """
+    here, package = Path.cwd(), Path(__file__).resolve().parents[2]
+    for folder in (here, *here.parents, package):
+        found = folder / FOLDER
+        if (found / "01_toy_model.ipynb").is_file():
+            os.chdir(found)
+            return found
+    raise FileNotFoundError(
+        f"the notebooks are neither at or above {here} nor beside the package in {package}: start "
+        "the kernel inside the clone of the collection"
+    )
+
+
+def check_parameters(
+    notebook: str,
+    values: Mapping[str, Any],
+    known: Mapping[str, Collection[Any]] | None = None,
+    least: Mapping[str, float | int] | None = None,
+) -> None:
+    """Stop with a sentence where a parameter of a notebook cannot work.
+
+    Args:
+        notebook: the beginning of its file's name, "01" say.
+        values: the parameters by name (`globals()`); each must be of the type that it has in the
+            notebook's parameter cell, and a list not empty.
+        known: what parameters may be; of a list, each of its items.
+        least: the smallest values of numbers; of a list or dict, of its numbers.
+
+    Raises:
+        TypeError: a parameter is of another type.
+        ValueError: it is not among those known, too small, or an empty list.
+    """
+    for name, default in _defaults(notebook).items():
+        _check_type(name, values[name], default)
+    for name, choices in (known or {}).items():
+        for item in _items(values[name]):
+            if item not in choices:
+                listed = ", ".join(repr(choice) for choice in choices)
+                raise ValueError(f"{name} has {item!r}, which is unknown; known are {listed}")
+    for name, smallest in (least or {}).items():
+        for item in _items(values[name]):
+            if item is not None and not item >= smallest:
+                raise ValueError(f"{name} must be {smallest:g} or more, got {item!r}")
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _defaults(notebook: str) -> dict[str, Any]:
+    """The parameters of a notebook, as its file has them."""
+    (path,) = enter_notebooks().glob(f"{notebook}*.ipynb")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    statements = ast.parse("".join(cell["source"])).body
+    return {s.targets[0].id: ast.literal_eval(s.value) for s in statements}
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    kinds = {bool: bool, int: int, float: (int, float), str: str, list: (list, tuple), dict: dict}
+    kind = kinds.get(type(default), object)
+    if value is None or (isinstance(value, kind) and isinstance(value, bool) <= (kind is bool)):
+        if isinstance(default, list) and value is not None and not len(value):
+            raise ValueError(f"{name} is empty: it needs one value or more")
+        return
+    if default is None:
+        return
+    hint = ""
+    if isinstance(value, str) and isinstance(default, list | dict):
+        hint = f": papermill reads it with -y '{name}: {value}', not with -p"
+    raise TypeError(
+        f"{name} must be of type {type(default).__name__}, as {default!r} is, got {value!r}{hint}"
+    )
