@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from saehelpers import runs
 from saehelpers.experiments.loading import load_folder
-from saehelpers.experiments.once import checkpoint_path
+from saehelpers.experiments.once import begin_anew, checkpoint_path
 from saehelpers.experiments.saes import load_sae
+from saehelpers.runs.identities import check_identity, identity
 from saehelpers.runs.sweeps import sweep
 from saehelpers.saes import SAE
 from saehelpers.training.end_to_end import check_model, train_end_to_end
@@ -32,6 +33,9 @@ def load_or_train_end_to_end(
     process of its own (see `saehelpers.runs.sweep`). An SAE that others go on from (`start`) must
     be on disk, in `models`. Arguments as in `train_end_to_end`.
     """
+    told = identity(blocks)
+    for config in configs:
+        check_identity(f"text of {config.name!r}", config.text, told)
     missing = [config for config in configs if force or runs.load_run(models, config) is None]
     if missing:
         print(f"training {len(missing)} of {len(configs)} SAEs, the others are on disk")
@@ -46,6 +50,8 @@ def load_or_train_end_to_end(
 
 
 def _train_and_save(configs, model, blocks, validation, models, device, force) -> None:
+    if force:
+        begin_anew(models, configs)
     trained = train_end_to_end(
         configs,
         model.to(device),

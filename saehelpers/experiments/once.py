@@ -27,6 +27,8 @@ def load_or_train(
     run = None if force else runs.load_run(models, config)
     if run is None:
         print(f"training {runs.run_id(config)}")
+        if force:
+            begin_anew(models, [config])
         model, history = train()
         tensors = {k: v.half() if half else v for k, v in model.state_dict().items()}
         runs.save_run(models, config, tensors, history, force, files)
@@ -60,6 +62,11 @@ def fill(
     except RuntimeError as error:
         raise error_of(folder, str(error)) from error
     return model
+
+
+def begin_anew(models: Path | str, configs: list) -> None:
+    """Remove what an earlier training of these configs left unfinished."""
+    checkpoint_path(models, configs).unlink(missing_ok=True)
 
 
 def checkpoint_path(models: Path | str, configs: list) -> Path:

@@ -8,8 +8,14 @@ from torch import Tensor
 from saehelpers import runs
 from saehelpers.datasets.shards import ShardStream, map_activations
 from saehelpers.datasets.synthetic import Stream
-from saehelpers.experiments.once import checkpoint_path, load_existing, load_weights
+from saehelpers.experiments.once import (
+    begin_anew,
+    checkpoint_path,
+    load_existing,
+    load_weights,
+)
 from saehelpers.experiments.subjects import Subject
+from saehelpers.runs.identities import check_identity, identity
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import sweep
 from saehelpers.saes import SAE, SAEConfig, make_sae
@@ -39,6 +45,7 @@ def load_or_train_saes(
         device: where they are trained; what is returned is on the CPU.
     """
     sources = activations if isinstance(activations, list) else [activations] * len(configs)
+    _check_sources(configs, sources)
     trained = [None if force else runs.load_run(models, config) for config in configs]
     missing = [i for i, run in enumerate(trained) if run is None]
     together: dict[SAERun, list[int]] = {}
@@ -88,6 +95,15 @@ def load_or_train_methods(
     return trained
 
 
+def _check_sources(configs: list[SAERun], sources: list) -> None:
+    """Raise a ValueError unless every config is one of the activations that are given."""
+    known: dict[int, str] = {}
+    for config, source in zip(configs, sources, strict=True):
+        if id(source) not in known:
+            known[id(source)] = identity(source)
+        check_identity(f"activations of {config.name!r}", config.activations, known[id(source)])
+
+
 def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
     """The trained SAE of this config.
 
@@ -99,6 +115,8 @@ def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
 
 
 def _train_and_save(configs, activations, validation, models, device, force) -> None:
+    if force:
+        begin_anew(models, configs)
     sources = [map_activations(s) if isinstance(s, Path) else s for s in activations]
     saes, histories = train_saes(
         configs,

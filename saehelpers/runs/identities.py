@@ -90,13 +90,12 @@ def joined(*tensors: Tensor) -> Tensor:
     return identified(torch.cat(tensors), {"one after another": tensors})
 
 
-def check_identity(label: str, told: str, value: Any) -> None:
-    """Raise a ValueError unless `told`, which stands in a config, is the identity of a value."""
-    found = identity(value)
+def check_identity(field: str, told: str, found: str) -> None:
+    """Raise a ValueError unless a config's field holds the identity of what it is used with."""
     if told != found:
         raise ValueError(
-            f"{label} is {told!r}, and what is given is {found!r}: describe it by "
-            "`saehelpers.runs.identity` of what is given"
+            f"{field}: the config has {told!r}, what is given has the identity {found!r}. A config "
+            "holds the identity of what a model is made from, `saehelpers.runs.identity(...)`"
         )
 
 

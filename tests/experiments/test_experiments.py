@@ -28,9 +28,11 @@ from saehelpers.experiments import (
     prepare_subjects,
     shapes_base_run,
 )
+from saehelpers.experiments.once import checkpoint_path
 from saehelpers.networks import load_encoder
 from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs import results
+from saehelpers.runs.identities import identity
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, LinearAction, fit_action
 from saehelpers.training import fitting, side_by_side as training
@@ -47,8 +49,8 @@ def executor():
 
 
 @pytest.fixture
-def run(small_config) -> SAERun:
-    return SAERun("test", "toy", small_config, epochs=2)
+def run(small_config, toy) -> SAERun:
+    return SAERun("test", identity(toy.activations), small_config, epochs=2)
 
 
 @pytest.fixture
@@ -170,16 +172,32 @@ def test_only_missing_saes_are_trained(run, toy, tmp_path, executor, capsys):
 
 def test_force_trains_again(run, toy, tmp_path, executor):
     first = states(load_or_train_saes([run], toy.activations, tmp_path, executor=executor))
-    other = toy.activations + torch.randn(8, generator=torch.Generator().manual_seed(0))
-    kept = load_or_train_saes([run], other, tmp_path, executor=executor)
-    assert_equal_states(states(kept), first)
-    forced = load_or_train_saes([run], other, tmp_path, executor=executor, force=True)
-    assert not torch.equal(forced[0].mean, first[0]["mean"])
+    written = (tmp_path / runs.run_id(run) / "weights.safetensors").stat().st_mtime_ns
+    forced = load_or_train_saes([run], toy.activations, tmp_path, executor=executor, force=True)
+    assert_equal_states(states(forced), first)
+    assert (tmp_path / runs.run_id(run) / "weights.safetensors").stat().st_mtime_ns > written
+
+
+def test_other_activations_under_the_same_name_are_refused(run, toy, tmp_path, executor):
+    load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+    with pytest.raises(
+        ValueError, match=r"activations of 'test': the config has .*, what is given has"
+    ):
+        load_or_train_saes([run], toy.activations + 1, tmp_path, executor=executor)
+
+
+def test_force_begins_anew(run, toy, tmp_path, executor):
+    (expected,), _ = train_saes([run], [toy.activations], progress=False)
+    path = checkpoint_path(tmp_path, [run])
+    path.parent.mkdir()
+    path.write_bytes(b"left over")
+    (sae,) = load_or_train_saes([run], toy.activations, tmp_path, executor=executor, force=True)
+    assert_equal_states(states([sae]), states([expected]))
 
 
 def test_each_sae_gets_the_activations_that_stand_beside_it(run, toy, tmp_path, executor):
-    configs = [dataclasses.replace(run, activations=name) for name in ("a", "b")]
     sources = [toy.activations, 3 * toy.activations + 1]
+    configs = [dataclasses.replace(run, activations=identity(source)) for source in sources]
     saes = load_or_train_saes(configs, sources, tmp_path, executor=executor)
     for sae, source in zip(saes, sources, strict=True):
         assert_close(sae.mean, source.mean((0, 1)))
@@ -245,7 +263,9 @@ def test_weights_of_another_architecture_are_named(run, toy, tmp_path, executor)
 
 def test_failed_training_is_raised_with_its_cause(run, toy, tmp_path, executor):
     with pytest.raises(RuntimeError, match="1 of 1 jobs failed") as failure:
-        load_or_train_saes([run], toy.activations[..., :5], tmp_path, executor=executor)
+        narrow = toy.activations[..., :5]
+        run = dataclasses.replace(run, activations=identity(narrow))
+        load_or_train_saes([run], narrow, tmp_path, executor=executor)
     assert "sae.d is 8, the activations are (256, 4, 5)" in str(failure.value.__cause__)
     assert not (tmp_path / runs.run_id(run)).exists()
 
@@ -396,11 +416,11 @@ def test_measurements_are_made_once(run, toy, tmp_path, executor, capsys):
     load_or_train_saes(configs, toy.activations, tmp_path, executor=executor)
     path = tmp_path / "results.csv"
     jobs = [(config, {"experiment": "e"}, ("abc", toy.action)) for config in configs]
-    table = measure_runs(mean_of, jobs[:1], path, tmp_path, executor)
+    table = measure_runs(mean_of, jobs[:1], path, executor)
     assert table["metric"].tolist() == ["first", "second"]
     assert table["value"].iloc[0] == 3
     capsys.readouterr()
-    table = measure_runs(mean_of, jobs, path, tmp_path, executor)
+    table = measure_runs(mean_of, jobs, path, executor)
     assert "SAEs measured: 1 of 2 done, 1 left" in capsys.readouterr().out
     assert len(table) == len(results.read(path)) == 4
     assert set(table["run_id"]) == {runs.run_id(config) for config in configs}
@@ -411,19 +431,35 @@ def test_other_numbers_of_samples_are_measured_beside(run, toy, tmp_path, execut
     path = tmp_path / "results.csv"
     for n_train, n_rows in ((10, 2), (20, 4), (10, 4)):
         job = (run, {"n_train": n_train, "n_test": 5}, ("abc", toy.action))
-        table = measure_runs(mean_of, [job], path, tmp_path, executor)
+        table = measure_runs(mean_of, [job], path, executor)
         assert table["n_train"].tolist() == [n_train, n_train]
         assert len(results.read(path)) == n_rows
 
 
-def test_measurements_of_an_earlier_model_are_dropped(run, toy, tmp_path, executor, capsys):
-    load_or_train_saes([run], toy.activations, tmp_path, executor=executor)
+def sum_of(sae_name: str, action: LinearAction) -> dict[str, float]:
+    return {"first": -1.0, "third": 0.0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda toy: (mean_of, ("abcd", toy.action)),
+        lambda toy: (mean_of, ("abc", LinearAction.identity(GROUP, 8))),
+        lambda toy: (sum_of, ("abc", toy.action)),
+    ],
+    ids=["data", "action", "measure"],
+)
+def test_what_is_measured_on_anything_else_is_measured_anew(run, toy, tmp_path, executor, change):
     path = tmp_path / "results.csv"
-    old = {"run_id": runs.run_id(run), "metric": "first", "value": 0.0}
-    results.append(path, [old | {"created_utc": "2001-01-01T00:00:00Z"}])
-    table = measure_runs(mean_of, [(run, {}, ("abc", toy.action))], path, tmp_path, executor)
-    assert "1 rows of earlier models removed" in capsys.readouterr().out
-    assert table.query("metric == 'first'")["value"].tolist() == [3]
+    before = measure_runs(mean_of, [(run, {}, ("abc", toy.action))], path, executor)
+    measure, arguments = change(toy)
+    after = measure_runs(measure, [(run, {}, arguments)], path, executor)
+    assert dict(zip(after["metric"], after["value"], strict=True)) == pytest.approx(
+        measure(*arguments), rel=1e-5
+    )
+    again = measure_runs(mean_of, [(run, {}, ("abc", toy.action))], path, executor)
+    assert again.equals(before)
+    assert results.latest(results.read(path)).query("metric == 'first'")["value"].item() == 3
 
 
 # --- encoders of images, and their pixels ---
