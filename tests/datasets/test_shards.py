@@ -19,6 +19,7 @@ from saehelpers.datasets.shards import (
     write_shards,
 )
 from saehelpers.experiments import load_or_train_saes
+from saehelpers.runs.identities import identity
 from saehelpers.training import fitting, side_by_side as training
 from saehelpers.training.methods import SAERun
 from saehelpers.training.side_by_side import train_saes
@@ -236,6 +237,7 @@ def test_an_interrupt_changes_nothing(toy, run, tmp_path, monkeypatch):
 
 def test_load_or_train_from_shards(toy, run, tmp_path):
     stream = ShardStream(write_shards(tmp_path / "shards", toy.activations.split(50)), 100)
+    run = dataclasses.replace(run, activations=identity(stream))
     configs = [dataclasses.replace(run, seed=seed) for seed in (0, 1)]
     with ThreadPoolExecutor(1) as executor:
         saes = load_or_train_saes(configs, [stream] * 2, tmp_path / "models", executor=executor)

@@ -18,6 +18,7 @@ from saehelpers.networks.feature_maps import (
     orbit_pixels,
 )
 from saehelpers.networks.scaling import standardisation
+from saehelpers.runs.identities import identity
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group, image_action
 from saehelpers.training.methods import SAERun
@@ -237,9 +238,10 @@ def test_standardisation_does_not_depend_on_the_parts_it_looks_at(n_rows, monkey
 
 def test_training_from_a_mapped_file_is_training_from_the_tensor(toy, small_config, tmp_path):
     np.save(tmp_path / "orbits.npy", toy.activations)
-    configs = [SAERun("test", "toy", small_config, epochs=2, seed=seed) for seed in (0, 1)]
     weights = []
     for name, source in (("a", toy.activations), ("b", tmp_path / "orbits.npy")):
+        told = identity(source)
+        configs = [SAERun("test", told, small_config, epochs=2, seed=seed) for seed in (0, 1)]
         with ThreadPoolExecutor(1) as executor:
             saes = load_or_train_saes(configs, source, tmp_path / name, executor=executor)
         weights.append([runs.fingerprint(sae.state_dict()) for sae in saes])

@@ -21,6 +21,7 @@ from saehelpers.networks.activations import (
     splice,
 )
 from saehelpers.networks.scaling import standardisation
+from saehelpers.runs.identities import identity
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.training.end_to_end import (
     end_to_end_loss as loss_of_original,
@@ -66,10 +67,10 @@ def model(blocks) -> nn.Module:
 
 
 @pytest.fixture
-def config(model) -> EndToEndRun:
+def config(model, blocks) -> EndToEndRun:
     sae = SAEConfig(D, 24, "topk", 4, encoder="linear", pre_encoder_bias=True, unit_decoder=True)
     return EndToEndRun(
-        "e2e", model_id("tiny", model), "counting", LAYER, sae, epochs=2, blocks_per_epoch=32,
+        "e2e", model_id("tiny", model), identity(blocks[:64]), LAYER, sae, epochs=2, blocks_per_epoch=32,
         batch_size=8, warmup_steps=2, autocast=False,
     )  # fmt: skip
 
