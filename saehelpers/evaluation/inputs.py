@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saehelpers.runs.precision import full_precision
 from saehelpers.runs.identities import identity
+from saehelpers.runs.precision import full_precision
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction
 

@@ -57,6 +57,10 @@ from .identities import (
     identified as identified,
     identity as identity,
 )
+from .notebooks import (
+    check_parameters as check_parameters,
+    enter_notebooks as enter_notebooks,
+)
 from .precision import (
     full_precision as full_precision,
 )
