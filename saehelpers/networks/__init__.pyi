@@ -16,6 +16,7 @@ from .activations import (
     recording_prefix as recording_prefix,
     replaying as replaying,
     splice as splice,
+    token_activations as token_activations,
 )
 from .autoencoders import (
     ARCHITECTURES as ARCHITECTURES,

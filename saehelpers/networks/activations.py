@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saehelpers.networks.modules import Edit, check_ran, find_place, hook, in_evaluation_mode
+from saehelpers.runs.identities import identified
 from saehelpers.runs.precision import full_precision
 from saehelpers.symmetry import Group, InputAction, input_action
 
@@ -197,7 +199,15 @@ def read_activations(
         if state is not None and not torch.equal(state, _random_state(batch.device)):
             _check_same(output, read(batch), model, module)
         collected.append(_per_input(output, len(batch), module))
-    return torch.cat(collected)
+    return identified(torch.cat(collected), {"network": model, "inputs": inputs, "module": module})
+
+
+def token_activations(
+    model: nn.Module, tokens: Int[Tensor, "n context"], module: str, batch_size: int = 256
+) -> Float[Tensor, "samples 1 d"]:
+    """Outputs of the named module at every token, as orbits of one: (n * context, 1, d)."""
+    read = read_activations(model, tokens, module, batch_size)
+    return identified(read.flatten(0, 1)[:, None], {"tokens of": read})
 
 
 def _run(model: nn.Module, batch: Tensor, module: str) -> None:
@@ -274,4 +284,4 @@ def orbit_activations(
     per_element = [
         read_activations(model, act(inputs, element), module) for element in range(group.order)
     ]
-    return torch.stack(per_element, dim=1)
+    return identified(torch.stack(per_element, dim=1), {"orbits": per_element})

@@ -56,6 +56,8 @@ from .identities import (
     file_fingerprint as file_fingerprint,
     identified as identified,
     identity as identity,
+    joined as joined,
+    part as part,
 )
 from .notebooks import (
     check_parameters as check_parameters,
