@@ -90,8 +90,8 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     if not len(table) or not _new(table, target).any():
         return 0  # nothing to lock for
     with _locked(target):
-        before = _text(target)
         new = table[_new(table, target)]
+        before = _text(target) if not _ships() else _without_superseded(target, new)
         _write(target, before + new.to_csv(index=False, header=not before, lineterminator="\n"))
     return len(new)
 
@@ -209,6 +209,14 @@ def _rows(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Own rows and shipped rows of a table."""
     own = _table([]) if _ships() else _parse(own_path(path))
     return own, _parse(_shipped_path(path))
+
+
+def _without_superseded(path: Path, new: pd.DataFrame) -> str:
+    """A file's text, but for rows without causes that describe what new rows do."""
+    table = _parse(path)
+    told_by = [name for name in DESCRIPTION if name != "run_id"]
+    old = (table["measure"] == "") & pd.Series(keys(table, told_by)).isin(keys(new, told_by))
+    return _csv(table[~old.to_numpy()]) if len(table) else ""
 
 
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:

@@ -469,6 +469,19 @@ def test_file_of_the_older_format_is_converted(tmp_path):
     assert results.missing(path, [row()]) == [True]
 
 
+def test_what_is_renewed_takes_the_place_of_rows_without_causes(tmp_path):
+    path = tmp_path / "results.csv"
+    old = [name for name in results.COLUMNS if name not in (*results.CAUSES, "base_seed")]
+    rows = [row(seed=seed, value=0.1, created_utc="2020-01-01T00:00:00Z") for seed in (0, 1)]
+    results._table(rows)[old].to_csv(path, index=False)
+    results.convert(path)
+    ship(path, [row(run_id="vanilla-2", seed=1)])
+    table = results.read(path)
+    assert table[["run_id", "seed", "value"]].values.tolist() == [
+        ["vanilla-1", 0, 0.1], ["vanilla-2", 1, 0.5],
+    ]  # fmt: skip
+
+
 def test_two_rows_of_one_key(tmp_path):
     path = tmp_path / "results.csv"
     ship(path, [row(), row(seed=1)])
