@@ -273,7 +273,8 @@ def _text(path: Path) -> str:
     if not path.exists():
         return ""
     data = path.read_bytes()
-    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    return text.replace("\r\n", "\n")
 
 
 def _parse(path: Path) -> pd.DataFrame:
