@@ -1,6 +1,6 @@
 """Base models, trained once, then loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from saehelpers.evaluation.metrics import next_token_loss
 from saehelpers.experiments.once import fit_run, load_or_train, load_weights
 from saehelpers.networks import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
 from saehelpers.runs.extras import extra
+from saehelpers.runs.identities import check_identity, identity
 from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, input_action
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class BaseModelRun:
     """Everything that decides what an image autoencoder learns.
 
     `augment`: train on images under a random element of `group`, else on canonical ones. `group`
-    is a `Group.identifier`; of an action of one's own on images, `data` names it, too.
+    is a `Group.identifier`; `data` the identity of the images, followed by `acted_on` where the
+    action on images is one's own.
     `architecture` "vit_b_16", or a folder with its weights, is the pretrained transformer, of
     which nothing is trained.
     """
@@ -53,15 +55,25 @@ class BaseModelRun:
     __str__ = runs.described
 
 
+def acted_on(inputs: Tensor, group: Group | None, act: InputAction | None) -> str:
+    """The identity of what a group's generators make of the first input.
+
+    It tells actions of one's own apart; nothing for the `image_action`.
+    """
+    if act is None:
+        return ""
+    return identity([act(inputs[:1], generator) for generator in group.generators])
+
+
 def shapes_base_run(
-    architecture: str, n_images: int, group: str, epochs: int, **settings
+    architecture: str, images: Tensor, group: str, epochs: int, **settings
 ) -> BaseModelRun:
-    """The run of a base model of notebook 02, which others load: `make_shapes(n_images, seed=0)`.
+    """The run of a base model of notebook 02, which others load, trained on these images.
 
     `settings` are further fields of `BaseModelRun`.
     """
-    name, data = f"base_{Path(architecture).name}", f"shapes-{n_images}-seed0"
-    return BaseModelRun(name, data, architecture, group=group, epochs=epochs, **settings)
+    name = f"base_{Path(architecture).name}"
+    return BaseModelRun(name, identity(images), architecture, group=group, epochs=epochs, **settings)
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,8 @@ def load_or_train_base_model(
     if config.architecture == "vit_b_16" or Path(config.architecture).is_dir():
         source = VIT_B_16 if config.architecture == "vit_b_16" else config.architecture
         return load_pretrained_vit(source), pd.DataFrame()
+    told = identity(images) + acted_on(images, group, act)
+    check_identity(f"data of {config.name!r}", config.data, told)
     model = make_autoencoder(
         config.architecture, config.latent_dim, config.hidden_dim, images.shape[-1], config.seed
     )
@@ -152,7 +166,7 @@ def _train_base_model(model, config, images, validation, models, group, act) -> 
 
 def load_or_train_language_model(
     config: LanguageModelRun,
-    documents: list[str],
+    documents: Sequence[str],
     models: Path | str,
     device: str = "cpu",
     force: bool = False,
@@ -163,6 +177,7 @@ def load_or_train_language_model(
     the held-out documents (see `saehelpers.datasets.text.held_out`). Weights are kept in half
     precision and always come from disk, as does the tokeniser.
     """
+    check_identity(f"text of {config.name!r}", config.text, identity(documents))
     files: dict[str, str] = {}
     model = make_language_model(config)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saehelpers.experiments.subjects import Subject, load_or_fit_action
 from saehelpers.networks.activations import orbit_activations
+from saehelpers.runs.identities import identified, identity
 from saehelpers.symmetry import Group, LinearAction, rotations_and_flips, usual_fit
 from saehelpers.training.methods import SAERun
 
@@ -47,23 +48,25 @@ def subject_under(
     if other != other_group(group):
         raise ValueError(f"the other group of {group.name} is {other_group(group).name}, "
                          f"got {other.name}")  # fmt: skip
-    name = f"{subject.name}/{other.name}"
     if other.order < group.order:
-        train, test = (_halves(orbits).flatten(0, 1) for orbits in (subject.train, subject.test))
+        train, test = (
+            identified(_halves(orbits).flatten(0, 1), {"halves of": orbits})
+            for orbits in (subject.train, subject.test)
+        )
         matrices = subject.action.matrices[: other.order]
         action = LinearAction(other, matrices, subject.action.origin)
-        return dataclasses.replace(subject, train=train, test=test, action=action, name=name)
+        return dataclasses.replace(subject, train=train, test=test, action=action)
     train, test = (
         orbit_activations(subject.base_model.to(device), images, other)
         for images in (train_images, test_images)
     )
     action_run = dataclasses.replace(
-        subject.action_run, activations=name, group=other.name, method=usual_fit(other)
+        subject.action_run, activations=identity(train), group=other.name, method=usual_fit(other)
     )
     action = load_or_fit_action(action_run, train, models, device)
     subject.base_model.cpu()
     return dataclasses.replace(
-        subject, train=train, test=test, action=action, action_run=action_run, name=name
+        subject, train=train, test=test, action=action, action_run=action_run
     )
 
 
@@ -91,7 +94,7 @@ def samples_under(
 def run_under(config: SAERun, subject: Subject, other_subject: Subject) -> SAERun:
     """The run of an SAE on a subject taken for another group's, in about as many steps."""
     epochs = max(1, config.epochs * len(subject.train) // len(other_subject.train))
-    return dataclasses.replace(config, activations=other_subject.name, epochs=epochs)
+    return dataclasses.replace(config, activations=identity(other_subject.train), epochs=epochs)
 
 
 def _halves(orbits: Float[Tensor, "n order d"]) -> Tensor:

@@ -9,15 +9,16 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from saehelpers import runs
+from saehelpers.experiments.base_models import acted_on
 from saehelpers.experiments.once import fit_run, load_or_train, load_weights
 from saehelpers.experiments.subjects import (
     ActionRun,
     Subject,
-    input_action_fingerprint,
     load_or_fit_action,
 )
 from saehelpers.networks import make_convnext
 from saehelpers.networks.feature_maps import orbit_pixels
+from saehelpers.runs.identities import check_identity, identified, identity, part
 from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, input_action
 
 ACTION_SAMPLES = 20_000  # orbits that an action is fitted to, at most
@@ -27,8 +28,9 @@ ACTION_SAMPLES = 20_000  # orbits that an action is fitted to, at most
 class EncoderRun:
     """Everything that decides what a ConvNeXt classifier learns.
 
-    data: names the images, which are shown under random elements of `group`, a
-    `Group.identifier`, and an action of one's own on them; the architecture is that of
+    data: the identity of (images, labels), followed by `acted_on` where the action on images is
+    one's own. They are shown under random elements of `group`, a `Group.identifier`. The
+    architecture is that of
     `saehelpers.networks.make_convnext`.
     """
 
@@ -78,13 +80,15 @@ def load_or_train_encoder(
             "a classifier needs labels, these images have none: put those of each class into a "
             "folder of its own, or choose a pretrained encoder (see load_encoder)"
         )
-    for part in (labels, validation[1]):
-        if not 0 <= int(part.min()) <= int(part.max()) < config.n_classes:
+    for numbers in (labels, validation[1]):
+        if not 0 <= int(numbers.min()) <= int(numbers.max()) < config.n_classes:
             raise ValueError(
                 f"labels of {config.n_classes} classes are numbers from 0 to "
-                f"{config.n_classes - 1}, got {part.unique().tolist()}: set n_classes, or number "
+                f"{config.n_classes - 1}, got {numbers.unique().tolist()}: set n_classes, or number "
                 "the classes anew (labels.unique(return_inverse=True)[1])"
             )
+    told = identity((images, labels))
+    check_identity(f"data of {config.name!r}", config.data, told + acted_on(images, group, act))
     model = make_convnext(config.widths, config.depths, config.patch, config.n_classes, config.seed)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
@@ -123,8 +127,8 @@ def _train_encoder(model, config, images, labels, test_images, test_labels, mode
 class PixelsRun:
     """Everything that decides a file of pixel activations; see `feature_maps.orbit_pixels`.
 
-    encoder, images: fingerprints of the encoder's weights and of the images. group: its
-    `identifier`; act: the fingerprint of an action of one's own on images.
+    encoder, images: their identities. group: its `identifier`; act: see
+    `acted_on`.
     """
 
     name: str
@@ -158,25 +162,25 @@ def prepare_pixel_subject(
     from there; `act` is how the group acts on images and their maps (see `orbit_pixels`);
     `action_settings` are fields of `ActionRun`.
     """
-    weights = runs.fingerprint(encoder.state_dict())
+    told = identity(encoder)
     encoder.to(device)
-    paths, parts = {}, {}
-    for part, images in (("pixels_train", train_images), ("pixels_test", test_images)):
-        shown = runs.fingerprint({"images": images})
+
+    def read(name: str, images: Tensor) -> Tensor:
+        shown = identity(images)
         config = PixelsRun(
-            part, weights, shown, layer, group.identifier, pixels_per_image,
-            act=input_action_fingerprint(group, act, images),
+            name, told, shown, layer, group.identifier, pixels_per_image, act=acted_on(images, group, act)
         )  # fmt: skip
-        paths[part] = Path(folder) / f"{runs.run_id(config)}.npy"
-        parts[part] = orbit_pixels(
-            encoder, images, group, layer, paths[part], pixels_per_image, config.seed, act=act
+        path = Path(folder) / f"{runs.run_id(config)}.npy"
+        orbits = orbit_pixels(
+            encoder, images, group, layer, path, pixels_per_image, config.seed, act=act
         )
-    train = parts["pixels_train"]
-    name = paths["pixels_train"].stem
-    action_run = ActionRun("action", name, group.identifier, **action_settings)
-    some = train[:: max(1, len(train) // ACTION_SAMPLES)][:ACTION_SAMPLES]
+        orbits = identified(orbits, config)
+        orbits.path = path
+        return orbits
+
+    train, test = read("pixels_train", train_images), read("pixels_test", test_images)
+    step = max(1, len(train) // ACTION_SAMPLES)
+    some = part(train, 0, step * ACTION_SAMPLES, step)
+    action_run = ActionRun("action", identity(some), group.identifier, **action_settings)
     action = load_or_fit_action(action_run, some, models, device, group=group)
-    return Subject(
-        encoder.cpu(), pd.DataFrame(), train, parts["pixels_test"], action, action_run, name,
-        paths["pixels_train"],
-    )  # fmt: skip
+    return Subject(encoder.cpu(), pd.DataFrame(), train, test, action, action_run)

@@ -56,7 +56,7 @@ def load_or_train_saes(
     jobs = [
         (
             [configs[i] for i in group],
-            [sources[i] for i in group] if isinstance(activations, list) else [activations],
+            [_sent(sources[i]) for i in (group if isinstance(activations, list) else group[:1])],
             None if validation is None else [validation],
             models,
             device,
@@ -89,10 +89,17 @@ def load_or_train_methods(
     trained = {}
     for name, subject in subjects.items():
         own = dataclasses.replace(sae, d=subject.train.shape[-1])
-        configs = method_runs(methods, topks, seeds, subject.name, own, group, **settings)
+        configs = method_runs(
+            methods, topks, seeds, identity(subject.train), own, group, **settings
+        )
         saes = load_or_train_saes(configs, subject.train, models, subject.test, device, executor)
         trained[name] = dict(zip(configs, saes, strict=True))
     return trained
+
+
+def _sent(source):
+    """What goes to a worker process: of activations mapped from a file, its path."""
+    return getattr(source, "path", source) if isinstance(source, Tensor) else source
 
 
 def _check_sources(configs: list[SAERun], sources: list) -> None:

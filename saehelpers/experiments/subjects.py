@@ -12,6 +12,7 @@ from saehelpers import runs
 from saehelpers.experiments.base_models import BaseModelRun, load_or_train_base_model
 from saehelpers.experiments.once import load_or_train
 from saehelpers.networks.activations import orbit_activations
+from saehelpers.runs.identities import check_identity, identified, identity
 from saehelpers.runs.sweeps import sweep
 from saehelpers.symmetry import (
     Group,
@@ -59,6 +60,7 @@ def load_or_fit_action(
         ValueError: `group` is not that of the config, or a group that is neither C_n nor D_n
             is not given, but needed for the fit.
     """
+    check_identity(f"activations of {config.name!r}", config.activations, identity(activations))
     if group is not None:
         given_or_named(config.group, group)
 
@@ -90,7 +92,7 @@ def load_or_fit_action(
             )
     except ValueError as error:
         raise runs.damaged(Path(models) / runs.run_id(config), str(error)) from error
-    return action.to(activations.device)
+    return identified(action.to(activations.device), config)
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,7 @@ class Subject:
     """What there is to explain of a base model.
 
     train, test: orbit activations (n, |G|, d); action, and the run that it comes from: fitted
-    to `train`; name: says where the activations come from, in the configs of what is trained
-    on them: base model, a fingerprint of its weights, group (and of an action of one's own on
-    inputs). All are on the CPU. train_path: the file that `train` is mapped from, where it is
-    one.
+    to `train`. All are on the CPU. Activations of pixels are mapped from files: `train.path`.
     """
 
     base_model: nn.Module
@@ -110,15 +109,6 @@ class Subject:
     test: Float[Tensor, "m order d"]
     action: LinearAction
     action_run: ActionRun
-    name: str
-    train_path: Path | None = None
-
-
-def input_action_fingerprint(group: Group, act: InputAction | None, inputs: Tensor) -> str:
-    """A fingerprint of what the generators make of the first input; "" for the `image_action`."""
-    if act is None:
-        return ""
-    return runs.fingerprint({str(g): act(inputs[:1], g) for g in group.generators})
 
 
 def prepare_subjects(
@@ -158,10 +148,7 @@ def _prepare(
         orbit_activations(base_model.to(device), images, group, act=act)
         for images in (train_images, test_images)
     )
-    weights = runs.fingerprint(base_model.state_dict())
-    acted = input_action_fingerprint(group, act, train_images)
-    name = "/".join(filter(None, (runs.run_id(base_run), weights, group.identifier, acted)))
     settings = {"method": usual_fit(group)} | action_settings
-    action_run = ActionRun("action", name, group.identifier, **settings)
+    action_run = ActionRun("action", identity(train), group.identifier, **settings)
     action = load_or_fit_action(action_run, train, models, device, force, group)
-    return key, Subject(base_model.cpu(), history, train, test, action, action_run, name)
+    return key, Subject(base_model.cpu(), history, train, test, action, action_run)

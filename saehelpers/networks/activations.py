@@ -280,8 +280,10 @@ def orbit_activations(
         ValueError: `act` is no action of the group on these inputs (see `check_input_action`),
             or none is given for a group that needs one.
     """
-    act = input_action(group, act, inputs)
+    given, act = act, input_action(group, act, inputs)
     per_element = [
         read_activations(model, act(inputs, element), module) for element in range(group.order)
     ]
-    return identified(torch.stack(per_element, dim=1), {"orbits": per_element})
+    acted = None if given is None else [act(inputs[:1], element) for element in group.generators]
+    cause = {"network": model, "inputs": inputs, "module": module, "group": group, "act": acted}
+    return identified(torch.stack(per_element, dim=1), cause)

@@ -111,7 +111,7 @@ def _wrapped(text: str) -> str:
 
 
 def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
-    """First 8 digits of the SHA-256 of named tensors: the same weights, the same digits."""
+    """First 8 digits of the SHA-256 of named tensors, as runs before `identity` have them."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

@@ -80,10 +80,10 @@ def identified(value: Tensor | nn.Module, cause: Any) -> Tensor | nn.Module:
 
 
 def part(tensor: Tensor, start: int, stop: int | None = None, step: int = 1) -> Tensor:
-    """tensor[start:stop:step], told by which part it is of what."""
+    """A copy of tensor[start:stop:step], told by which part it is of what."""
     rows = slice(start, stop, step)
     cause = {"part of": tensor, "rows": rows.indices(len(tensor))}
-    return identified(tensor[rows], cause)
+    return identified(tensor[rows].clone(), cause)
 
 
 def joined(*tensors: Tensor) -> Tensor:

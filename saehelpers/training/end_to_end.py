@@ -40,6 +40,7 @@ from saehelpers.networks.activations import (
 )
 from saehelpers.networks.modules import check_ran
 from saehelpers.networks.scaling import standardisation
+from saehelpers.runs.identities import identity
 from saehelpers.saes import SAE, make_sae
 from saehelpers.saes.sparse import Latents, densified, firing_counts
 from saehelpers.training.fitting import Settings, fit
@@ -52,17 +53,17 @@ EVALUATION_BLOCKS = 8
 
 
 def model_id(name: str, model: nn.Module) -> str:
-    """A model's name and a fingerprint of its weights, as they stand in configs."""
-    return f"{name}/{runs.fingerprint(model.state_dict())}"
+    """A model's name and its identity, as they stand in configs."""
+    return f"{name}/{identity(model)}"
 
 
 def check_model(config: EndToEndRun, model: nn.Module) -> None:
     """Raise a ValueError if the config is that of an SAE of another model."""
-    fingerprint = runs.fingerprint(model.state_dict())
-    if config.base_model.rpartition("/")[2] != fingerprint:
+    told = config.base_model.rpartition("/")[2]
+    if told not in (identity(model), runs.fingerprint(model.state_dict())):  # and of older runs
         raise ValueError(
             f"{runs.run_id(config)} is an SAE of {config.base_model!r}; the weights of this model "
-            f"have the fingerprint {fingerprint!r}"
+            f"have the identity {identity(model)!r}"
         )
 
 

@@ -15,11 +15,12 @@ from saehelpers.evaluation.metrics import next_token_loss
 from saehelpers.experiments import LanguageModelRun, load_or_train_language_model
 from saehelpers.networks import load_pretrained_language_model, make_gpt2
 from saehelpers.networks.activations import read_activations
+from saehelpers.runs.identities import identity
 
 DOCUMENTS = [f"The number {i} is followed by {i + 1}. " * 8 for i in range(60)]
 RUN = LanguageModelRun(
     "gpt2",
-    "numbers",
+    identity(DOCUMENTS),
     vocab_size=300,
     context=16,
     width=16,
@@ -126,7 +127,7 @@ def test_language_model_is_trained_once_then_loaded(tmp_path, capsys):
     model, tokeniser, history = load_or_train_language_model(RUN, DOCUMENTS, tmp_path)
     assert list(history["epoch"]) == [0, 1]
     assert history["validation_loss"].iloc[-1] < 5.7  # ln 300: nothing learnt
-    again, same_tokeniser, _ = load_or_train_language_model(RUN, [], tmp_path)
+    again, same_tokeniser, _ = load_or_train_language_model(RUN, DOCUMENTS, tmp_path)
     assert "loaded" in capsys.readouterr().out
     assert same_tokeniser.to_str() == tokeniser.to_str()
     tokens = text.token_blocks(DOCUMENTS, tokeniser, 16)[:3]

@@ -41,7 +41,7 @@ def nearly(values: dict) -> dict:
 def orbits():
     """Of the committed MLP on training images of probes, and on all held-out ones: (n, 4, 256)."""
     train, test = make_shapes(10_000, seed=0), make_shapes(4000, seed=1)
-    run = shapes_base_run("mlp", 10_000, "C4", 100)
+    run = shapes_base_run("mlp", train.images, "C4", 100)
     assert (ROOT / "models" / runs.run_id(run)).is_dir()
     model, _ = load_or_train_base_model(run, train.images, ROOT / "models", test.images)
     return [orbit_activations(model, part, C4) for part in (train.images[:N_TRAIN], test.images)]

@@ -16,6 +16,7 @@ from saehelpers.experiments import (
     subject_under,
 )
 from saehelpers.networks.activations import orbit_activations
+from saehelpers.runs.identities import identity
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, act_each, fit_action, image_action, orbit
 from saehelpers.training.methods import SAERun, matched_runs, n_parameters
@@ -29,9 +30,9 @@ def explained(group: Group) -> Subject:
     model.add_module("encoder", nn.Flatten())
     model.add_module("decoder", nn.Linear(64, 1))
     train, test = (orbit_activations(model, part, group) for part in IMAGES.split(20))
-    run = ActionRun("action", "copies", group.name, "least_squares")
+    run = ActionRun("action", identity(train), group.name, "least_squares")
     action = fit_action(train, group, "least_squares")
-    return Subject(model, pd.DataFrame(), train, test, action, run, "copies")
+    return Subject(model, pd.DataFrame(), train, test, action, run)
 
 
 @pytest.mark.parametrize(("name", "other"), [("C4", "D4"), ("D4", "C4"), ("C2", "D2")])
@@ -76,7 +77,9 @@ def test_with_flips_the_base_model_reads_flipped_images(tmp_path):
     seen = subject_under(other, what, IMAGES[:20], IMAGES[20:], tmp_path)
     assert torch.equal(seen.train, orbit(IMAGES[:20], other).flatten(2))
     assert torch.equal(seen.train[:, :4], what.train)
-    assert seen.action.group == other and seen.action_run.activations == seen.name != what.name
+    assert seen.action.group == other and seen.action_run.activations == identity(
+        seen.train
+    ) != identity(what.train)
 
 
 @pytest.mark.parametrize(("name", "other"), [("C4", "D4"), ("D4", "C4")])
@@ -93,10 +96,12 @@ def test_samples_are_found_in_the_other_groups_orbits(name, other):
 def test_other_orbits_are_trained_on_in_as_many_steps(tmp_path):
     what = explained(Group.named("D4"))
     seen = subject_under(Group.named("C4"), what, IMAGES[:20], IMAGES[20:], tmp_path)
-    config = SAERun("canonical", what.name, SAEConfig(64, 8), "canonical", epochs=10)
+    config = SAERun("canonical", identity(what.train), SAEConfig(64, 8), "canonical", epochs=10)
     run = run_under(config, what, seen)
-    assert run.activations == seen.name and run.epochs * len(seen.train) == 10 * len(what.train)
-    assert dataclasses.replace(run, activations=what.name, epochs=10) == config
+    assert run.activations == identity(seen.train) and run.epochs * len(seen.train) == 10 * len(
+        what.train
+    )
+    assert dataclasses.replace(run, activations=identity(what.train), epochs=10) == config
 
 
 @pytest.mark.parametrize(("name", "generators"), [("C4", 1), ("D4", 2)])

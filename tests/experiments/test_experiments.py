@@ -32,7 +32,7 @@ from saehelpers.experiments.once import checkpoint_path
 from saehelpers.networks import load_encoder
 from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs import results
-from saehelpers.runs.identities import identity
+from saehelpers.runs.identities import identity, part
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, LinearAction, fit_action
 from saehelpers.training import fitting, side_by_side as training
@@ -278,7 +278,10 @@ def images() -> torch.Tensor:
     return make_shapes(40, seed=0).images
 
 
-BASE = BaseModelRun("base", "shapes", "mlp", latent_dim=8, hidden_dim=16, epochs=2, batch_size=8)
+BASE = BaseModelRun(
+    "base", identity(make_shapes(40, seed=0).images), "mlp", latent_dim=8, hidden_dim=16, epochs=2,
+    batch_size=8,
+)  # fmt: skip
 
 
 def test_base_model_is_trained_once_then_loaded(images, tmp_path, no_training):
@@ -295,8 +298,9 @@ def test_base_model_is_trained_once_then_loaded(images, tmp_path, no_training):
 
 @pytest.mark.parametrize("architecture", ["mlp", "cnn"])
 def test_base_model_is_kept_in_half_precision(images, tmp_path, architecture):
-    config = dataclasses.replace(BASE, architecture=architecture, epochs=1)
-    model, _ = load_or_train_base_model(config, images[..., ::4, ::4], tmp_path)
+    images = images[..., ::4, ::4]
+    config = dataclasses.replace(BASE, data=identity(images), architecture=architecture, epochs=1)
+    model, _ = load_or_train_base_model(config, images, tmp_path)
     stored = load_file(tmp_path / runs.run_id(config) / "weights.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert not model.training
@@ -309,7 +313,8 @@ def test_unknown_group(images, tmp_path):
     with pytest.raises(ValueError, match="unknown group 'S4'"):
         load_or_train_base_model(dataclasses.replace(BASE, group="S4"), images, tmp_path)
     with pytest.raises(ValueError, match="unknown group 'S4'"):
-        load_or_fit_action(ActionRun("action", "toy", "S4"), torch.ones(2, 4, 8), tmp_path)
+        ones = torch.ones(2, 4, 8)
+        load_or_fit_action(ActionRun("action", identity(ones), "S4"), ones, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -330,7 +335,7 @@ def test_validation_loss_is_that_of_transformed_held_out_images(images, tmp_path
 
 
 def test_action_is_fitted_once_then_loaded(toy, tmp_path, no_training):
-    config = ActionRun("action", "toy", "C4", method="least_squares")
+    config = ActionRun("action", identity(toy.activations), "C4", method="least_squares")
     action = load_or_fit_action(config, toy.activations, tmp_path)
     expected = fit_action(toy.activations, GROUP, "least_squares")
     assert torch.equal(action.matrices, expected.matrices)
@@ -341,7 +346,7 @@ def test_action_is_fitted_once_then_loaded(toy, tmp_path, no_training):
 
 
 def test_action_fitted_to_shuffled_elements_is_wrong(toy, tmp_path):
-    right = ActionRun("action", "toy", "C4", method="per_element")
+    right = ActionRun("action", identity(toy.activations), "C4", method="per_element")
     wrong = dataclasses.replace(right, shuffled=True)
     errors = []
     for config in (right, wrong):
@@ -351,7 +356,7 @@ def test_action_fitted_to_shuffled_elements_is_wrong(toy, tmp_path):
 
 
 def test_tensors_that_are_no_action_are_named(toy, tmp_path):
-    config = ActionRun("action", "toy", "C4", method="least_squares")
+    config = ActionRun("action", identity(toy.activations), "C4", method="least_squares")
     runs.save_run(
         tmp_path, config, {"matrices": torch.zeros(4, 8, 8)}, pd.DataFrame({"value": [0.0]})
     )
@@ -360,27 +365,27 @@ def test_tensors_that_are_no_action_are_named(toy, tmp_path):
 
 
 def test_explain_reads_orbits_and_fits_the_action(images, tmp_path, executor):
-    other = dataclasses.replace(BASE, seed=1)
+    base = dataclasses.replace(BASE, data=identity(images[:30]))
+    other = dataclasses.replace(base, seed=1)
     both = prepare_subjects(
-        {"b": BASE, "a": other}, GROUP, images[:30], images[30:], tmp_path,
+        {"b": base, "a": other}, GROUP, images[:30], images[30:], tmp_path,
         executor=executor, method="least_squares",
     )  # fmt: skip
     assert list(both) == ["b", "a"]
-    assert both["a"].name.startswith(runs.run_id(other))
     explained = both["b"]
     assert torch.equal(explained.train, orbit_activations(explained.base_model, images[:30], GROUP))
     assert torch.equal(explained.test, orbit_activations(explained.base_model, images[30:], GROUP))
     expected = fit_action(explained.train, GROUP, "least_squares")
     assert torch.equal(explained.action.matrices, expected.matrices)
-    weights = runs.fingerprint(explained.base_model.state_dict())
-    assert explained.name == f"{runs.run_id(BASE)}/{weights}/C4"
-    assert explained.action_run.activations == explained.name
+    assert explained.action_run.activations == identity(explained.train)
+    read = orbit_activations(explained.base_model, images[:30], GROUP)
+    assert identity(explained.train) == identity(read) != identity(both["a"].train)
 
 
 def test_saes_of_every_subject_have_the_width_of_its_activations(toy, tmp_path, executor):
     subjects = {
         name: Subject(
-            toy.action, pd.DataFrame(), orbits, orbits[:9], toy.action, ActionRun("", "", ""), name
+            toy.action, pd.DataFrame(), orbits, orbits[:9], toy.action, ActionRun("", "", "")
         )
         for name, orbits in (("toy", toy.activations), ("part", toy.activations[..., :6]))
     }
@@ -391,17 +396,19 @@ def test_saes_of_every_subject_have_the_width_of_its_activations(toy, tmp_path, 
     )  # fmt: skip
     for (name, subject), d in zip(subjects.items(), (8, 6), strict=True):
         own = dataclasses.replace(sae, d=d)
-        expected = method_runs(["vanilla", "canonical"], [1, 2], [0], name, own, GROUP, epochs=1)
+        told, methods = identity(subject.train), ["vanilla", "canonical"]
+        expected = method_runs(methods, [1, 2], [0], told, own, GROUP, epochs=1)
         assert list(saes[name]) == expected
         for config, found in saes[name].items():
             alone = load_or_train_saes([config], subject.train, tmp_path, executor=executor)
             assert_equal_states(states([found]), states(alone))
 
 
-def test_base_models_of_shapes_are_told_apart_by_name_and_images():
-    named = BaseModelRun("base_mlp", "shapes-10-seed0", "mlp", hidden_dim=3, group="D4", epochs=2)
-    assert shapes_base_run("mlp", 10, "D4", 2, hidden_dim=3) == named
-    assert shapes_base_run("/some/where/vit", 10, "C4", 0).name == "base_vit"
+def test_base_models_of_shapes_are_told_apart_by_name_and_images(images):
+    told = identity(images)
+    named = BaseModelRun("base_mlp", told, "mlp", hidden_dim=3, group="D4", epochs=2)
+    assert shapes_base_run("mlp", images, "D4", 2, hidden_dim=3) == named
+    assert shapes_base_run("/some/where/vit", images, "C4", 0).name == "base_vit"
 
 
 # --- measurements ---
@@ -464,16 +471,24 @@ def test_what_is_measured_on_anything_else_is_measured_anew(run, toy, tmp_path, 
 
 # --- encoders of images, and their pixels ---
 
-ENCODER = EncoderRun("encoder", "bright", (4, 8), (1, 1), 2, 2, epochs=12, batch_size=8)
 STAGE = "convnext.encoder.stages.0"
 
 
 @pytest.fixture(scope="module")
 def bright() -> tuple[torch.Tensor, torch.Tensor]:
     """40 noisy images of 16x16, dark and bright in turn, and which of them are bright."""
+    return make_bright()
+
+
+def make_bright() -> tuple[torch.Tensor, torch.Tensor]:
     generator, labels = torch.Generator().manual_seed(0), torch.arange(40) % 2
     noise = torch.randint(0, 128, (40, 3, 16, 16), generator=generator)
     return (noise + 100 * labels[:, None, None, None]).to(torch.uint8), labels
+
+
+ENCODER = EncoderRun(
+    "encoder", identity(make_bright()), (4, 8), (1, 1), 2, 2, epochs=12, batch_size=8
+)
 
 
 @pytest.fixture(scope="module")
@@ -500,13 +515,14 @@ def test_explained_pixels_of_an_encoder(bright, trained, tmp_path, n_pixels, n_r
     given = (trained[0], STAGE, group, images[:6], images[6:10], tmp_path, folder, n_pixels)
     what = prepare_pixel_subject(*given, method="least_squares")
     assert (what.train.shape, what.test.shape) == ((6 * n_rows, 8, 4), (4 * n_rows, 8, 4))
-    assert np.array_equal(np.load(what.train_path), what.train)
-    assert what.train_path.stem == what.name == what.action_run.activations
+    assert np.array_equal(np.load(what.train.path), what.train)
+    assert what.action_run.activations == identity(part(what.train, 0, len(what.train)))
     expected = fit_action(what.train, group, "least_squares")
     assert_close(what.action.matrices, expected.matrices)
     written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     again = prepare_pixel_subject(*given, method="least_squares")
-    assert torch.equal(again.train, what.train) and again.name == what.name
+    assert torch.equal(again.train, what.train)
+    assert identity(again.train) == identity(what.train) != identity(what.test)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
     assert len(written) == 2
 
@@ -561,9 +577,9 @@ def test_images_and_an_encoder_of_ones_own(bright, run, tmp_path, monkeypatch, e
         method="least_squares",
     )  # fmt: skip
     assert what.train.shape == what.test.shape == (6 * 16, 4, 8)
-    config = dataclasses.replace(run, activations=what.name)
+    config = dataclasses.replace(run, activations=identity(what.train))
     (sae,) = load_or_train_saes(
-        [config], what.train_path, tmp_path, validation=what.test, executor=executor
+        [config], what.train, tmp_path, validation=what.test, executor=executor
     )
     assert_close(sae.mean, what.train.mean((0, 1)))
     assert sae.encode(what.test[:, 0]).shape == (96, 12)

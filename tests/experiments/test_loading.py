@@ -28,6 +28,7 @@ from saehelpers.experiments import (
 )
 from saehelpers.networks import make_autoencoder, make_convnext
 from saehelpers.runs import folders
+from saehelpers.runs.identities import identity
 from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae, save_sae_lens, stack
 from saehelpers.symmetry import LinearAction
 from saehelpers.training import EndToEndRun, SAERun
@@ -128,7 +129,7 @@ def test_settings_of_training_that_are_not_known_or_refused_by_now(sae_folder):
 
 
 def test_an_action(toy, tmp_path):
-    config = ActionRun("action", "toy", "C4", method="least_squares")
+    config = ActionRun("action", identity(toy.activations), "C4", method="least_squares")
     action = load_or_fit_action(config, toy.activations, tmp_path)
     for kind in ("ActionRun", None):
         rewrite(tmp_path / runs.run_id(config), kind=kind)
@@ -233,7 +234,8 @@ def equivariant(toy) -> EquivariantSAE:
 def test_an_sae_is_given_an_action(objective, search, toy, tmp_path):
     sae = made(SAES["topk"])
     folder = saved(tmp_path, SAERun(objective, "toy", sae.config, objective), sae)
-    action_run = ActionRun("action", "toy", "C4", method="least_squares")
+    told = identity(toy.activations)
+    action_run = ActionRun("action", told, "C4", method="least_squares")
     action = load_or_fit_action(action_run, toy.activations, tmp_path)
     expected = EquivariantSAE(sae, action, search).eval().requires_grad_(False)
     for given in (action, tmp_path / runs.run_id(action_run)):

@@ -42,7 +42,8 @@ def measured(small_config, toy, tmp_path, executor):
     """An SAE and an action that are on disk, and what measures a plan of them."""
     config = SAERun("test", identity(toy.activations), small_config, epochs=1)
     load_or_train_saes([config], toy.activations, tmp_path, executor=executor)
-    action_run = ActionRun("action", "toy", "C4", method="least_squares")
+    told = identity(toy.activations)
+    action_run = ActionRun("action", told, "C4", method="least_squares")
     load_or_fit_action(action_run, toy.activations, tmp_path)
 
     def path_of(columns):

@@ -70,8 +70,8 @@ def model(blocks) -> nn.Module:
 def config(model, blocks) -> EndToEndRun:
     sae = SAEConfig(D, 24, "topk", 4, encoder="linear", pre_encoder_bias=True, unit_decoder=True)
     return EndToEndRun(
-        "e2e", model_id("tiny", model), identity(blocks[:64]), LAYER, sae, epochs=2, blocks_per_epoch=32,
-        batch_size=8, warmup_steps=2, autocast=False,
+        "e2e", model_id("tiny", model), identity(blocks[:64]), LAYER, sae, epochs=2,
+        blocks_per_epoch=32, batch_size=8, warmup_steps=2, autocast=False,
     )  # fmt: skip
 
 
