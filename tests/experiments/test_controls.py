@@ -77,7 +77,8 @@ def test_with_flips_the_base_model_reads_flipped_images(tmp_path):
     seen = subject_under(other, what, IMAGES[:20], IMAGES[20:], tmp_path)
     assert torch.equal(seen.train, orbit(IMAGES[:20], other).flatten(2))
     assert torch.equal(seen.train[:, :4], what.train)
-    assert seen.action.group == other and seen.action_run.activations == identity(
+    assert seen.action.group == other
+    assert seen.action_run.activations == identity(seen.train) != identity(what.train)
         seen.train
     ) != identity(what.train)
 
