@@ -79,8 +79,6 @@ def test_with_flips_the_base_model_reads_flipped_images(tmp_path):
     assert torch.equal(seen.train[:, :4], what.train)
     assert seen.action.group == other
     assert seen.action_run.activations == identity(seen.train) != identity(what.train)
-        seen.train
-    ) != identity(what.train)
 
 
 @pytest.mark.parametrize(("name", "other"), [("C4", "D4"), ("D4", "C4")])
@@ -99,9 +97,8 @@ def test_other_orbits_are_trained_on_in_as_many_steps(tmp_path):
     seen = subject_under(Group.named("C4"), what, IMAGES[:20], IMAGES[20:], tmp_path)
     config = SAERun("canonical", identity(what.train), SAEConfig(64, 8), "canonical", epochs=10)
     run = run_under(config, what, seen)
-    assert run.activations == identity(seen.train) and run.epochs * len(seen.train) == 10 * len(
-        what.train
-    )
+    assert run.activations == identity(seen.train)
+    assert run.epochs * len(seen.train) == 10 * len(what.train)
     assert dataclasses.replace(run, activations=identity(what.train), epochs=10) == config
 
 
