@@ -72,10 +72,12 @@ def _changes(value: Tensor | nn.Module) -> list[int]:
 def identified(value: Tensor | nn.Module, cause: Any) -> Tensor | nn.Module:
     """A tensor (sharing its memory) or a network, with the identity of what it was made from.
 
-    cause: anything that `identity` takes; it must decide every number in the value.
+    cause: anything that `identity` takes; it must decide every number in the value. Where it
+    cannot be told (a network of a class without a source), the value is told by its bytes.
     """
     value = value.detach() if isinstance(value, Tensor) else value
-    value.cause = _Record(identity(cause), _changes(value))
+    with contextlib.suppress(TypeError):
+        value.cause = _Record(identity(cause), _changes(value))
     return value
 
 

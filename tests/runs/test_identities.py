@@ -130,6 +130,10 @@ def test_tensor_that_was_changed_is_told_by_its_bytes(change):
     )
 
 
+def test_tensor_whose_cause_cannot_be_told_is_told_by_its_bytes():
+    assert identity(identified(NUMBERS, object())) == identity(NUMBERS)
+
+
 def test_part_of_a_tensor_is_told_by_its_bytes():
     tensor = identified(NUMBERS, Generator(3))
     assert identity(tensor[:3]) == identity(NUMBERS[:3])
