@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from saehelpers.runs.identities import identified
 from saehelpers.symmetry.groups import Group
 from saehelpers.symmetry.inputs import check_shape
 
@@ -166,7 +167,7 @@ def canonical_direction(activations: Real[Tensor, "n order d"]) -> Float[Tensor,
     variances, axes = torch.linalg.eigh(within.T @ within)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     direction = (axes * largest.sign()) @ variances.clamp(min=0).sqrt()
-    return direction / direction.norm()
+    return identified(direction / direction.norm(), {"direction of": activations})
 
 
 def canonicalise(
@@ -180,7 +181,8 @@ def canonicalise(
     check_orbits(activations, group)
     chosen = (activations.float() @ direction).argmax(1).cpu()
     members = group.multiplication.T[chosen]  # (n, |G|)
-    return activations[torch.arange(len(activations))[:, None], members]
+    first = activations[torch.arange(len(activations))[:, None], members]
+    return identified(first, {"canonicalised": activations, "along": direction})
 
 
 @torch.no_grad()
