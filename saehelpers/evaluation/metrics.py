@@ -12,7 +12,7 @@ from saehelpers.networks.activations import splice
 from saehelpers.networks.modules import in_evaluation_mode
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
-from saehelpers.saes import SAE, GroupCrosscoder
+from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction, infer_element, turning_generators
 
 # --- reconstruction and sparsity ---
@@ -72,17 +72,24 @@ def dead_latents(latents: Float[Tensor, "*n n_latents"]) -> int:
 @torch.no_grad()
 @in_evaluation_mode
 def frame_recons(
-    sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"]
+    sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"], search: bool = False
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """(target, recons) over every group element, in each frame an SAE can be scored in.
 
     canonical: D(E(psi(gx))) against psi(x); mapped: rho(g) D(E(psi(gx))) against psi(gx);
     raw: D(E(psi(gx))) against psi(gx); inferred: as mapped, with the element that the SAE
     infers. All are (n, |G|, d). A group crosscoder reads psi(x), or rho(g)^-1 psi(gx) for
-    the inferred g, and maps by its own decoder blocks.
+    the inferred g, and maps by its own decoder blocks. With `search` (see `EquivariantSAE`), the
+    SAE reads rho(g)^-1 psi(gx), for the true g or the inferred one.
     """
     flat = activations.flatten(0, 1)
-    if isinstance(sae, GroupCrosscoder):
+    if search:
+        symmetric = EquivariantSAE(sae, action, search)
+        true = torch.arange(activations.shape[1], device=flat.device).repeat(len(activations))
+        recons = symmetric.decode(symmetric.encode_given(flat, true))
+        mapped, recons = action.act(recons, true).view_as(activations), recons.view_as(activations)
+        inferred = symmetric(flat)
+    elif isinstance(sae, GroupCrosscoder):
         latents = sae.encode(activations[:, 0])
         recons = sae.decode(latents)[:, None].expand_as(activations)
         mapped = sae.decode_orbit(latents)
@@ -225,7 +232,7 @@ def detection(
 
 @torch.no_grad()
 @in_evaluation_mode
-def invariance_error(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
+def invariance_error(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> float:
     """||E(psi(gx)) - E(psi(x))|| / ||E(psi(x))||, over samples and elements but the identity."""
     latents = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2])
     canonical = latents[:, :1].expand_as(latents[:, 1:])
@@ -234,7 +241,7 @@ def invariance_error(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
 
 @torch.no_grad()
 @in_evaluation_mode
-def orbit_jaccard(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
+def orbit_jaccard(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> float:
     """Jaccard overlap of the active sets of E(psi(x)) and E(psi(gx)), averaged."""
     active = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2]) > 0
     both = (active[:, 1:] & active[:, :1]).sum(-1)
@@ -245,7 +252,7 @@ def orbit_jaccard(sae: SAE, activations: Real[Tensor, "n order d"]) -> float:
 @torch.no_grad()
 @in_evaluation_mode
 def equivariance_error(
-    sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"]
+    sae: nn.Module, action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> float:
     """|| rho(g) D(E(psi(x))) - psi(gx) ||^2 / variance, over samples and elements."""
     return fvu(activations, action.orbit(sae(activations[:, 0])))
@@ -254,10 +261,15 @@ def equivariance_error(
 @torch.no_grad()
 @in_evaluation_mode
 def symmetry_report(
-    sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"]
+    sae: SAE, action: LinearAction, activations: Real[Tensor, "n order d"], search: bool = False
 ) -> dict[str, float]:
-    """What is measured of every SAE of orbit activations: FVU in each frame, L0, symmetry."""
-    frames = frame_recons(sae, action, activations)
+    """What is measured of every SAE of orbit activations: FVU in each frame, L0, symmetry.
+
+    `search`: the SAE reads what the action has turned back (see `EquivariantSAE`).
+    """
+    frames = frame_recons(sae, action, activations, search)
+    dictionary = sae.dictionary
+    sae = EquivariantSAE(sae, action, search) if search else sae
     latents = sae.encode(activations.flatten(0, 1))
     return {
         **{f"fvu_{frame}": fvu(*pair) for frame, pair in frames.items()},
@@ -266,7 +278,7 @@ def symmetry_report(
         "invariance_error": invariance_error(sae, activations),
         "orbit_jaccard": orbit_jaccard(sae, activations),
         "equivariance_error": equivariance_error(sae, action, activations),
-        "orbit_closure": orbit_closure(sae.dictionary, action),
+        "orbit_closure": orbit_closure(dictionary, action),
     }
 
 
