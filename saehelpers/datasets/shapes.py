@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saehelpers.runs.extras import extra
-from saehelpers.symmetry import Group, orbit, rotations_and_flips
 from saehelpers.runs.identities import identified
-from saehelpers.symmetry import Group
+from saehelpers.symmetry import Group, orbit, rotations_and_flips
 
 SIZE = 32  # of a quadrant, in pixels
 SHAPES = ("rectangle", "diagonal", "c", "l", "t", "triangle", "arrow", "semicircle")

@@ -13,6 +13,7 @@ from . import (
 from .base_models import (
     BaseModelRun as BaseModelRun,
     LanguageModelRun as LanguageModelRun,
+    acted_on as acted_on,
     load_or_train_base_model as load_or_train_base_model,
     load_or_train_language_model as load_or_train_language_model,
     make_language_model as make_language_model,
@@ -66,7 +67,6 @@ from .sharing import (
 from .subjects import (
     ActionRun as ActionRun,
     Subject as Subject,
-    input_action_fingerprint as input_action_fingerprint,
     load_or_fit_action as load_or_fit_action,
     prepare_subjects as prepare_subjects,
 )

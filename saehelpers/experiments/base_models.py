@@ -55,13 +55,8 @@ class BaseModelRun:
     __str__ = runs.described
 
 
-def acted_on(inputs: Tensor, group: Group | None, act: InputAction | None) -> str:
-    """The identity of what a group's generators make of the first input.
-
-    It tells actions of one's own apart; nothing for the `image_action`.
-    """
-    if act is None:
-        return ""
+def acted_on(inputs: Tensor, group: Group, act: InputAction) -> str:
+    """The identity of what a group's generators make of the first input: it tells actions apart."""
     return identity([act(inputs[:1], generator) for generator in group.generators])
 
 
@@ -73,7 +68,9 @@ def shapes_base_run(
     `settings` are further fields of `BaseModelRun`.
     """
     name = f"base_{Path(architecture).name}"
-    return BaseModelRun(name, identity(images), architecture, group=group, epochs=epochs, **settings)
+    return BaseModelRun(
+        name, identity(images), architecture, group=group, epochs=epochs, **settings
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,9 @@ def load_or_train_base_model(
     if config.architecture == "vit_b_16" or Path(config.architecture).is_dir():
         source = VIT_B_16 if config.architecture == "vit_b_16" else config.architecture
         return load_pretrained_vit(source), pd.DataFrame()
-    told = identity(images) + acted_on(images, group, act)
+    told = identity(images)
+    if act is not None:
+        told += acted_on(images, given_or_named(config.group, group), act)
     check_identity(f"data of {config.name!r}", config.data, told)
     model = make_autoencoder(
         config.architecture, config.latent_dim, config.hidden_dim, images.shape[-1], config.seed

@@ -88,7 +88,9 @@ def load_or_train_encoder(
                 "the classes anew (labels.unique(return_inverse=True)[1])"
             )
     told = identity((images, labels))
-    check_identity(f"data of {config.name!r}", config.data, told + acted_on(images, group, act))
+    if act is not None:
+        told += acted_on(images, given_or_named(config.group, group), act)
+    check_identity(f"data of {config.name!r}", config.data, told)
     model = make_convnext(config.widths, config.depths, config.patch, config.n_classes, config.seed)
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
@@ -166,10 +168,8 @@ def prepare_pixel_subject(
     encoder.to(device)
 
     def read(name: str, images: Tensor) -> Tensor:
-        shown = identity(images)
-        config = PixelsRun(
-            name, told, shown, layer, group.identifier, pixels_per_image, act=acted_on(images, group, act)
-        )  # fmt: skip
+        shown, acted = identity(images), "" if act is None else acted_on(images, group, act)
+        config = PixelsRun(name, told, shown, layer, group.identifier, pixels_per_image, act=acted)
         path = Path(folder) / f"{runs.run_id(config)}.npy"
         orbits = orbit_pixels(
             encoder, images, group, layer, path, pixels_per_image, config.seed, act=act

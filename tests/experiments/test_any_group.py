@@ -14,6 +14,7 @@ from saehelpers.experiments import (
     ActionRun,
     BaseModelRun,
     EncoderRun,
+    acted_on,
     load,
     load_or_fit_action,
     load_or_train_base_model,
@@ -22,6 +23,7 @@ from saehelpers.experiments import (
     prepare_subjects,
     save_equivariant,
 )
+from saehelpers.runs.identities import identity
 from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction, fit_action, orbit
 
@@ -29,7 +31,7 @@ TWO = Group.named("C2")
 GROUP = Group.product(TWO, TWO)
 BASE = BaseModelRun(
     "base",
-    "noise",
+    "",
     "mlp",
     latent_dim=8,
     hidden_dim=16,
@@ -60,11 +62,20 @@ def orbits(images) -> torch.Tensor:
     return orbit(images[..., :2, :2], GROUP, flips).flatten(2)  # (40, 4, 4)
 
 
-def run(method: str = "least_squares", **settings) -> ActionRun:
-    return ActionRun("action", "noise", GROUP.identifier, method, **settings)
+@pytest.fixture
+def run(orbits):
+    def run(method: str = "least_squares", **settings) -> ActionRun:
+        return ActionRun("action", identity(orbits), GROUP.identifier, method, **settings)
+
+    return run
 
 
-def test_an_action_is_fitted_once_and_read_back_from_its_folder(orbits, tmp_path, monkeypatch):
+def base(images: torch.Tensor, act) -> BaseModelRun:
+    """The base model of images under an action of one's own."""
+    return dataclasses.replace(BASE, data=identity(images) + acted_on(images, GROUP, act))
+
+
+def test_an_action_is_fitted_once_and_read_back_from_its_folder(run, orbits, tmp_path, monkeypatch):
     action = load_or_fit_action(run(), orbits, tmp_path, group=GROUP)
     assert torch.equal(action.matrices, fit_action(orbits, GROUP, "least_squares").matrices)
     monkeypatch.delattr("saehelpers.experiments.subjects.fit_action")
@@ -86,7 +97,7 @@ def test_an_equivariant_sae_is_saved_with_its_group(orbits, tmp_path):
     assert torch.equal(found(orbits[:, 2]), sae(orbits[:, 2]))
 
 
-def test_the_group_decides_the_run(orbits, tmp_path):
+def test_the_group_decides_the_run(run, orbits, tmp_path):
     other = Group(GROUP.name, GROUP.table, (1, 3))
     assert runs.run_id(run()) != runs.run_id(dataclasses.replace(run(), group=other.identifier))
     with pytest.raises(ValueError, match=r"the config's group is 'C2xC2-\w+', the group given is"):
@@ -96,7 +107,7 @@ def test_the_group_decides_the_run(orbits, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_the_state_of_another_group_is_named(orbits, tmp_path):
+def test_a_folder_with_the_state_of_another_group_is_named(run, orbits, tmp_path):
     load_or_fit_action(run(), orbits, tmp_path, group=GROUP)
     other = LinearAction.identity(Group("other", Group.named("C4").table), 4)
     stored = runs.load_run(tmp_path, run())
@@ -104,10 +115,10 @@ def test_a_folder_with_the_state_of_another_group_is_named(orbits, tmp_path):
     with pytest.raises(ValueError, match=r"cannot be used: the state is one of C2xC2-\w+, not of"):
         load_or_fit_action(run(), orbits, tmp_path)
     with pytest.raises(ValueError, match=r"acts on R\^4, the activations have shape \(40, 4, 5\)"):
-        runs.save_run(
-            tmp_path, run(), LinearAction.identity(GROUP, 4).state_dict(), stored[1], overwrite=True
-        )
-        load_or_fit_action(run(), torch.zeros(40, 4, 5), tmp_path)
+        zeros = torch.zeros(40, 4, 5)
+        config = dataclasses.replace(run(), activations=identity(zeros))
+        runs.save_run(tmp_path, config, LinearAction.identity(GROUP, 4).state_dict(), stored[1])
+        load_or_fit_action(config, zeros, tmp_path)
 
 
 def test_subjects_of_an_action_of_ones_own(images, tmp_path):
@@ -116,7 +127,7 @@ def test_subjects_of_an_action_of_ones_own(images, tmp_path):
 
         def prepare(act):
             return prepare_subjects(
-                {"base": BASE}, GROUP, train, test, tmp_path, executor=executor, act=act,
+                {"base": base(train, act or flips)}, GROUP, train, test, tmp_path, executor=executor, act=act,
                 method="least_squares",
             )["base"]  # fmt: skip
 
@@ -129,9 +140,6 @@ def test_subjects_of_an_action_of_ones_own(images, tmp_path):
         assert_close(found.train, expected)
         fitted = fit_action(found.train, GROUP, "least_squares")
         assert torch.equal(found.action.matrices, fitted.matrices)
-    # the base model, named by its data, is the same; what is made of it is not
-    assert subject.name != other.name and subject.name.split("/")[:3] == other.name.split("/")[:3]
-    assert GROUP.identifier in subject.name
     assert runs.run_id(subject.action_run) != runs.run_id(other.action_run)
 
 
@@ -142,18 +150,22 @@ def test_base_models_and_encoders_see_images_under_the_action(images, tmp_path):
         seen.append(element)
         return half_shifts(x, element)
 
-    load_or_train_base_model(BASE, images, tmp_path, group=GROUP, act=watched)
+    config = base(images, half_shifts)
+    load_or_train_base_model(config, images, tmp_path, group=GROUP, act=watched)
     assert set(seen) == {0, 1, 2, 3}
     with pytest.raises(ValueError, match=r"unknown group 'C2xC2-\w+'; .* must be given itself"):
-        load_or_train_base_model(BASE, images, tmp_path, force=True)
+        own = dataclasses.replace(BASE, data=identity(images))
+        load_or_train_base_model(own, images, tmp_path, force=True)
     with pytest.raises(ValueError, match="under element 0 of C2xC2"):
         wrong = {"group": GROUP, "act": lambda x, g: x + 1}
-        load_or_train_base_model(BASE, images, tmp_path, force=True, **wrong)
+        own = base(images, wrong["act"])
+        load_or_train_base_model(own, images, tmp_path, force=True, **wrong)
+    colours, labels = (255 * images.expand(-1, 3, -1, -1)).to(torch.uint8), torch.arange(40) % 2
+    told = identity((colours, labels)) + acted_on(colours, GROUP, half_shifts)
     config = EncoderRun(
-        "encoder", "noise", (4, 8), (1, 1), 2, 2, GROUP.identifier, epochs=1, batch_size=8
+        "encoder", told, (4, 8), (1, 1), 2, 2, GROUP.identifier, epochs=1, batch_size=8
     )
     seen.clear()
-    colours, labels = (255 * images.expand(-1, 3, -1, -1)).to(torch.uint8), torch.arange(40) % 2
     model, _ = load_or_train_encoder(
         config, colours, labels, (colours, labels), tmp_path, group=GROUP, act=watched
     )
@@ -163,5 +175,6 @@ def test_base_models_and_encoders_see_images_under_the_action(images, tmp_path):
         prepare_pixel_subject(*given, tmp_path / "pixels", 5, act=act, method="least_squares")
         for act in (half_shifts, flips)
     )
-    assert what.train.shape == other.train.shape == (30, 4, 4) and what.name != other.name
+    assert what.train.shape == other.train.shape == (30, 4, 4)
+    assert identity(what.train) != identity(other.train)
     assert what.action_run.group == GROUP.identifier

@@ -28,6 +28,7 @@ from saehelpers.networks import (
     splice,
     to_feature_maps,
 )
+from saehelpers.runs.identities import identity
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group
 from saehelpers.training import EndToEndRun, SAERun, model_id, train_end_to_end
@@ -317,10 +318,10 @@ def test_vision_models_are_explained(name, dtype, tmp_path):
     )  # fmt: skip
     assert subject.train.shape == (16, 4, WIDTH) and subject.test.shape == (8, 4, WIDTH)
     sae = SAEConfig(WIDTH, 24, topk=4, encoder_hidden=16)
-    config = SAERun("canonical", subject.name, sae, "canonical", epochs=2, batch_size=8)
+    config = SAERun("canonical", identity(subject.train), sae, "canonical", epochs=2, batch_size=8)
     with ThreadPoolExecutor(1) as executor:
         (trained,) = load_or_train_saes(
-            [config], subject.train_path, tmp_path / "models", executor=executor
+            [config], subject.train, tmp_path / "models", executor=executor
         )
     report = metrics.symmetry_report(trained, subject.action, subject.test)
     assert all(torch.tensor(list(report.values())).isfinite())
