@@ -126,9 +126,10 @@ def test_subjects_of_an_action_of_ones_own(images, tmp_path):
     with ThreadPoolExecutor(1) as executor:
 
         def prepare(act):
+            told = dataclasses.replace(BASE, data=identity(train))
             return prepare_subjects(
-                {"base": base(train, act or flips)}, GROUP, train, test, tmp_path, executor=executor, act=act,
-                method="least_squares",
+                {"base": base(train, act) if act else told}, GROUP, train, test, tmp_path,
+                executor=executor, act=act, method="least_squares",
             )["base"]  # fmt: skip
 
         subject, other = prepare(half_shifts), prepare(flips)
