@@ -13,7 +13,6 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from saehelpers.datasets.image_files import FORMATS, Picture, is_image, read_picture, scaled
-from saehelpers.runs.extras import extra
 from saehelpers.runs.identities import identified
 
 # of systems, beside those that begin with a dot
