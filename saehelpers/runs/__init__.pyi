@@ -97,6 +97,7 @@ from .results import (
     missing as missing,
     own_path as own_path,
     read as read,
+    tables as tables,
     take as take,
     trained_for as trained_for,
 )

@@ -50,21 +50,32 @@ def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> 
     return {name: "" if value is None else identity(value) for name, value in given.items()}
 
 
-def read(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
+def tables(folder: Path | str) -> list[Path]:
+    """The tables of a folder, shipped ones and own ones, by name: what `read` takes."""
+    folder = Path(folder)
+    found = [*folder.glob("*.csv*"), *(folder / "own").glob("*.csv")]
+    return sorted({folder / path.name.removesuffix(".gz") for path in found})
+
+
+def read(paths: Path | str | Iterable[Path | str], own_alone: bool = False) -> pd.DataFrame:
     """The rows of one or more tables, own before shipped ones of the same key; prints how many.
 
     None for a table that does not exist.
+
+    Args:
+        own_alone: leave out the shipped rows of tables that have own ones.
 
     Raises:
         ValueError: a file has other columns, two rows of one key, or a row that cannot be read;
             names the line.
     """
     paths = [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
-    tables = [_rows(path) for path in paths]
-    own, shipped = (sum(len(pair[i]) for pair in tables) for i in (0, 1))
-    names = ", ".join(path.name.split(".")[0] for path in paths)
-    print(f"{names}: {own:,} own rows, {shipped:,} shipped")
-    return _joined([part for pair in tables for part in reversed(pair)])
+    pairs = [_rows(path) for path in paths]
+    if own_alone:
+        pairs = [(own, _table([]) if len(own) else shipped) for own, shipped in pairs]
+    for path, (own, shipped) in zip(paths, pairs, strict=True):
+        print(f"{path.name.split('.')[0]}: {len(own):,} own rows, {len(shipped):,} shipped")
+    return _joined([part for pair in pairs for part in reversed(pair)])
 
 
 def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:

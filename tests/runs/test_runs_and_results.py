@@ -394,6 +394,10 @@ def test_own_rows_come_before_shipped_ones_of_the_same_key(tmp_path, capsys):
     table = results.read(path)
     assert capsys.readouterr().out == "results: 2 own rows, 2 shipped\n"
     assert dict(zip(table["seed"], table["value"], strict=True)) == {0: 0.7, 1: 0.5, 2: 0.7}
+    ship(tmp_path / "other.csv", [row(seed=9)])
+    assert [name.name for name in results.tables(tmp_path)] == ["other.csv", "results.csv"]
+    alone = results.read(results.tables(tmp_path), own_alone=True)
+    assert alone["seed"].tolist() == [9, 0, 2]
     assert results.append(path, [row(), row(seed=1), row(seed=3)]) == 2
     assert path.read_bytes() == shipped
 
