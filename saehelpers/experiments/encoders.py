@@ -84,7 +84,8 @@ def load_or_train_encoder(
         if not 0 <= int(numbers.min()) <= int(numbers.max()) < config.n_classes:
             raise ValueError(
                 f"labels of {config.n_classes} classes are numbers from 0 to "
-                f"{config.n_classes - 1}, got {numbers.unique().tolist()}: set n_classes, or number "
+                f"{config.n_classes - 1}, got "
+                f"{numbers.unique().tolist()}: set n_classes, or number "
                 "the classes anew (labels.unique(return_inverse=True)[1])"
             )
     told = identity((images, labels))
