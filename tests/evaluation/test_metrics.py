@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from saehelpers.evaluation import language_metrics, metrics
-from saehelpers.saes import SAE, GroupCrosscoder, SAEConfig, make_sae
+from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder, SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction
 
 C4 = Group.named("C4")
@@ -368,3 +368,24 @@ def test_latents_that_never_vary_follow_nothing(value):
     assert (metrics.angle_dependence(latents, values) == 0).tolist() == [True, False]
     assert (metrics.correlations(latents, values) == 0).tolist() == [True, False]
     assert not metrics.correlations(latents, torch.full((77,), 2.0)).any()
+
+
+def test_an_sae_that_searches_is_scored_searching(toy, c4_action):
+    """Of canonical activations alone it is perfect: so it is of the others, turned back."""
+    config = SAEConfig(8, 8, "relu", encoder="linear")
+    sae = make_sae(config).eval()
+    with torch.no_grad():
+        for weight, rows in ((sae.decoder_weight, torch.eye(8)), (sae.encoder_weights[0], None)):
+            weight.copy_(torch.eye(8) if rows is None else rows)
+        sae.encoder_biases[0].fill_(9.0)
+        sae.decoder_bias.fill_(-9.0)  # latents x + 9, recons x
+        sae.encoder_weights[0].copy_(torch.eye(8))
+    orbits = c4_action.orbit(toy.activations[:20, 0])
+    frames = metrics.frame_recons(sae, c4_action, orbits, search=True)
+    assert metrics.fvu(*frames["canonical"]) < 1e-8
+    assert metrics.fvu(*frames["mapped"]) < 1e-8 and metrics.fvu(*frames["inferred"]) < 1e-8
+    turned = EquivariantSAE(sae, c4_action, search=True)
+    report = metrics.symmetry_report(sae, c4_action, orbits, search=True)
+    assert report["fvu_canonical"] < 1e-8
+    expected = metrics.l0(turned.encode(orbits.flatten(0, 1)))
+    assert report["l0"] == pytest.approx(expected)

@@ -67,6 +67,15 @@ def test_hash_of_an_sae_run_is_sensitive_to_its_architecture():
     assert len(hashes) == 3 + len(fields)
 
 
+@pytest.mark.parametrize("field", ["lambda_sym", "learning_rate", "lambda_mse"])
+def test_equal_configs_have_one_hash_whatever_type_their_numbers_have(field):
+    configs = [SAERun("vanilla", "toy", SAEConfig(d=8, n_latents=12)) for _ in range(2)]
+    for config, value in zip(configs, (1, 1.0), strict=True):
+        object.__setattr__(config, field, value)  # types are checked in tests alone
+    assert configs[0] == configs[1]
+    assert runs.run_id(configs[0]) == runs.run_id(configs[1])
+
+
 def test_hash_does_not_depend_on_the_order_of_fields():
     @dataclass(frozen=True)
     class OneOrder:
