@@ -53,6 +53,7 @@ from .folders import (
     write_folder as write_folder,
 )
 from .identities import (
+    derived as derived,
     file_fingerprint as file_fingerprint,
     identified as identified,
     identity as identity,

@@ -93,6 +93,11 @@ def joined(*tensors: Tensor) -> Tensor:
     return identified(torch.cat(tensors), {"one after another": tensors})
 
 
+def derived(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """What a function makes of its arguments, told by them and by the function: by its source."""
+    return identified(function(*arguments), {"made by": function, "of": arguments})
+
+
 def check_identity(field: str, told: str, found: str) -> None:
     """Raise a ValueError unless a config's field holds the identity of what it is used with."""
     if told != found:

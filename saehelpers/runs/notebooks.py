@@ -2,6 +2,7 @@
 
 import ast
 import json
+import operator
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -35,7 +36,9 @@ def check_parameters(
     notebook: str,
     values: Mapping[str, Any],
     known: Mapping[str, Collection[Any]] | None = None,
-    least: Mapping[str, float | int] | None = None,
+    least: Mapping[str, float | int | str] | None = None,
+    most: Mapping[str, float | int | str] | None = None,
+    multiples: Mapping[str, int | str] | None = None,
 ) -> None:
     """Stop with a sentence where a parameter of a notebook cannot work.
 
@@ -44,11 +47,13 @@ def check_parameters(
         values: the parameters by name (`globals()`); each must be of the type that it has in the
             notebook's parameter cell, and a list not empty.
         known: what parameters may be; of a list, each of its items.
-        least: the smallest values of numbers; of a list or dict, of its numbers.
+        least, most: bounds of numbers; of a list or dict, of its numbers. A bound is a number, or
+            the name of another parameter: all of its numbers.
+        multiples: what numbers must be a multiple of: a number, or the name of a parameter.
 
     Raises:
         TypeError: a parameter is of another type.
-        ValueError: it is not among those known, too small, or an empty list.
+        ValueError: it is not among those known, beyond a bound, no multiple, or an empty list.
     """
     for name, default in _defaults(notebook).items():
         _check_type(name, values[name], default)
@@ -57,10 +62,21 @@ def check_parameters(
             if item not in choices:
                 listed = ", ".join(repr(choice) for choice in choices)
                 raise ValueError(f"{name} has {item!r}, which is unknown; known are {listed}")
-    for name, smallest in (least or {}).items():
+    for bounds, sentence, holds in (
+        (least, "must be {} or more", operator.ge),
+        (most, "must be {} or less", operator.le),
+        (multiples, "must be a multiple of {}", lambda item, bound: item % bound == 0),
+    ):
+        for name, bound in (bounds or {}).items():
+            _check_bound(name, bound, values, sentence, holds)
+
+
+def _check_bound(name: str, bound, values: Mapping[str, Any], sentence: str, holds) -> None:
+    for limit in _items(values[bound] if isinstance(bound, str) else bound):
         for item in _items(values[name]):
-            if item is not None and not item >= smallest:
-                raise ValueError(f"{name} must be {smallest:g} or more, got {item!r}")
+            if None not in (item, limit) and not holds(item, limit):
+                shown = f"{limit:g} ({bound})" if isinstance(bound, str) else f"{limit:g}"
+                raise ValueError(f"{name} {sentence.format(shown)}, got {item!r}")
 
 
 def _items(value: Any) -> list[Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from saehelpers.runs import identities as module
-from saehelpers.runs.identities import file_fingerprint, identified, identity
+from saehelpers.runs.identities import derived, file_fingerprint, identified, identity
 
 NUMBERS = torch.arange(6.0)
 FACTOR = 2
@@ -137,6 +137,23 @@ def test_tensor_whose_cause_cannot_be_told_is_told_by_its_bytes():
 def test_part_of_a_tensor_is_told_by_its_bytes():
     tensor = identified(NUMBERS, Generator(3))
     assert identity(tensor[:3]) == identity(NUMBERS[:3])
+
+
+def test_what_is_derived_is_told_by_what_from_and_how():
+    one, other = identified(NUMBERS, Generator(3)), identified(NUMBERS + 1e-7, Generator(3))
+    made = derived(last_rows, one, 2)
+    assert torch.equal(made, NUMBERS[-2:])
+    assert identity(made) == identity(derived(last_rows, other, 2)) != identity(NUMBERS[-2:])
+    for changed in (derived(last_rows, one, 3), derived(last_row, one, 2)):
+        assert identity(changed) != identity(made)
+
+
+def last_rows(x, n):
+    return x[-n:]
+
+
+def last_row(x, n):
+    return x[-1:]
 
 
 def test_cause_survives_a_process():

@@ -25,8 +25,8 @@ def stay():
 @pytest.fixture
 def check(monkeypatch):
     monkeypatch.setattr(notebooks, "_defaults", lambda notebook: DEFAULTS)
-    return lambda known=None, least=None, **changed: check_parameters(
-        "01", DEFAULTS | changed, known, least
+    return lambda known=None, least=None, most=None, multiples=None, **changed: check_parameters(
+        "01", DEFAULTS | changed, known, least, most, multiples
     )
 
 
@@ -81,8 +81,16 @@ def test_other_types_are_named(check, changed, message):
         ({"known": {"SEEDS": [0]}}, "SEEDS has 1, which is unknown; known are 0"),
         ({"least": {"EPOCHS": 41}}, "EPOCHS must be 41 or more, got 40"),
         ({"least": {"SIZES": 3}}, "SIZES must be 3 or more, got 2"),
+        ({"least": {"SIZES": "EPOCHS"}}, r"SIZES must be 40 \(EPOCHS\) or more, got 2"),
+        ({"most": {"EPOCHS": 39}}, "EPOCHS must be 39 or less, got 40"),
+        ({"most": {"EPOCHS": "SEEDS"}}, r"EPOCHS must be 0 \(SEEDS\) or less, got 40"),
+        ({"multiples": {"EPOCHS": 3}}, "EPOCHS must be a multiple of 3, got 40"),
     ],
 )
 def test_values_that_cannot_work_are_named(check, options, message):
     with pytest.raises(ValueError, match=message):
         check(**options)
+
+
+def test_values_within_their_bounds_pass(check):
+    check(least={"EPOCHS": "SIZES"}, most={"SIZES": "EPOCHS"}, multiples={"EPOCHS": "SIZES"})
