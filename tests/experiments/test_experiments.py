@@ -547,8 +547,9 @@ def test_labels_beyond_the_classes_are_named(other, part, bright, tmp_path):
 
 def test_a_class_without_images_to_train_on_is_learnt_nothing_of(bright, tmp_path):
     images, labels = bright
-    config = dataclasses.replace(ENCODER, n_classes=3)
-    _, history = load_or_train_encoder(config, images, 2 * labels, (images, 2 * labels), tmp_path)
+    labels = 2 * labels
+    config = dataclasses.replace(ENCODER, data=identity((images, labels)), n_classes=3)
+    _, history = load_or_train_encoder(config, images, labels, (images, labels), tmp_path)
     assert history.validation_accuracy.iloc[-1] > 0.9
 
 

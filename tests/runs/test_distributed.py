@@ -51,7 +51,7 @@ ACTIVATIONS = torch.randn(103, 2, 8, generator=torch.Generator().manual_seed(0))
 SCRIPT = (
     CONFIGS
     + """
-from saehelpers.runs.distributed import process_group
+from saehelpers.runs import identity, process_group
 from saehelpers.experiments import load_or_train_saes
 from saehelpers.datasets.shards import ShardStream
 from saehelpers.training.side_by_side import train_saes
@@ -64,8 +64,11 @@ with process_group() as device:
         torch.distributed.all_gather_object(everyones, sae.state_dict())
         torch.testing.assert_close(everyones[0], everyones[1], rtol=0, atol=0)
         history.to_csv(f"{name}.csv")
-    batch_topk = of("batch_topk", activation="batch_topk")
     stream = ShardStream("shards", n_samples=64)
+    batch_topk = of(
+        "batch_topk", dataclasses.replace(RUN, activations=identity(stream)),
+        activation="batch_topk",
+    )
     (sae,) = load_or_train_saes([batch_topk], [stream], "models", device=device)
     torch.distributed.all_gather_object(everyones, float(sae.activation.threshold))
     assert everyones[0] == everyones[1] > 0

@@ -17,7 +17,7 @@ import torch
 from saehelpers import SAEConfig, SAERun
 from saehelpers.evaluation.probing import PROBES, ProbeInput, probe_sweep
 from saehelpers.experiments import load_or_train_saes
-from saehelpers.runs import results
+from saehelpers.runs import identity, results
 from saehelpers.runs.sweeps import sweep
 
 
@@ -75,7 +75,8 @@ def test_failure_in_another_process():
 def train_and_probe(executor, folder) -> dict[str, list[float]]:
     """An SAE and probes of its latents, as notebook 04 has them made, on an executor."""
     activations = torch.randn(60, 1, 8, generator=torch.Generator().manual_seed(0))
-    config = SAERun("vanilla", "random", SAEConfig(8, 4, topk=2, encoder="linear"), epochs=1)
+    sae = SAEConfig(8, 4, topk=2, encoder="linear")
+    config = SAERun("vanilla", identity(activations), sae, epochs=1)
     (sae,) = load_or_train_saes([config], activations, folder / "models", executor=executor)
     given = ProbeInput("latents", "none", sae.encode(activations[:, 0]).detach())
     jobs = [({"probe": probe, "truncation": 2}, given, [0, 1]) for probe in PROBES]
@@ -149,12 +150,13 @@ from saehelpers.runs.sweeps import sweep
 
 def measure(number):
     time.sleep(0.2)
-    return {"run_id": f"run-{number}", "metric": "square", "value": number**2}
+    row = {"run_id": f"run-{number}", "metric": "square", "value": number**2}
+    return row | {"measure": "square"}
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])
-    done = set(results.read(path)["run_id"])
-    jobs = [(n,) for n in range(int(sys.argv[2])) if f"run-{n}" not in done]
+    wanted = [{"run_id": f"run-{n}"} for n in range(int(sys.argv[2]))]
+    jobs = [(n,) for n, absent in enumerate(results.missing(path, wanted)) if absent]
     print(len(jobs), flush=True)
     for row in sweep(measure, jobs):
         results.append(path, [row])
