@@ -68,7 +68,7 @@ def split(images: ImageSet, n_test: int, seed: int = 0) -> tuple[ImageSet, Image
 def _say_in_both(train: ImageSet, test: ImageSet) -> None:
     def names(part: ImageSet) -> dict[bytes, str]:
         given = part.properties.get("file", range(len(part.images)))
-        digests = (hashlib.blake2b(image.numpy()).digest() for image in part.images)
+        digests = (hashlib.blake2b(image.contiguous().numpy()).digest() for image in part.images)
         return dict(zip(digests, map(str, given), strict=True))
 
     seen, unseen = names(train), names(test)

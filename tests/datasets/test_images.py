@@ -1,5 +1,6 @@
 """Images of one's own: a folder of them, with or without labels."""
 
+import dataclasses
 import itertools
 from functools import partial
 
@@ -136,6 +137,16 @@ def test_split_holds_out_each_image_once_with_what_belongs_to_it():
 def test_split_of_images_without_labels_or_properties():
     train, test = split(numbered(4, labelled=False), 1)
     assert train.labels is None and len(train.properties) == 3 and len(test.images) == 1
+
+
+def test_split_of_images_whose_channels_come_last_in_memory(capsys):
+    images = numbered(10)
+    images = dataclasses.replace(
+        images, images=images.images.contiguous(memory_format=torch.channels_last)
+    )
+    _, test = split(images, 3)
+    assert torch.equal(test.images, split(numbered(10), 3)[1].images)
+    assert "among those to train on" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("n_test", [0, 10, 11])
