@@ -1,5 +1,6 @@
 """SAEs of a language model, trained end to end once, then loaded onto it."""
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from saehelpers.experiments.loading import load_folder
 from saehelpers.experiments.once import begin_anew, checkpoint_path
 from saehelpers.experiments.saes import load_sae
 from saehelpers.runs.identities import check_identity, identity
-from saehelpers.runs.sweeps import sweep
+from saehelpers.runs.sweeps import is_seen, sweep
 from saehelpers.saes import SAE
 from saehelpers.training.end_to_end import check_model, train_end_to_end
 from saehelpers.training.methods import EndToEndRun
@@ -30,8 +31,9 @@ def load_or_train_end_to_end(
     """The SAEs of these configs, in their order, loaded from disk or trained.
 
     Those that can be trained side by side (`shared_settings` are equal) are, each such group in a
-    process of its own (see `saehelpers.runs.sweep`). An SAE that others go on from (`start`) must
-    be on disk, in `models`. Arguments as in `train_end_to_end`.
+    process of its own (see `saehelpers.runs.sweep`), a single group in this one, with a progress
+    bar. An SAE that others go on from (`start`) must be on disk, in `models`. Arguments as in
+    `train_end_to_end`.
     """
     told = identity(blocks)
     for config in configs:
@@ -42,14 +44,18 @@ def load_or_train_end_to_end(
     groups: dict[tuple, list[EndToEndRun]] = {}
     for config in missing:
         groups.setdefault(config.shared_settings, []).append(config)
-    shared = (model, blocks, validation, models, device, force)
-    jobs = [(group, *shared) for group in groups.values()]
-    for _ in sweep(_train_and_save, jobs, "SAEs", executor):
+    seen = is_seen(len(groups), executor)
+    if groups and seen:  # training moves the model and freezes it; other processes have their own
+        model = copy.deepcopy(model)
+    jobs = [
+        (group, model, blocks, validation, models, device, force, seen) for group in groups.values()
+    ]
+    for _ in sweep(_train_and_save, jobs, "SAEs", executor, alone_here=True):
         pass
     return [load_sae(config, models) for config in configs]
 
 
-def _train_and_save(configs, model, blocks, validation, models, device, force) -> None:
+def _train_and_save(configs, model, blocks, validation, models, device, force, progress) -> None:
     if force:
         begin_anew(models, configs)
     trained = train_end_to_end(
@@ -59,7 +65,7 @@ def _train_and_save(configs, model, blocks, validation, models, device, force) -
         validation.to(device),
         starts=[load_start(config, models) if config.start else None for config in configs],
         checkpoint=checkpoint_path(models, configs),
-        progress=False,
+        progress=progress,
     )
     for config, sae, history in zip(configs, *trained, strict=True):
         runs.save_run(models, config, sae.state_dict(), history, overwrite=force)

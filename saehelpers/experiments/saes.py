@@ -17,7 +17,7 @@ from saehelpers.experiments.once import (
 from saehelpers.experiments.subjects import Subject
 from saehelpers.runs.identities import check_identity, identity
 from saehelpers.runs.progress import progress_line
-from saehelpers.runs.sweeps import sweep
+from saehelpers.runs.sweeps import is_seen, sweep
 from saehelpers.saes import SAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group
 from saehelpers.training.methods import EndToEndRun, SAERun, method_runs
@@ -35,8 +35,9 @@ def load_or_train_saes(
 ) -> list[SAE]:
     """The SAEs of these configs, in their order, loaded from disk or trained.
 
-    Configs that differ in their seeds alone are trained side by side, the others in
-    parallel processes (see `saehelpers.runs.sweeps.sweep`).
+    Configs that differ in their seeds alone are trained side by side, the others in parallel
+    processes (see `saehelpers.runs.sweeps.sweep`); in this one, with a bar of the epochs, if
+    there are no others.
 
     Args:
         activations: orbit activations (n, |G|, d) for all configs, or the file that they are
@@ -61,10 +62,11 @@ def load_or_train_saes(
             models,
             device,
             force,
+            is_seen(len(together), executor),
         )
         for group in together.values()
     ]
-    for _ in sweep(_train_and_save, jobs, "SAEs", executor):
+    for _ in sweep(_train_and_save, jobs, "SAEs", executor, alone_here=True):
         pass
     return [load_sae(config, models) for config in configs]
 
@@ -121,7 +123,7 @@ def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
     return load_weights(make_sae(config.sae), tensors, config, models).eval().requires_grad_(False)
 
 
-def _train_and_save(configs, activations, validation, models, device, force) -> None:
+def _train_and_save(configs, activations, validation, models, device, force, progress) -> None:
     if force:
         begin_anew(models, configs)
     sources = [map_activations(s) if isinstance(s, Path) else s for s in activations]
@@ -130,7 +132,7 @@ def _train_and_save(configs, activations, validation, models, device, force) -> 
         [source.to(device) for source in sources],
         None if validation is None else [source.to(device) for source in validation],
         checkpoint_path(models, configs),
-        progress=False,
+        progress,
     )
     for config, sae, history in zip(configs, saes, histories, strict=True):
         runs.save_run(models, config, sae.state_dict(), history, overwrite=force)

@@ -132,7 +132,7 @@ def prepare_subjects(
     """
     shared = (group, train_images, test_images, models, device, force, act, action_settings)
     jobs = [(name, base_run, *shared) for name, base_run in base_runs.items()]
-    prepared = dict(sweep(_prepare, jobs, "base models", executor))
+    prepared = dict(sweep(_prepare, jobs, "base models", executor, alone_here=True))
     return {name: prepared[name] for name in base_runs}
 
 

@@ -22,6 +22,7 @@ def sweep(
     jobs: Iterable[tuple],
     description: str = "",
     executor=None,
+    alone_here: bool = False,
 ) -> Iterator[Any]:
     """Yield `function(*job)` for every job as it is done, in any order.
 
@@ -33,6 +34,8 @@ def sweep(
             submitit's. By default one process per core, each with one torch thread; when one
             of them is killed, its job fails and the others go on. Processes that torchrun has
             started (`saehelpers.runs.distributed`) do each job together, one after another.
+        alone_here: do a job that has no others beside it in this process, by default, with one
+            thread as well: how far it is shows here alone (see `is_seen`).
 
     Raises:
         RuntimeError: jobs failed; names how many, and the first with its cause. The other
@@ -44,6 +47,8 @@ def sweep(
     if distributed.is_active():
         yield from (function(*job) for job in jobs)
         return
+    if alone_here and is_seen(len(jobs), executor):
+        executor = _Here()
     failures: list[BaseException] = []
     with tqdm(total=len(jobs), desc=description) as bar:
         waiting = [jobs]  # batches of jobs that run side by side
@@ -65,6 +70,26 @@ def sweep(
         raise RuntimeError(
             f"{len(failures)} of {len(jobs)} jobs failed, the first with {failures[0]!r}"
         ) from failures[0]
+
+
+def is_seen(n_jobs: int, executor) -> bool:
+    """Whether the progress of jobs shows where a sweep with `alone_here` is called."""
+    return distributed.is_active() or (n_jobs == 1 and executor is None)
+
+
+class _Here(Executor):
+    """Does a job at once, with one thread: the same bits as in a process of its own."""
+
+    def submit(self, function: Callable, /, *arguments: Any) -> Future:
+        future, n_threads = Future(), torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        finally:
+            torch.set_num_threads(n_threads)
+        return future
 
 
 def _run(function, jobs: list[tuple], executor) -> Iterator[tuple[tuple, Future]]:

@@ -245,6 +245,17 @@ def test_interrupted_training_goes_on_from_its_checkpoint(
     assert list((tmp_path / ".unfinished").iterdir()) == []
 
 
+def test_a_single_sae_shows_its_progress_and_has_the_same_weights(run, toy, tmp_path, capfd):
+    """Three seeds are one job, trained side by side."""
+    configs = [dataclasses.replace(run, seed=seed) for seed in range(3)]
+    alone = load_or_train_saes(configs, toy.activations, tmp_path / "alone")
+    assert f"{run.name}:" in capfd.readouterr().err  # the bar of the epochs
+    others = [dataclasses.replace(run, epochs=run.epochs + 1)]
+    together = load_or_train_saes([*configs, *others], toy.activations, tmp_path / "together")
+    assert f"{run.name}:" not in capfd.readouterr().err
+    assert_equal_states(states(alone), states(together[:3]))
+
+
 def test_an_sae_that_was_not_trained(run, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"no run {runs.run_id(run)} in .*train it first"):
         load_sae(run, tmp_path)

@@ -63,6 +63,24 @@ def test_processes_use_one_thread_each():
     assert set(sweep(os.getenv, [("OMP_NUM_THREADS",), ("MKL_NUM_THREADS",)])) == {"1"}
 
 
+def test_a_job_alone_is_done_here_with_one_thread():
+    def where():
+        return os.getpid(), torch.get_num_threads()
+
+    here, before = os.getpid(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(sweep(where, [()], alone_here=True)) == [(here, 1)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(RuntimeError, match=r"1 of 1 jobs failed, .* domain") as raised:
+        list(sweep(math.sqrt, [(-1,)], alone_here=True))
+    assert isinstance(raised.value.__cause__, ValueError)
+    assert here not in sweep(os.getpid, [()] * 2, alone_here=True)
+    assert here not in sweep(os.getpid, [()])
+
+
 def test_failure_in_another_process():
     with pytest.raises(RuntimeError, match="1 of 2 jobs failed") as raised:
         list(sweep(math.sqrt, [(4,), (-1,)]))

@@ -1,5 +1,6 @@
 """End-to-end SAEs: objectives, training, metrics, checkpoints; parts of models."""
 
+import copy
 import dataclasses
 import math
 from concurrent.futures import Future
@@ -467,6 +468,21 @@ def trained(config, model, blocks, tmp_path):
     configs = [config, change(config, module=LATER[0], lambda_local=1.0, lambda_kl=0.0)]
     text = (blocks[:64], blocks[64:])
     return configs, load_or_train_end_to_end(configs, model, *text, tmp_path, executor=Here())
+
+
+def test_saes_trained_alone_are_trained_here_and_the_model_is_left_alone(
+    config, model, blocks, tmp_path, capfd
+):
+    text = (blocks[:64], blocks[64:])
+    (expected,) = load_or_train_end_to_end(
+        [config], copy.deepcopy(model), *text, tmp_path / "executor", executor=Here()
+    )
+    capfd.readouterr()
+    trained = copy.deepcopy(model).train().requires_grad_(True)
+    (sae,) = load_or_train_end_to_end([config], trained, *text, tmp_path / "here")
+    assert f"{config.name}:" in capfd.readouterr().err  # the bar of the epochs
+    assert trained.training and all(p.requires_grad for p in trained.parameters())
+    assert torch.equal(sae.dictionary, expected.dictionary)
 
 
 def test_saved_and_loaded_saes_give_identical_logits(trained, model, blocks, tmp_path, monkeypatch):
