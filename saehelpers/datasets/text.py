@@ -4,7 +4,8 @@ import ast
 import sysconfig
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from saehelpers.runs.sweeps import sweep
 
 if TYPE_CHECKING:
     import tokenizers
+    import transformers
 
 PACKAGES = ("numpy", "scipy", "pandas", "sklearn", "matplotlib")
 END = "<|endoftext|>"  # stands between documents
@@ -63,10 +65,12 @@ def documentation(folder: Path | str) -> EmbeddedText:
 def read_documents(path: Path | str) -> list[str]:
     """The documents of a local text file, kept apart by lines `<|endoftext|>`.
 
-    A file without such a line is taken apart at blank lines.
+    A file without such a line is taken apart at blank lines. Documents without a character but
+    blanks are left out.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: it is not in UTF-8.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,17 +93,27 @@ def stream_documents(source: Path | str) -> Iterator[str]:
 
 
 def _stream_file(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        between = END if f"\n{END}\n" in file.read(1_000_000) else ""
-        file.seek(0)
-        document: list[str] = []
-        for line in file:
-            if line.rstrip("\n") == between:
-                yield "".join(document).removesuffix("\n")
+    document: list[str] = []
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            looked_at = file.read(1_000_000).split("\n")
+            between = END if END in map(str.strip, looked_at) else ""
+            file.seek(0)
+            for line in file:
+                if line.strip() != between:
+                    document.append(line)
+                    continue
+                yield from _not_blank("".join(document))
                 document = []
-            else:
-                document.append(line)
-        yield "".join(document)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8 ({error})") from error
+    yield from _not_blank("".join(document))
+
+
+def _not_blank(document: str | None) -> Iterator[str]:
+    """A document without its last line's end; none if there is nothing in it."""
+    if document and document.strip():
+        yield document.removesuffix("\n")
 
 
 def _stream_dataset(name: str) -> Iterator[str]:
@@ -118,7 +132,14 @@ def _stream_dataset(name: str) -> Iterator[str]:
             '"train" that can be reached. Pass the path of a text file, or choose the embedded '
             'text, "python-documentation".'
         ) from error
-    return (row["text"] for row in rows)
+    return _texts(rows, name)
+
+
+def _texts(rows: Iterable[dict], name: str) -> Iterator[str]:
+    for row in rows:
+        if "text" not in row:
+            raise ValueError(f"the dataset {name!r} has no column 'text', but {', '.join(row)}")
+        yield from _not_blank(row["text"])
 
 
 def held_out(documents: Sequence[str], share: float = 0.05) -> tuple[list[str], list[str]]:
@@ -158,31 +179,54 @@ def train_tokeniser(documents: list[str], vocab_size: int) -> "tokenizers.Tokeni
 
 def token_blocks(
     documents: Iterable[str],
-    tokeniser: "tokenizers.Tokenizer",
+    tokeniser: "tokenizers.Tokenizer | transformers.PreTrainedTokenizerBase",
     context: int,
     n_blocks: int | None = None,
 ) -> Int[Tensor, "n context"]:
     """The documents one after another, cut into blocks of `context` tokens.
 
-    Between them stands the token `<|endoftext|>`, if there is one. With `n_blocks`, no more
-    than these, and no more documents are taken than they need.
+    Between them stands the token `<|endoftext|>`, if there is one. Documents are tokenised whole,
+    whatever truncation and padding the tokeniser was stored with. With `n_blocks`, no more than
+    these, and no more documents are taken than they need.
 
     Raises:
         ValueError: the text is shorter than one block.
     """
-    end = tokeniser.token_to_id(END)
-    after = [] if end is None else [end]
     tokens: list[int] = []
     documents = iter(documents)
-    while chunk := list(islice(documents, 1000)):
-        for encoding in tokeniser.encode_batch(chunk):
-            tokens += [*encoding.ids, *after]
-        if n_blocks is not None and len(tokens) >= n_blocks * context:
-            break
+    with _whole(tokeniser) as (encode, end):
+        while chunk := list(islice(documents, 1000)):
+            for ids in encode(chunk):
+                tokens += ids if end is None else [*ids, end]
+            if n_blocks is not None and len(tokens) >= n_blocks * context:
+                break
     n_blocks = min(n_blocks or len(tokens), len(tokens) // context)
     if n_blocks == 0:
         raise ValueError(f"the text has {len(tokens)} tokens, fewer than one context of {context}")
     return torch.tensor(tokens[: n_blocks * context]).view(n_blocks, context)
+
+
+@contextmanager
+def _whole(tokeniser) -> Iterator[tuple[Callable[[list[str]], list[list[int]]], int | None]]:
+    """How a tokeniser encodes documents as a whole, and its token `<|endoftext|>`.
+
+    The tokenisers of transformers are written in Python (those of bytes, such as ByT5's), or
+    hold one of `tokenizers`, which is told by what was stored where to cut and to pad.
+    """
+    fast = getattr(tokeniser, "backend_tokenizer", tokeniser)
+    if not hasattr(fast, "encode_batch"):
+        yield lambda chunk: fast(chunk, verbose=False)["input_ids"], fast.get_vocab().get(END)
+        return
+    truncation, padding = fast.truncation, fast.padding
+    fast.no_truncation()
+    fast.no_padding()
+    try:
+        yield lambda chunk: [found.ids for found in fast.encode_batch(chunk)], fast.token_to_id(END)
+    finally:
+        if truncation is not None:
+            fast.enable_truncation(**truncation)
+        if padding is not None:
+            fast.enable_padding(**padding)
 
 
 def repeated_tokens(

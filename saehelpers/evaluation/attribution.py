@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
 from saehelpers.evaluation.metrics import fvu
@@ -45,7 +45,7 @@ class Attention:
 
 
 @torch.no_grad()
-def read_attention(model: nn.Module, tokens: Int[Tensor, "batch t"], layer: int) -> Attention:
+def read_attention(model: nn.Module, tokens: Integer[Tensor, "batch t"], layer: int) -> Attention:
     """What the attention of one layer does on these tokens, all in one batch.
 
     Raises:
@@ -69,7 +69,7 @@ def read_attention(model: nn.Module, tokens: Int[Tensor, "batch t"], layer: int)
     }
     try:
         with evaluation_mode(model), splice(model, edits):
-            model.transformer(tokens.to(next(model.parameters()).device))
+            model.transformer(tokens.long().to(next(model.parameters()).device))
     finally:
         handle.remove()
     if read["patterns"] is None:

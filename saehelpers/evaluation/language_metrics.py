@@ -28,13 +28,17 @@ from saehelpers.saes import SAE
 from saehelpers.saes.sparse import Latents
 
 
-def logits_of(model: nn.Module, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n context v"]:
+def logits_of(
+    model: nn.Module, tokens: Integer[Tensor, "n context"]
+) -> Float[Tensor, "n context v"]:
     """The logits of a Hugging Face model, or of one that returns nothing else.
+
+    Tokens may be kept in any type of whole numbers, here and wherever they are taken.
 
     Raises:
         ValueError: it returns none: it is a language model without its head.
     """
-    output = model(tokens)
+    output = model(tokens.long())
     if isinstance(output, Tensor):
         return output
     if isinstance(output, tuple):  # of a model with return_dict=False
@@ -87,10 +91,10 @@ class Predictions:
         p = logits.flatten(0, -2).float().softmax(-1)
         return cls(p, torch.special.entr(p).sum(-1).mean())
 
-    def loss(self, tokens: Int[Tensor, "n_contexts context"]) -> Float[Tensor, ""]:
+    def loss(self, tokens: Integer[Tensor, "n_contexts context"]) -> Float[Tensor, ""]:
         """Their mean cross-entropy in nats with the next tokens; the first is given."""
         p = self.p.view(*tokens.shape, -1)[:, :-1]
-        return -p.gather(-1, tokens[:, 1:, None]).log().mean()
+        return -p.gather(-1, tokens[:, 1:, None].long()).log().mean()
 
     def kl_to(self, logits: Float[Tensor, "*n v"]) -> Float[Tensor, ""]:
         """KL(p || q), q the distributions of these logits."""
@@ -149,7 +153,7 @@ def next_token_accuracy(
 
 @torch.no_grad()
 @in_evaluation_mode
-def check_text(model: nn.Module, blocks: Int[Tensor, "n context"]) -> None:
+def check_text(model: nn.Module, blocks: Integer[Tensor, "n context"]) -> None:
     """Raise a ValueError if these tokens are not the model's.
 
     Some are beyond its vocabulary, or it predicts them worse than the uniform distribution
@@ -158,10 +162,9 @@ def check_text(model: nn.Module, blocks: Int[Tensor, "n context"]) -> None:
     sample = blocks[:8]
     n_tokens = logits_of(model, torch.zeros_like(sample[:1, :1])).shape[-1]
     advice = "the tokeniser does not match the model"
-    if blocks.max() >= n_tokens:
-        raise ValueError(
-            f"token {int(blocks.max())}, but the model knows {n_tokens} tokens: {advice}"
-        )
+    largest = int(blocks.long().max())
+    if largest >= n_tokens:
+        raise ValueError(f"token {largest}, but the model knows {n_tokens} tokens: {advice}")
     loss = metrics.next_token_loss(logits_of(model, sample), sample).item()
     uniform = torch.tensor(n_tokens).log().item()
     if loss > 1.1 * uniform:
@@ -176,7 +179,7 @@ def check_text(model: nn.Module, blocks: Int[Tensor, "n context"]) -> None:
 def evaluate_spliced(
     model: nn.Module,
     saes: Mapping[str, nn.Module],
-    blocks: Int[Tensor, "n context"],
+    blocks: Integer[Tensor, "n context"],
     later: Iterable[str] = (),
     positions: tuple[int, ...] = (),
     batch_size: int = 16,
@@ -269,7 +272,7 @@ def nearest_cosine(dictionary: Float[Tensor, "n d"]) -> float:
 @in_evaluation_mode
 def generate(
     model: nn.Module,
-    tokens: Int[Tensor, "n start"],
+    tokens: Integer[Tensor, "n start"],
     n_new: int,
     context: int,
     generator: torch.Generator | None = None,
@@ -279,6 +282,7 @@ def generate(
     Within `spliced(model, saes)`, those of the model with SAEs. It sees the last `context`. Used by
     notebook 09.
     """
+    tokens = tokens.long()
     for _ in range(n_new):
         logits = logits_of(model, tokens[:, -context:])[:, -1]
         probabilities = full_precision(logits).softmax(-1)

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxtyping import Int
+from jaxtyping import Integer
 from torch import Tensor, nn
 
 from saehelpers import runs
@@ -21,8 +21,8 @@ from saehelpers.training.methods import EndToEndRun
 def load_or_train_end_to_end(
     configs: list[EndToEndRun],
     model: nn.Module,
-    blocks: Int[Tensor, "n context"],
-    validation: Int[Tensor, "m context"],
+    blocks: Integer[Tensor, "n context"],
+    validation: Integer[Tensor, "m context"],
     models: Path | str,
     device: str = "cpu",
     executor=None,

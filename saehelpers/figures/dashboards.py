@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor, nn
 
 from saehelpers.evaluation import attribution
@@ -36,7 +36,7 @@ N_SOURCES, LEAST_SOURCE = 6, 0.01  # of each active token; smaller shares of the
 
 def text_dashboard(
     path: Path | str,
-    tokens: Int[Tensor, "n context"],
+    tokens: Integer[Tensor, "n context"],
     vocabulary: Sequence[str],
     latents: Sequence[int],
     activations: Float[Tensor, "n context latents"],
@@ -69,6 +69,7 @@ def text_dashboard(
             f"activations {tuple(activations.shape)} are not of tokens {tuple(tokens.shape)} and "
             f"{len(latents)} latents"
         )
+    tokens = tokens.long()
     if tokens.max() >= len(vocabulary):
         raise ValueError(f"token {int(tokens.max())} is not among {len(vocabulary)} words")
     words = _Table()
@@ -146,7 +147,7 @@ def attention_dashboard(
     layer: int,
     sae: SAE,
     latents: Sequence[int],
-    tokens: Int[Tensor, "n context"],
+    tokens: Integer[Tensor, "n context"],
     vocabulary: Sequence[str],
     title: str = "Attention latents",
 ) -> Path:

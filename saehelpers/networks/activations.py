@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from saehelpers.networks.modules import Edit, check_ran, find_place, hook, in_evaluation_mode
@@ -192,6 +192,10 @@ def read_activations(
         batch = batch.to(parameter.device)
         if batch.is_floating_point() and parameter.is_floating_point():
             batch = batch.to(parameter.dtype)
+        elif (
+            batch.ndim == 2 and not batch.is_floating_point()
+        ):  # tokens, which are kept in 16 or 32 bits; pixels have four axes
+            batch = batch.long()
         state = None if collected else _random_state(batch.device)
         output = read(batch)
         if output is None:
@@ -203,7 +207,7 @@ def read_activations(
 
 
 def token_activations(
-    model: nn.Module, tokens: Int[Tensor, "n context"], module: str, batch_size: int = 256
+    model: nn.Module, tokens: Integer[Tensor, "n context"], module: str, batch_size: int = 256
 ) -> Float[Tensor, "samples 1 d"]:
     """Outputs of the named module at every token, as orbits of one: (n * context, 1, d)."""
     read = read_activations(model, tokens, module, batch_size)

@@ -11,6 +11,7 @@ from saehelpers.runs.extras import extra
 
 if TYPE_CHECKING:
     import tokenizers
+    import transformers
 
 
 def make_gpt2(
@@ -66,8 +67,10 @@ def _sinusoids(context: int, width: int) -> Float[Tensor, "context width"]:
 
 def load_pretrained_language_model(
     source: str | Path, dtype: torch.dtype = torch.float32
-) -> tuple[nn.Module, "tokenizers.Tokenizer"]:
+) -> tuple[nn.Module, "tokenizers.Tokenizer | transformers.PreTrainedTokenizerBase"]:
     """Any causal language model and its tokeniser, from the Hugging Face hub or a local folder.
+
+    A tokeniser that transformers writes in Python, such as those of bytes, stays one of its.
 
     dtype: of the weights: torch.bfloat16 for models that would not fit in float32.
 
@@ -79,11 +82,11 @@ def load_pretrained_language_model(
 
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        tokeniser = AutoTokenizer.from_pretrained(source).backend_tokenizer
+        tokeniser = AutoTokenizer.from_pretrained(source)
     except OSError as error:
         raise FileNotFoundError(
             f"no language model at {str(source)!r}: neither a local folder (config.json, "
             "model.safetensors and tokenizer.json) nor to be reached on the Hugging Face hub. "
             'Pass the path of such a folder, or choose the one trained here, MODEL = "gpt2_docs".'
         ) from error
-    return model.eval().requires_grad_(False), tokeniser
+    return model.eval().requires_grad_(False), getattr(tokeniser, "backend_tokenizer", tokeniser)

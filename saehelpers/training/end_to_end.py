@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -68,7 +68,7 @@ def check_model(config: EndToEndRun, model: nn.Module) -> None:
 
 
 def activations_of(
-    config: EndToEndRun, model: nn.Module, blocks: Int[Tensor, "n context"]
+    config: EndToEndRun, model: nn.Module, blocks: Integer[Tensor, "n context"]
 ) -> Float[Tensor, "n *positions d"]:
     """What the SAE of a config reads, on the CPU."""
     return chosen_positions(read_activations(model, blocks, config.module, 64), config.positions)
@@ -82,7 +82,7 @@ class Original:
     activations: by module, of the spliced one and of downstream ones.
     """
 
-    tokens: Int[Tensor, "batch context"]
+    tokens: Integer[Tensor, "batch context"]
     prefix: dict[str, list[Any]]
     activations: dict[str, Tensor]
     predictions: Predictions
@@ -90,7 +90,7 @@ class Original:
 
 @torch.no_grad()
 def run_original(
-    model: nn.Module, tokens: Int[Tensor, "batch context"], configs: Sequence[EndToEndRun]
+    model: nn.Module, tokens: Integer[Tensor, "batch context"], configs: Sequence[EndToEndRun]
 ) -> Original:
     """The model's own run over tokens, once for all SAEs of these configs, at one module."""
     module = configs[0].module
@@ -189,8 +189,8 @@ def check_downstream(model: nn.Module, tokens: Tensor, config: EndToEndRun) -> N
 def train_end_to_end(
     configs: Sequence[EndToEndRun],
     model: nn.Module,
-    blocks: Int[Tensor, "n context"],
-    validation: Int[Tensor, "m context"],
+    blocks: Integer[Tensor, "n context"],
+    validation: Integer[Tensor, "m context"],
     activations: Float[Tensor, "n *positions d"] | None = None,
     starts: Sequence[SAE | None] = (),
     checkpoint: Path | None = None,

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch.testing import assert_close
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from saehelpers import runs
 from saehelpers.datasets import text
@@ -58,6 +59,40 @@ def test_local_text(tmp_path):
         text.read_documents(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "one\n\n\n\nand another",
+        "\n\none\n\nand another\n\n\n",
+        "one\n  \t\n\nand another\n",
+        "\ufeffone\r\n\r\n\r\nand another\r\n",
+        "<|endoftext|>\none\n<|endoftext|>\nand another",
+        "<|endoftext|>\none\n<|endoftext|>\nand another\n<|endoftext|>",
+        "one\n<|endoftext|>\n<|endoftext|> \n\n<|endoftext|>\nand another\n<|endoftext|>\n",
+    ],
+)
+def test_blanks_and_ends_of_documents_make_no_documents(written, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(written, encoding="utf-8", newline="")
+    assert text.read_documents(path) == ["one", "and another"]
+    assert list(text.stream_documents(path)) == ["one", "and another"]
+
+
+def test_an_end_of_document_that_comes_first_is_all_there_is(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("<|endoftext|>\none\n\ntext", encoding="utf-8")
+    assert text.read_documents(path) == ["one\n\ntext"]
+    path.write_text("\n \n", encoding="utf-8")
+    assert text.read_documents(path) == []
+
+
+def test_text_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("naïve", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"text\.txt is not a text in UTF-8"):
+        text.read_documents(path)
+
+
 def test_text_is_streamed(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(f"\n{text.END}\n".join(DOCUMENTS), encoding="utf-8")
@@ -77,6 +112,13 @@ def test_datasets_are_streamed(tmp_path):
     assert list(text.stream_documents(tmp_path / "data")) == ["one", "and another"]
     with pytest.raises(FileNotFoundError, match=r"no text at .*nowhere"):
         text.stream_documents(tmp_path / "nowhere")
+
+
+def test_columns_and_rows_of_a_dataset_without_text():
+    rows = [{"text": "one"}, {"text": ""}, {"text": None}, {"text": " \n"}, {"text": "two\n"}]
+    assert list(text._texts(rows, "mine")) == ["one", "two"]
+    with pytest.raises(ValueError, match="dataset 'mine' has no column 'text', but id, content"):
+        list(text._texts([{"id": 0, "content": "one"}], "mine"))
 
 
 def test_datasets_need_their_package(monkeypatch):
@@ -115,6 +157,34 @@ def test_tokens_are_the_text():
 def test_any_character_has_tokens():
     tokeniser = text.train_tokeniser(DOCUMENTS, 300)
     assert tokeniser.decode(tokeniser.encode("naïve → 東京").ids) == "naïve → 東京"
+
+
+@pytest.mark.parametrize("kind", ["tokenizers", "transformers"])
+def test_documents_are_tokenised_whole_whatever_was_stored(kind, tmp_path):
+    """tok(docs, padding=True, truncation=True) and saving leave both in tokenizer.json."""
+    tokeniser = text.train_tokeniser(DOCUMENTS, 300)
+    expected = text.token_blocks(DOCUMENTS, tokeniser, 16)
+    tokeniser.enable_truncation(20)
+    tokeniser.enable_padding(length=25, pad_id=3)
+    tokeniser.save(str(tmp_path / "tokenizer.json"))
+    stored = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    before = (stored.truncation, stored.padding)
+    assert None not in before and len(stored.encode(DOCUMENTS[0]).ids) == 25
+    given = PreTrainedTokenizerFast(tokenizer_object=stored) if kind == "transformers" else stored
+    assert torch.equal(text.token_blocks(DOCUMENTS, given, 16), expected)
+    assert (stored.truncation, stored.padding) == before
+
+
+def test_tokenisers_of_bytes(tmp_path):
+    tokeniser = ByT5Tokenizer()
+    blocks = text.token_blocks(["naïve", "two"], tokeniser, 11)
+    one, two = ([byte + 3 for byte in document.encode()] for document in ("naïve", "two"))
+    assert blocks.tolist() == [[*one, 1, *two, 1]]
+    make_gpt2(300, 8, 16, 1, 2).save_pretrained(tmp_path)
+    tokeniser.save_pretrained(tmp_path)
+    model, loaded = load_pretrained_language_model(tmp_path)
+    assert torch.equal(text.token_blocks(["naïve", "two"], loaded, 11), blocks)
+    assert model(blocks[:, :8]).logits.shape == (1, 8, 300)
 
 
 def test_text_shorter_than_one_context():

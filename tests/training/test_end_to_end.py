@@ -199,6 +199,26 @@ def test_an_sae_at_one_position_leaves_the_others_alone(config, model, sae, bloc
     assert_close(terms["downstream"], (after[LATER[0]] - before[LATER[0]]).pow(2).mean())
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint16, torch.uint8])
+def test_tokens_of_any_type_are_the_same_tokens(dtype, config, model, sae, blocks):
+    kept = blocks.to(dtype)
+    saes = {config.module: sae}
+    assert lm.evaluate_spliced(model, saes, kept[:4]).equals(
+        lm.evaluate_spliced(model, saes, blocks[:4])
+    )
+    lm.check_text(model, kept)
+    with pytest.raises(ValueError, match="but the model knows"):
+        lm.check_text(model, torch.full_like(kept, 255))
+    assert torch.equal(lm.generate(model, kept[:2], 3, 8), lm.generate(model, blocks[:2], 3, 8))
+    read = [read_activations(model, tokens, config.module) for tokens in (kept, blocks)]
+    assert torch.equal(*read)
+    short = change(config, epochs=1)
+    (trained, _), (expected, _) = (
+        train_one(short, model, tokens[:64], tokens[64:]) for tokens in (kept, blocks)
+    )
+    assert torch.equal(trained.dictionary, expected.dictionary)
+
+
 def test_kl_divergence_takes_the_original_first():
     p, q = torch.tensor([[[2.0, 0.0, -1.0]]]), torch.tensor([[[0.0, 1.0, 0.0]]])
     log_p, log_q = p[0, 0].log_softmax(-1), q[0, 0].log_softmax(-1)
