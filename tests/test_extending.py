@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from saehelpers import SAEConfig, SAERun, figures, runs
+from saehelpers import SAEConfig, SAERun, figures, load, runs
 from saehelpers.experiments import load_or_train_saes, measure_runs
-from saehelpers.runs import results
+from saehelpers.runs import REGISTRIES, results
 from saehelpers.saes import (
     SAE,
     GroupCrosscoder,
@@ -215,6 +215,10 @@ def test_an_objective_of_whole_orbits_may_have_a_dictionary_of_its_own(toy):
         for name in ("crosscoder", "own")
     ]
     assert trained[1][1].equals(trained[0][1])  # in units of all of an orbit, both
+    for name in ("crosscoder", "own"):
+        config = method_run(name, "toy", SAE_CONFIG, GROUP)
+        with pytest.raises(ValueError, match="says orbits of 4 elements"):
+            train_sae(config, toy.activations[:, :2])
     assert type(trained[1][0]) is OwnBlocks
     with pytest.raises(
         ValueError, match="'own_crosscoder' and a dictionary of 'own_blocks' go tog"
@@ -273,6 +277,18 @@ def test_saelens_has_no_place_for_an_added_activation(tmp_path):
     sae = make_sae(dataclasses.replace(SAE_CONFIG, activation="own", encoder="linear"))
     with pytest.raises(ValueError, match="its activation function is 'own'"):
         save_sae_lens(sae, tmp_path / "sae")
+
+
+def test_what_was_added_is_loaded_where_it_is_known(here, tmp_path):
+    (folder, *_) = sorted((tmp_path / "here" / "models").glob("mine-*"))
+    assert type(load(folder)).__name__ == "NonNegative"
+    for registry in REGISTRIES:
+        for name in registry.added:
+            del registry[name]
+    with pytest.raises(
+        ValueError, match=r"unknown .*What a notebook has added must be there before"
+    ):
+        load(folder)
 
 
 # --- wrong functions ---

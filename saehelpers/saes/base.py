@@ -96,7 +96,7 @@ class SAEConfig:
                 f"n_heads = {self.n_heads} must divide the width d = {self.d} and n_latents = "
                 f"{self.n_latents}"
             )
-        if self.n_heads > 1 and self.dictionary != "block_diagonal":
+        if self.n_heads > 1 and self.dictionary in ("free", "archetypal", "blocks"):
             raise ValueError(f"a dictionary of kind {self.dictionary!r} has no n_heads")
         largest = self.n_latents // (self.n_heads if self.topk_per_head else 1)
         if "topk" in self.activation and not 1 <= self.topk <= largest:

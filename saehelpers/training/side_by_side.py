@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saehelpers.networks.scaling import standardisation
-from saehelpers.saes import SAE, ArchetypalSAE, make_sae, stack, unstack
+from saehelpers.saes import SAE, WITHOUT_GROUP, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.saes.sparse import fast_products, firing_counts
 from saehelpers.symmetry.actions import check_orbits
 from saehelpers.training.fitting import Settings, fit
@@ -179,16 +179,17 @@ def _check(
     configs: list[SAERun], activations: list[Tensor], validation: list[Tensor] | None
 ) -> None:
     """Raise a ValueError unless these can be trained side by side."""
-    config = configs[0]
+    config, objective = configs[0], OBJECTIVES[configs[0].objective]
     if len({run.shared_settings for run in configs}) > 1:
         raise ValueError("SAEs trained side by side may differ in seeds and activations only")
     for source in activations:
         check_orbits(source)
         if source.shape[-1] != config.sae.d:
             raise ValueError(f"sae.d is {config.sae.d}, the activations are {tuple(source.shape)}")
-        if config.sae.dictionary == "blocks" and source.shape[1] != config.sae.group_order:
+        has_blocks = objective.is_of_orbits and config.sae.dictionary not in WITHOUT_GROUP
+        if has_blocks and source.shape[1] != config.sae.group_order:
             raise ValueError(
-                f"the crosscoder is made for orbits of {config.sae.group_order} elements, the "
+                f"sae.group_order says orbits of {config.sae.group_order} elements, the "
                 f"activations are {tuple(source.shape)}"
             )
     if len(activations) not in (1, len(configs)) or len({len(a) for a in activations}) > 1:
