@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from saehelpers import SAEConfig, SAERun, figures, load, runs
 from saehelpers.experiments import load_or_train_saes, measure_runs
-from saehelpers.runs import REGISTRIES, results
+from saehelpers.runs import REGISTRIES, identity, results
 from saehelpers.saes import (
     SAE,
     GroupCrosscoder,
@@ -83,9 +83,9 @@ def add_one_of_each() -> None:
     method("mine", "pulled", width=2, dictionary="non_negative", symmetric=True)
 
 
-def own_runs() -> list[SAERun]:
+def own_runs(activations: torch.Tensor) -> list[SAERun]:
     sae = dataclasses.replace(SAE_CONFIG, activation="shifted")
-    return method_runs(["mine"], [3], [0, 1], "toy", sae, GROUP, **SETTINGS)
+    return method_runs(["mine"], [3], [0, 1], identity(activations), sae, GROUP, **SETTINGS)
 
 
 def measured(config) -> dict[str, float]:
@@ -100,10 +100,10 @@ def measured(config) -> dict[str, float]:
 
 def train_and_measure(toy, folder, executor) -> tuple[list[dict], list[tuple]]:
     """Weights, and rows of measurements."""
-    configs = own_runs()
+    configs = own_runs(toy.activations)
     saes = load_or_train_saes(configs, toy.activations, folder / "models", executor=executor)
     jobs = [(config, {"experiment": "test"}, (config,)) for config in configs]
-    table = measure_runs(measured, jobs, folder / "rows.csv", folder / "models", executor)
+    table = measure_runs(measured, jobs, folder / "rows.csv", executor)
     rows = table.sort_values(["run_id", "metric"])[["run_id", "method", "metric", "value"]]
     return [sae.state_dict() for sae in saes], list(rows.itertuples(index=False, name=None))
 
@@ -135,14 +135,14 @@ def batch_of(orbits: torch.Tensor, instances: tuple[int, ...] = (2,)) -> OrbitBa
 # --- in this process ---
 
 
-def test_what_was_added_is_trained(here):
+def test_what_was_added_is_trained(toy, here):
     (first, second), rows = here
     assert not torch.equal(first["decoder_weight"], second["decoder_weight"])
     assert not torch.equal(first["activation.threshold"], torch.full((24,), 0.05))
     assert {(metric, round(value, 3)) for *_, metric, value in rows} == {
         ("width", 2), ("below_zero", 0), ("threshold", 1.2),
     }  # fmt: skip
-    sae = make_sae(own_runs()[0].sae)
+    sae = make_sae(own_runs(toy.activations)[0].sae)
     sae.load_state_dict(first)
     assert type(sae).__name__ == "NonNegative"
 
@@ -285,9 +285,7 @@ def test_what_was_added_is_loaded_where_it_is_known(here, tmp_path):
     for registry in REGISTRIES:
         for name in registry.added:
             del registry[name]
-    with pytest.raises(
-        ValueError, match=r"unknown .*What a notebook has added must be there before"
-    ):
+    with pytest.raises(ValueError, match=r"unknown activation .*What a notebook has added"):
         load(folder)
 
 
@@ -373,7 +371,7 @@ def test_workers_learn_of_a_cell_that_is_run_again(toy, tmp_path):
     weights = []
     for factor in (1.0, 100.0, 1.0):
         add(factor)
-        config = SAERun("test", "toy", SAE_CONFIG, "mine", epochs=1)
+        config = SAERun("test", identity(toy.activations), SAE_CONFIG, "mine", epochs=1)
         (sae,) = load_or_train_saes([config], toy.activations, tmp_path)
         weights.append(runs.fingerprint(sae.state_dict()))
     assert weights[0] == weights[2] != weights[1]
@@ -403,12 +401,11 @@ def test_on_the_executor_of_submitit(toy, here, tmp_path):
 
 SCRIPT = """
 import sys
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from saehelpers import SAE, SAEConfig, SAERun
 from saehelpers.experiments import load_or_train_saes
+from saehelpers.runs import identity
 from saehelpers.saes import activation, dictionary
 from saehelpers.symmetry import Group
 from saehelpers.training import method, method_run, objective, squared_error
@@ -435,7 +432,7 @@ method("halved", "mine", dictionary="halved", width=POWER)
 
 orbits = torch.randn(64, 4, 8, generator=torch.Generator().manual_seed(0))
 sae = SAEConfig(8, 4, "soft", encoder="linear")
-config = method_run("halved", "random", sae, Group.named("C4"), epochs=1)
+config = method_run("halved", identity(orbits), sae, Group.named("C4"), epochs=1)
 for _ in range(2):
     load_or_train_saes([config], orbits, sys.argv[1])
     (loaded,) = load_or_train_saes([config], orbits, sys.argv[1])

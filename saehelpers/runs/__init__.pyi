@@ -2,7 +2,6 @@ from . import (
     devices as devices,
     distributed as distributed,
     extras as extras,
-    fingerprints as fingerprints,
     folders as folders,
     identities as identities,
     precision as precision,
@@ -29,9 +28,6 @@ from .distributed import (
 )
 from .extras import (
     extra as extra,
-)
-from .fingerprints import (
-    code_fingerprint as code_fingerprint,
 )
 from .folders import (
     added_later as added_later,

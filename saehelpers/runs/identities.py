@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from saehelpers.runs.folders import settings, write_atomically
+from saehelpers.runs.registry import Registry
 
 DIGITS = 16
 CHUNK = 2**26  # bytes of a tensor or file that are read at a time
@@ -177,6 +178,8 @@ def _described(value: Any, above: tuple) -> tuple[str, Iterable, Iterable]:
     version = getattr(value, "version", None) if callable(value) else None
     if isinstance(version, str):
         return f"version {_name(value)}", [version.encode()], ()
+    if isinstance(value, Registry):
+        return "name", [value.home.encode()], ()
     record = getattr(value, "cause", None) if isinstance(value, Tensor | nn.Module) else None
     if isinstance(record, _Record) and record.holds(value):
         return "cause", [record.digits.encode()], ()
@@ -263,12 +266,32 @@ def _described_code(code: Callable, above: tuple) -> tuple[str, Iterable, Iterab
     if not _is_users(code) or any(code is other for other in above):
         return "name", [_name(code).encode()], ()
     if isinstance(code, type):
-        own = [part for part in vars(code).values() if isinstance(part, FunctionType)]
-        # those that were generated for a dataclass stand in no file, or in the library's
-        own = [f for f in own if not f.__code__.co_filename.startswith(("<string>", *PLACES))]
-        return "class", (), [_source(code), list(code.__bases__), [_referred(f) for f in own]]
+        own = _functions(code)
+        return "class", (), [_class_source(code), list(code.__bases__), [*map(_referred, own)]]
     code = inspect.unwrap(code)
     return "function", (), [_source(code), code.__defaults__, code.__kwdefaults__, _referred(code)]
+
+
+def _functions(kind: type) -> list[FunctionType]:
+    """Those that a class defines, also as properties and the like."""
+    found = []
+    for part in vars(kind).values():
+        if isinstance(part, property):
+            found += [part.fget, part.fset]
+        else:
+            found.append(getattr(part, "__func__", getattr(part, "func", part)))
+    found = [part for part in found if isinstance(part, FunctionType)]
+    # those that were generated for a dataclass stand in no file, or in the library's
+    return [f for f in found if not f.__code__.co_filename.startswith(("<string>", *PLACES))]
+
+
+def _class_source(kind: type) -> str | list:
+    try:
+        return _source(kind)
+    except TypeError:  # before Python 3.13, that of a notebook's classes is read in parts alone
+        plain = {n: v for n, v in vars(kind).items() if isinstance(v, SIMPLE | int | float | None)}
+        plain = {name: value for name, value in plain.items() if not name.startswith("__")}
+        return [*map(_source, _functions(kind)), plain]
 
 
 def _is_users(code: Any) -> bool:

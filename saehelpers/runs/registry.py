@@ -4,14 +4,16 @@ Configs hold names: `objective="canonical"`. What a user adds under a name of it
 package, a script or a notebook cell, goes along with the jobs of a sweep.
 """
 
+import contextlib
 import dataclasses
+import os
 import pkgutil
+import secrets
 from collections.abc import Callable
 from typing import Any
 
-from saehelpers.runs.fingerprints import code_fingerprint
-
 REGISTRIES: list["Registry"] = []
+TOKEN = secrets.token_hex(8)  # of this process, and of those that are forked from it
 
 
 class Registry(dict):
@@ -28,6 +30,7 @@ class Registry(dict):
         super().__init__(built_in)
         self.kind, self.home, self.field = kind, home, field
         self.built_in = frozenset(built_in)
+        self.told: dict[str, str] = {}  # identities of what came from another process
         REGISTRIES.append(self)
 
     def __missing__(self, name: Any) -> None:
@@ -61,6 +64,17 @@ class Registry(dict):
                 f"`del {self.home.partition(':')[2]}[{name!r}]`"
             )
         self[name] = value
+        self.told.pop(name, None)
+
+    def identity(self, name: str) -> str:
+        """That of what is known by this name: `saehelpers.runs.identity`, of code by its source.
+
+        Raises:
+            TypeError: its source cannot be read; says what to do.
+        """
+        from saehelpers.runs.identities import identity  # which tells configs apart, too
+
+        return self.told.get(name) or identity(self[name])
 
     def adding(self, name: Any, value_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """A decorator that adds `value_of` what it stands above, and leaves that as it is."""
@@ -86,7 +100,7 @@ def _origin(value: Any) -> str:
 
 
 def extensions(config: Any) -> dict[str, str]:
-    """Fingerprints of what a config names that users have added, by the fields that name it."""
+    """Identities of what a config names that users have added, by the fields that name it."""
     found = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -94,33 +108,46 @@ def extensions(config: Any) -> dict[str, str]:
             found |= extensions(value)
         for registry in REGISTRIES:
             if field.name == registry.field and value in registry.added:
-                found[field.name] = code_fingerprint(registry[value])
+                found[field.name] = registry.identity(value)
     return found
 
 
 def carrying(function: Callable) -> Callable:
     """The function, to be called in a process that does not know what users have added here."""
-    added = [(registry, name) for registry in REGISTRIES for name in registry.added]
-    values = [(registry, name, registry[name]) for registry, name in added]
-    return _Carrying(function, values) if values else function
+    added = []
+    for registry in REGISTRIES:
+        for name, value in registry.added.items():
+            told = None
+            with contextlib.suppress(TypeError):  # which concerns those who use it
+                told = registry.identity(name)  # there, the source of a notebook is not to be read
+            added.append((registry, name, value, told))
+    return _Carrying(function, added, _process()) if added else function
 
 
 class _Carrying:
-    def __init__(self, function: Callable, added: list[tuple[Registry, str, Any]]):
-        self.function, self.added = function, added
+    def __init__(self, function: Callable, added: list[tuple], process: tuple[str, int]):
+        self.function, self.added, self.process = function, added, process
 
     def __call__(self, *arguments: Any) -> Any:
-        for registry, name, value in self.added:
-            registry[name] = value
+        if self.process != _process():
+            for registry, name, value, told in self.added:
+                registry[name] = value
+                registry.told[name] = told or ""
         return self.function(*arguments)
 
     def __reduce__(self):  # by value what is defined in a notebook, whatever the executor does
         import cloudpickle
 
-        return _carried, (cloudpickle.dumps((self.function, self.added)),)
+        parts = self.function, self.added, self.process
+        return _carried, (cloudpickle.dumps(parts),)
 
 
 def _carried(pickled: bytes) -> _Carrying:
     import cloudpickle
 
     return _Carrying(*cloudpickle.loads(pickled))
+
+
+def _process() -> tuple[str, int]:
+    """What tells this process from others, on other machines, too."""
+    return TOKEN, os.getpid()

@@ -1,6 +1,7 @@
 """Identity by cause: what changes it, and what does not."""
 
 import functools
+import inspect
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from torch import nn
 
 from saehelpers.runs import identities as module
 from saehelpers.runs.identities import derived, file_fingerprint, identified, identity
+from saehelpers.saes import ACTIVATIONS, activation
 
 NUMBERS = torch.arange(6.0)
 FACTOR = 2
@@ -203,6 +205,39 @@ def test_what_a_function_calls_counts():
 def test_what_a_function_closes_over_counts():
     source = "def make(a):\n    def f(x):\n        return a * x\n    return f\nf = make({})\n"
     assert identity(defined(source.format(1))) != identity(defined(source.format(2)))
+
+
+@pytest.mark.parametrize("in_notebook", [False, True])
+def test_what_a_property_uses_and_what_a_class_holds_count(in_notebook, monkeypatch):
+    source = (
+        "class f:\n    size = {}\n    @property\n    def x(self):\n        return a\n"
+        "    @staticmethod\n    def y():\n        return {}\n"
+    )
+    kinds = [defined(source.format(1, 2), a=a) for a in (2, 2, 3)]
+    kinds += [defined(source.format(*numbers), a=2) for numbers in ((3, 2), (1, 3))]
+    if in_notebook:  # Python before 3.13 does not know where its classes are defined
+        monkeypatch.setattr(inspect, "getsource", unless_class(inspect.getsource))
+    first, same, *others = map(identity, kinds)
+    assert first == same
+    assert len({first, *others}) == 4
+
+
+def unless_class(getsource):
+    def read(code):
+        if isinstance(code, type):
+            raise OSError("source code not available")
+        return getsource(code)
+
+    return read
+
+
+def test_registries_are_told_by_their_names():
+    before = identity(ACTIVATIONS)
+    activation("mine")(torch.relu)
+    try:
+        assert identity(ACTIVATIONS) == before
+    finally:
+        del ACTIVATIONS["mine"]
 
 
 def test_functions_may_call_themselves_and_each_other():

@@ -1,10 +1,8 @@
 """Registries: what is known by name, what users add, and what goes along to other processes."""
 
 import dataclasses
-import os
+import inspect
 import pickle
-import subprocess
-import sys
 
 import cloudpickle
 import pandas as pd
@@ -12,7 +10,7 @@ import pytest
 import torch
 
 from saehelpers import SAEConfig, SAERun, runs
-from saehelpers.runs import code_fingerprint, registry
+from saehelpers.runs import registry
 from saehelpers.runs.registry import REGISTRIES, carrying
 from saehelpers.saes import ACTIVATIONS, DICTIONARIES, SAE, activation, dictionary, make_sae
 from saehelpers.training import METHODS, OBJECTIVES, Method, method, objective
@@ -85,10 +83,11 @@ def test_what_is_built_in_stays(kind):
 
 @pytest.mark.parametrize("kind", ["objective", "activation", "dictionary"])
 def test_a_cell_that_is_run_again_replaces_what_it_added(kind):
-    first = add(kind, "mine", 1.0)
+    add(kind, "mine", 1.0)
+    first, identity = KINDS[kind]["mine"], KINDS[kind].identity("mine")
     add(kind, "mine", 2.0)
     assert KINDS[kind]["mine"] is not first
-    assert code_fingerprint(KINDS[kind]["mine"]) != code_fingerprint(first)
+    assert KINDS[kind].identity("mine") != identity
 
 
 def test_a_method_that_is_added_again_as_it_was():
@@ -174,96 +173,12 @@ def test_runs_with_other_code_are_other_runs(kind, tmp_path):
     run_id = runs.run_id(config)
     history = pd.DataFrame({"epoch": [0]})
     folder = runs.save_run(tmp_path, config, {"weight": torch.zeros(1)}, history)
-    assert runs.load_run(tmp_path, config)[2]["extensions"] == {
-        kind: code_fingerprint(KINDS[kind]["mine"])
-    }
+    assert runs.load_run(tmp_path, config)[2]["extensions"] == {kind: KINDS[kind].identity("mine")}
     add(kind, "mine", 2.0)
     assert runs.run_id(config) != run_id == folder.name
     assert runs.load_run(tmp_path, config) is None
     add(kind, "mine", 1.0)
     assert runs.run_id(config) == run_id
-
-
-FACTOR = 2.0
-
-
-def helper(x):
-    return FACTOR * x
-
-
-def test_code_is_told_by_what_it_does(monkeypatch):
-    weights = torch.ones(2)
-
-    def described(x):
-        """What it does."""
-        return helper(x) + weights.sum()
-
-    def same(x):
-        return helper(x) + weights.sum()  # the same, said otherwise
-
-    same.__name__ = described.__name__
-    first = code_fingerprint(described)
-    assert code_fingerprint(same) == first
-    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
-    second = code_fingerprint(described)
-    weights += 1
-    third = code_fingerprint(described)
-    monkeypatch.setattr(sys.modules[__name__], "helper", lambda x: FACTOR * x + 1)
-    assert len({first, second, third, code_fingerprint(described)}) == 4
-
-
-def test_a_name_that_is_an_attribute_alone_does_not_count(monkeypatch):
-    def read(sae):
-        return sae.FACTOR
-
-    before = code_fingerprint(read)
-    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
-    assert code_fingerprint(read) == before
-
-
-def test_classes_are_told_by_their_methods_attributes_and_bases():
-    def make(factor=1.0, scale=1.0, base=object, doc="What it is."):
-        class Made(base):
-            __doc__ = doc
-            FACTOR = factor
-
-            @property
-            def scaled(self):
-                return scale
-
-            @staticmethod
-            def fixed():
-                return {"a", "b", "c"}
-
-        return Made
-
-    digits = code_fingerprint(make())
-    assert code_fingerprint(make(doc="Something else.")) == digits
-    others = [make(2.0), make(scale=2.0), make(base=torch.nn.Module)]
-    assert len({digits, *map(code_fingerprint, others)}) == 4
-
-
-SCRIPT = """
-import torch
-from saehelpers.runs import code_fingerprint
-SIZES = {"wide", "narrow", "middle"}
-def helper(x):
-    return x in {"a", "b", "c"}, SIZES
-class Made:
-    def __init__(self, x):
-        super().__init__()
-        self.x = helper(x)
-def function(x):
-    return [Made(y) for y in x], torch.zeros(2)
-print(code_fingerprint(function))
-"""
-
-
-def test_digits_are_the_same_in_every_process():
-    command = [sys.executable, "-c", SCRIPT]
-    settings = {"capture_output": True, "text": True, "check": True}
-    seeds = ({**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2"))
-    assert len({subprocess.run(command, env=env, **settings).stdout for env in seeds}) == 1
 
 
 # --- to other processes ---
@@ -273,20 +188,34 @@ def test_nothing_goes_along_when_nothing_was_added():
     assert carrying(pow) is pow
 
 
+def test_in_this_process_everything_stays_as_it_is():
+    add("objective", "mine", 1.0)
+    first = carrying(OBJECTIVES.identity)
+    add("objective", "mine", 2.0)
+    assert first("mine") == carrying(OBJECTIVES.identity)("mine") == OBJECTIVES.identity("mine")
+    assert OBJECTIVES["mine"].function.__closure__[-1].cell_contents == 2.0
+
+
+def unreadable(code):
+    raise OSError(f"no source of {code}")
+
+
 @pytest.mark.parametrize("pickled", [pickle, cloudpickle])
-def test_what_was_added_goes_along(pickled):
+def test_what_was_added_goes_along(pickled, monkeypatch):
     digits = {}
     for kind in KINDS:
         add(kind, "mine", 2.0)
-        digits[kind] = code_fingerprint(KINDS[kind]["mine"])
+        digits[kind] = KINDS[kind].identity("mine")
     sent = pickled.dumps(carrying(make_sae))
     for each in REGISTRIES:
         del each["mine"]
+    monkeypatch.setattr(registry, "TOKEN", "that of another process")
+    monkeypatch.setattr(inspect, "getsource", unreadable)
     config = object.__new__(SAEConfig)  # what unpickling makes, without a look at names
     config.__dict__.update({**CONFIG.__dict__, "activation": "mine", "dictionary": "mine"})
     sae = pickle.loads(sent)(config)
     assert METHODS["mine"] == Method("canonical", width=2)
-    assert {kind: code_fingerprint(KINDS[kind]["mine"]) for kind in KINDS} == digits
+    assert {kind: KINDS[kind].identity("mine") for kind in KINDS} == digits  # as they were told
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     expected = make_sae(dataclasses.replace(CONFIG, activation="relu"))
     assert torch.equal(sae.encode(x), 2 * expected.encode(x))
