@@ -103,7 +103,7 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     with _locked(target):
         new = table[_new(table, target)]
         before = _text(target) if not _ships() else _without_superseded(target, new)
-        _write(target, before + new.to_csv(index=False, header=not before, lineterminator="\n"))
+        _write(target, before + _csv(new, header=not before))
     return len(new)
 
 
@@ -256,8 +256,8 @@ def _table(rows: list[Mapping[str, Any]]) -> pd.DataFrame:
     return _read_csv(StringIO(_csv(pd.DataFrame(rows, columns=list(COLUMNS)))))
 
 
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+def _csv(table: pd.DataFrame, header: bool = True) -> str:
+    return table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")
 
 
 def _read_csv(source) -> pd.DataFrame:

@@ -361,6 +361,16 @@ def test_rows_that_repeat_within_one_call_are_written_once(tmp_path):
     assert results.read(path)["value"].tolist() == [0.5]
 
 
+def test_rows_that_are_asked_for_again_are_written_alike(tmp_path):
+    path = tmp_path / "results.csv"
+    rows = [row(value=1, seed=seed) for seed in range(3)]
+    results.append(path, rows)
+    before = own(path).read_bytes()
+    results.take(path, rows[:1])
+    results.take(path, rows[1:])
+    assert own(path).read_bytes() == before
+
+
 def test_nothing_to_append(tmp_path):
     path = tmp_path / "results.csv"
     assert results.append(path, []) == 0
