@@ -282,7 +282,7 @@ def check_trained_here(sae: SAE, outputs: Float[Tensor, "batch t d"]) -> None:
     if unexplained >= 1:
         raise ValueError(
             f"the SAE leaves {unexplained:.2f} of these activations' variance unexplained, no less "
-            "than their mean would: it was trained on those of another layer or model"
+            "than their mean would: it was trained on those of another layer or model, or hardly"
         )
 
 
