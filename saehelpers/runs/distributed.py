@@ -42,13 +42,13 @@ def process_group(timeout_seconds: float = 600.0) -> Iterator[str]:
         torch.cuda.set_device(device)
     try:
         timeout = timedelta(seconds=timeout_seconds)
-        distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=timeout)
+        distributed.init_process_group("nccl" if has_gpu else _gloo(), timeout=timeout)
         with (
             Path(os.devnull).open("w") as nowhere,
             redirect_stdout(sys.stdout if is_first() else nowhere),
         ):
             yield device
-            # gloo's threads crash if Python ends while they hold tensors of the last exchange
+            # gloo's thread crashes if Python ends while it holds tensors of the last exchange
             wait_for_all()
     except BaseException as error:
         # Frames that failed hold the model's DistributedDataParallel, and it the group. If it were
@@ -66,6 +66,25 @@ def process_group(timeout_seconds: float = 600.0) -> Iterator[str]:
     finally:
         if is_active():
             distributed.destroy_process_group()
+
+
+def _gloo() -> str:
+    """The name of a gloo backend that works with one thread.
+
+    It takes up the last exchange, which has no tensors, when it has let go of those before; of
+    gloo's two threads, one may still hold some when the other has done the last exchange.
+    """
+    name, gloo = "gloo_of_one_thread", distributed.ProcessGroupGloo
+
+    def make(store, rank: int, size: int, timeout: timedelta):
+        options = gloo._Options()
+        options._threads, options._timeout = 1, timeout
+        options._devices = [gloo.create_default_device()]
+        return gloo(store, rank, size, options)
+
+    if not hasattr(distributed.Backend, name.upper()):
+        distributed.Backend.register_backend(name, make, devices=["cpu"])
+    return name
 
 
 def is_active() -> bool:

@@ -1,9 +1,11 @@
 """Many jobs, on the cores of this machine or on any executor."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +51,8 @@ def sweep(
         return
     if alone_here and is_seen(len(jobs), executor):
         executor = _Here()
+    elif executor is None:  # processes may have started when another folder was the current one
+        function = functools.partial(_in_folder, Path.cwd(), function)
     failures: list[BaseException] = []
     with tqdm(total=len(jobs), desc=description) as bar:
         waiting = [jobs]  # batches of jobs that run side by side
@@ -90,6 +94,11 @@ class _Here(Executor):
         finally:
             torch.set_num_threads(n_threads)
         return future
+
+
+def _in_folder(folder: Path, function: Callable, *arguments: Any) -> Any:
+    os.chdir(folder)
+    return function(*arguments)
 
 
 def _run(function, jobs: list[tuple], executor) -> Iterator[tuple[tuple, Future]]:

@@ -59,6 +59,12 @@ def test_by_default_jobs_run_in_other_processes():
     assert os.getpid() not in processes
 
 
+def test_processes_work_in_the_folder_that_is_current_when_the_sweep_begins(tmp_path, monkeypatch):
+    assert {*sweep(Path.cwd, [()] * 4)} == {Path.cwd()}
+    monkeypatch.chdir(tmp_path)  # the processes are those of before
+    assert {*sweep(Path.cwd, [()] * 4)} == {tmp_path}
+
+
 def test_processes_use_one_thread_each():
     assert set(sweep(os.getenv, [("OMP_NUM_THREADS",), ("MKL_NUM_THREADS",)])) == {"1"}
 
