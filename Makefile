@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run all paper test lab lint clean
+.PHONY: help run all paper test test-parameters lab lint clean
 
 # the first that runs, and can make an environment: a command of that name may be a stub
 runs = $(shell $(1) -c 'import ensurepip, venv' > /dev/null 2>&1 && echo $(1))
@@ -18,6 +18,7 @@ help:
 	@echo "make all               execute every notebook"
 	@echo "make paper             every notebook at the published sizes (many hours); resumable; renews what ships"
 	@echo "make test              run the tests, notebooks included"
+	@echo "make test-parameters   change every parameter of every notebook, and see what is remade"
 	@echo "make lab               open JupyterLab"
 	@echo "make lint              check style"
 	@echo "make clean             remove what tests and runs left, but neither models/ nor results"
@@ -76,6 +77,11 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake notebooks tests tests/fresh_install.py \
 	  --nbmake-timeout=600 --durations=10
 
+# -m "": those that walk, too
+test-parameters: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "" --durations=10 \
+	  tests/test_parameters.py
+
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
@@ -85,4 +91,4 @@ lint: $(STAMP)
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 clean:
-	rm -rf executed .small .pytest_cache .ruff_cache data/activations
+	rm -rf executed .small .small-baseline .pytest_cache .ruff_cache data/activations

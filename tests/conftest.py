@@ -9,6 +9,7 @@ from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, LinearAction
 from saehelpers.training import fitting
 from saehelpers.training.side_by_side import train_saes
+from tests.walking import FAMILIES
 
 torch.set_num_threads(1)
 
@@ -18,9 +19,21 @@ D = 8
 def pytest_collection_modifyitems(items):
     """Of several processes, one runs the notebooks that read what others made, in their order."""
     for item in items:
-        for family in ("01", "02 04 06 11", "03 05", "07", "08 09 10"):
+        for family in FAMILIES:
             if item.path.suffix == ".ipynb" and item.name[:2] in family.split():
                 item.add_marker(pytest.mark.xdist_group(family))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many parameters of notebooks were walked."""
+    counts = {
+        outcome: sum("a_changed_value_remakes" in report.nodeid for report in reports)
+        for outcome, reports in terminalreporter.stats.items()
+        if outcome in ("passed", "failed")
+    }
+    if sum(counts.values()):
+        told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        terminalreporter.write_line(f"parameters walked: {sum(counts.values())} ({told})")
 
 
 @pytest.fixture(scope="session")

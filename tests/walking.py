@@ -1,0 +1,275 @@
+"""What `test_parameters.py` walks with: a small baseline, copies of it, a kernel, and what is new.
+
+The baseline is what the notebooks make at their small sizes, which stand in the metadata of their
+parameter cells. It is kept in .small-baseline, a folder for each family of notebooks that read
+what others made, until the code changes. A copy shares its files (hard links): nothing here is
+written in place but tables, which are copied.
+"""
+
+import ast
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from filelock import FileLock
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+FAMILIES = ("01", "02 04 06 11", "03 05", "07", "08 09 10")  # each in the order in which they run
+BASELINE = ROOT / ".small-baseline"
+INPUTS = "inputs"  # texts, images and models that parameters are changed to
+SMALL = "../.small"  # where small runs write, which a copy stands in for
+KINDS = {
+    "BaseModelRun": "base models", "EncoderRun": "base models", "LanguageModelRun": "base models",
+    "AdditionRun": "base models", "ActionRun": "actions", "SAERun": "SAEs", "EndToEndRun": "SAEs",
+}  # fmt: skip
+# what was measured in this clone is another in every clone
+INSTEAD = {"06": {"RESULTS_PATH": "{inputs}/results"}}
+TRACE = 12  # lines of a traceback that are shown
+KERNEL = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+OUTCOME = ("value", "git_commit", "created_utc")  # of a row; the other columns are its key
+# the namespace of a kernel that has just started; its modules and pool of processes are kept
+FRESH = """%reset -f
+%matplotlib {backend}
+import gc, os
+from matplotlib import pyplot
+pyplot.close("all"); gc.collect(); os.chdir({folder!r})
+if {cores}: os.sched_setaffinity(0, {cores})
+del gc, os, pyplot"""
+
+
+class CellError(Exception):
+    """A cell has raised an error: its class, what it says, and the last lines that say where."""
+
+    def __init__(self, error: CellExecutionError):
+        self.ename, self.evalue = error.ename, error.evalue
+        trace = re.sub(r"\x1b\[[\d;]*m", "", error.traceback).splitlines()
+        super().__init__("\n".join([f"{error.ename}: {error.evalue}", *trace[-TRACE:]]))
+
+
+def parameter_cell(notebook: str) -> nbformat.NotebookNode:
+    cells = nbformat.read(NOTEBOOKS[notebook], as_version=4).cells
+    (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return cell
+
+
+def defaults(notebook: str) -> dict[str, Any]:
+    """The parameters of a notebook, as its file has them."""
+    statements = ast.parse(parameter_cell(notebook).source).body
+    return {s.targets[0].id: ast.literal_eval(s.value) for s in statements}
+
+
+def small(notebook: str) -> dict[str, Any]:
+    """The parameters at the small size."""
+    mock = parameter_cell(notebook).metadata["nbmake"]["mock"]
+    return defaults(notebook) | mock | INSTEAD.get(notebook, {})
+
+
+def family_of(notebook: str) -> str:
+    return next(family for family in FAMILIES if notebook in family.split())
+
+
+def in_folder(value: Any, folder: Path) -> Any:
+    """A value in which {folder} stands for the copy, as SMALL does, and {inputs} for the inputs."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith(SMALL):
+        value = f"{{folder}}{value.removeprefix(SMALL)}"
+    return value.replace("{folder}", str(folder)).replace("{inputs}", str(BASELINE / INPUTS))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What lies in a folder.
+
+    runs: kind and inode of each. data: files. rows: sort, value and stamp of each, by its key.
+    """
+
+    runs: dict[str, tuple[str, int]] = field(default_factory=dict)
+    data: set[str] = field(default_factory=set)
+    rows: dict[tuple, tuple] = field(default_factory=dict)
+
+    @classmethod
+    def in_folder(cls, folder: Path, sort: str) -> "Made":
+        """sort: the column of results that tells the sort of a row."""
+        runs = {}
+        for path in folder.glob("models/[!.]*/config.json"):
+            kind = json.loads(path.read_text())["kind"]
+            runs[path.parent.name] = KINDS[kind], path.stat().st_ino
+        data = {
+            str(path.relative_to(folder))
+            for path in folder.glob("data/**/*")
+            if path.is_file() and path.suffix not in (".lock", ".fingerprint")
+        }
+        rows = {}
+        for path in folder.glob("probe_results/**/[!.]*.csv"):
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    value, *stamp = (row.pop(name) for name in OUTCOME)
+                    value = float(value) if value else None
+                    rows[path.name, *row.values()] = row[sort], value, *stamp
+        return cls(runs, data, rows)
+
+    def added_to(self, before: "Made") -> set[str]:
+        """Kinds of runs and of data, and sorts of rows, of which there is something new."""
+        new = {kind for name, (kind, _) in self.runs.items() if name not in before.runs}
+        for path in self.data - before.data:
+            new.add("activations" if path.startswith("data/activations") else "data")
+        return new | {sort for key, (sort, *_) in self.rows.items() if key not in before.rows}
+
+    def lost(self, before: "Made") -> list:
+        """Runs and rows that were there before, and are gone or were made anew."""
+        pairs = ((before.runs, self.runs), (before.rows, self.rows))
+        return [key for then, now in pairs for key in then if now.get(key) != then[key]]
+
+
+class Walker:
+    """Executes notebooks at the small size, one after another in one kernel, on copies."""
+
+    def __init__(self):
+        self._manager = AsyncKernelManager()
+        count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        each = max(1, len(cores) // count)  # several walkers share the cores out
+        self._cores = {cores[(number * each + i) % len(cores)] for i in range(each)} if cores else 0
+
+    def execute(
+        self,
+        notebook: str,
+        folder: Path,
+        changes: Mapping[str, Any],
+        shows: bool = False,
+        first_cells: bool = False,
+    ) -> dict[str, str]:
+        """What a notebook shows: a hash by cell and kind, of what it displays but no printed text.
+
+        Checks may fail where SMALL is off: small runs are not expected to hold them.
+
+        Args:
+            changes: values by name; those called ("code", text) are written as they are.
+            shows: show figures, too, which are saved else, but drawn once.
+            first_cells: stop behind the first cell that follows the parameters.
+
+        Raises:
+            CellError: a cell fails.
+        """
+        content = nbformat.read(NOTEBOOKS[notebook], as_version=4)
+        codes = [cell for cell in content.cells if cell.cell_type == "code"]
+        place = codes.index(parameter_cell(notebook))
+        values = {name: in_folder(value, folder) for name, value in small(notebook).items()}
+        values |= {name: in_folder(value, folder) for name, value in changes.items()}
+        lines = [
+            f"{name} = {value[1] if isinstance(value, tuple) else repr(value)}"
+            for name, value in values.items()
+        ]
+        given = nbformat.v4.new_code_cell("\n".join(lines))
+        backend = "inline" if shows else "agg"
+        fresh = nbformat.v4.new_code_cell(
+            FRESH.format(folder=str(ROOT / "notebooks"), cores=self._cores, backend=backend)
+        )
+        if values.get("SMALL") is False:
+            (checks,) = [cell for cell in codes if re.search("^if SMALL:", cell.source, re.M)]
+            checks.source = f"try:\n{_indented(checks.source)}\nexcept AssertionError: pass"
+        behind = codes[place + 1 : place + 2] if first_cells else codes[place + 1 :]
+        content.cells = [fresh, *codes[: place + 1], given, *behind]
+        client = NotebookClient(content, km=self._manager, timeout=600)
+        failed = None
+        try:
+            client.execute(cwd=str(ROOT / "notebooks"), env=os.environ | KERNEL)
+        except CellExecutionError as error:
+            failed = CellError(error)
+        except (DeadKernelError, CellTimeoutError):
+            self.close()
+            self._manager = AsyncKernelManager()
+            raise
+        finally:
+            if client.kc is not None:
+                client.kc.stop_channels()
+        if failed is not None:
+            raise failed  # without the long way that it took
+        return {
+            f"cell {i}, {kind}": hashlib.sha256(
+                str(shown).replace(str(folder), "").encode()
+            ).hexdigest()
+            for i, cell in enumerate(codes)
+            for output in cell.outputs
+            for kind, shown in output.get("data", {}).items()
+        }
+
+    @contextlib.contextmanager
+    def copy(self, notebook: str) -> Iterator[Path]:
+        """A copy of the baseline that the notebook belongs to, removed afterwards."""
+        source = self.baseline(notebook)
+        folder = Path(tempfile.mkdtemp(prefix="copy-", dir=BASELINE))
+        try:
+            for part in ("models", "data", "probe_results"):
+                if (source / part).exists():
+                    link = shutil.copy if part == "probe_results" else os.link
+                    ignored = shutil.ignore_patterns("*.lock", ".unfinished")
+                    shutil.copytree(source / part, folder / part, ignored, copy_function=link)
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+    def baseline(self, notebook: str) -> Path:
+        """What the notebook's family makes at the small size; made first where it is not there."""
+        from tests.walking_inputs import make_inputs  # what it needs takes seconds to import
+
+        family = family_of(notebook)
+        folder = BASELINE / family.replace(" ", "-")
+        _once(BASELINE / INPUTS, make_inputs)
+
+        def make(folder: Path) -> None:
+            shown = {name: self.execute(name, folder, {}, shows=True) for name in family.split()}
+            (folder / "shown.json").write_text(json.dumps(shown))
+
+        _once(folder, make)
+        return folder
+
+    def shown_before(self, notebook: str) -> dict[str, str]:
+        return json.loads((self.baseline(notebook) / "shown.json").read_text())[notebook]
+
+    def close(self) -> None:
+        if self._manager.has_kernel:
+            run_sync(self._manager.shutdown_kernel)()
+
+
+def _once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder unless one made by the same code is there; processes wait for each other."""
+    BASELINE.mkdir(exist_ok=True)
+    made_by = folder / "made-by"
+    with FileLock(BASELINE / f"{folder.name}.lock"):
+        if made_by.exists() and made_by.read_text() == _code():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        make(folder)
+        made_by.write_text(_code())
+
+
+def _code() -> str:
+    """A hash of all that decides what notebooks make."""
+    digest = hashlib.sha256()
+    paths = [*ROOT.glob("saehelpers/**/*.py"), *NOTEBOOKS.values(), *ROOT.glob("tests/walking*.py")]
+    for path in sorted([*paths, ROOT / "README.md"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _indented(source: str) -> str:
+    return "\n".join(f"    {line}" for line in source.splitlines())

@@ -1,0 +1,71 @@
+"""Small inputs of one's own, which parameters are changed to: texts, images, models, tables."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from saehelpers.datasets import read_documents, train_tokeniser
+from saehelpers.datasets.galaxies import CLASSES, draw_galaxy
+from saehelpers.networks import make_gpt2
+
+SIZE = 32  # pixels a side, as in the small runs of the galaxies
+N_IMAGES = 80
+WIDTHS = {"32": "24", "128": "96"}  # number of latents of a table of results, and of its copy
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_inputs(folder: Path) -> None:
+    """text.txt, images/<class>/<i>.png, gpt2/, shipped/, results/, reference/."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").swapcase()
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    for i in range(N_IMAGES):
+        kind = CLASSES[i % len(CLASSES)]
+        image, _ = draw_galaxy(kind, SIZE, (1, i))
+        path = folder / "images" / kind / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    _write_gpt2(folder / "gpt2", read_documents(folder / "text.txt"))
+    _write_tables(folder, ROOT / "probe_results")
+    shutil.copytree(ROOT / "data" / "reference", folder / "reference")
+    published = folder / "reference" / "shapes_probe_f1.csv"
+    table = pd.read_csv(published)
+    table.assign(f1_mean=table.f1_mean * 0.9).to_csv(published, index=False)
+
+
+def _write_tables(folder: Path, shipped: Path) -> None:
+    """The shipped tables as they are, and fewer rows of some, a few of them own ones."""
+    for name in ("shipped", "results", "results/own"):
+        (folder / name).mkdir()
+    for path in shipped.glob("*.csv*"):
+        shutil.copy(path, folder / "shipped")
+    for path in shipped.glob("[sgt]*.csv*"):  # of Shapes, galaxies and toys
+        _read(path).pipe(_of_two_widths).to_csv(folder / "results" / path.name, index=False)
+    galaxies = _read(shipped / "galaxy_probes.csv")
+    first = galaxies[galaxies.seed == "0"]
+    first.to_csv(folder / "results" / "own" / "galaxy_probes.csv", index=False)
+
+
+def _write_gpt2(folder: Path, documents: list[str]) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tokeniser = train_tokeniser(documents, 300)
+    make_gpt2(300, 128, width=16, seed=1).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokeniser).save_pretrained(folder)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _of_two_widths(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of MLPs, and other ones as if of narrower SAEs; of galaxies and toys all rows."""
+    of_shapes = table.dataset == "shapes"
+    mlp = table[of_shapes & (table.base_model == "mlp")]
+    narrower = mlp[mlp.n_latents.isin(WIDTHS)]
+    value = pd.to_numeric(narrower.value) * 0.9
+    narrower = narrower.assign(n_latents=narrower.n_latents.map(WIDTHS), value=value)
+    return pd.concat([table[~of_shapes], mlp, narrower])
