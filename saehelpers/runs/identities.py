@@ -4,7 +4,8 @@ Names are labels for people. What decides a result is told by contents:
 
     tensors, arrays, tables    shape, dtype and bytes
     files and folders          their bytes (kept beside a file, see `file_fingerprint`)
-    networks                   their weights, and the source of classes that a user wrote
+    networks                   their weights; of classes of this package and of a user the
+                               settings, too (how many latents an SAE keeps), of a user's the source
     functions                  source, and what they close over, where a user wrote them;
                                those of installed packages by their names
     records (dataclasses)      their class and the fields that they are compared by
@@ -212,7 +213,8 @@ def _described(value: Any, above: tuple) -> tuple[str, Iterable, Iterable]:
         return "generator", (), [value.get_state()]
     if isinstance(value, nn.Module):
         own = {_name(kind): kind for kind in map(type, value.modules()) if _is_users(kind)}
-        return "network", (), [value.state_dict(), own]
+        told = [_plain(vars(part)) for part in value.modules() if _is_open(type(part))]
+        return "network", (), [value.state_dict(), own, *filter(None, told)]
     if isinstance(value, ModuleType):
         own = _source(value) if _is_users(value) else ""
         return "module", [value.__name__.encode()], [own]
@@ -229,7 +231,7 @@ def _described(value: Any, above: tuple) -> tuple[str, Iterable, Iterable]:
         shown = {f.name for f in dataclasses.fields(value) if f.compare}
         told = {name: part for name, part in settings(value, nested=False).items() if name in shown}
         return f"record {_name(kind)}", (), [kind if _is_users(kind) else None, told]
-    if _is_users(kind) or kind.__module__.startswith("saehelpers."):
+    if _is_open(kind):
         told = {n: p for n, p in vars(value).items() if not _is_cached(kind, n)}
         return f"object {_name(kind)}", (), [kind if _is_users(kind) else None, told]
     raise TypeError(
@@ -289,9 +291,21 @@ def _class_source(kind: type) -> str | list:
     try:
         return _source(kind)
     except TypeError:  # before Python 3.13, that of a notebook's classes is read in parts alone
-        plain = {n: v for n, v in vars(kind).items() if isinstance(v, SIMPLE | int | float | None)}
-        plain = {name: value for name, value in plain.items() if not name.startswith("__")}
-        return [*map(_source, _functions(kind)), plain]
+        return [*map(_source, _functions(kind)), _plain(vars(kind))]
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes that are numbers, texts or records: settings."""
+    simple = {n: v for n, v in values.items() if isinstance(v, SIMPLE | int | float | None)}
+    records = {
+        n: v for n, v in values.items() if dataclasses.is_dataclass(v) and not isinstance(v, type)
+    }
+    return {n: v for n, v in (simple | records).items() if n[0] != "_" and n != "training"}
+
+
+def _is_open(kind: type) -> bool:
+    """Whether the attributes of objects of a class are told: of this package's, and of users'."""
+    return _is_users(kind) or kind.__module__.startswith("saehelpers.")
 
 
 def _is_users(code: Any) -> bool:

@@ -1,5 +1,6 @@
 """Identity by cause: what changes it, and what does not."""
 
+import copy
 import functools
 import inspect
 import json
@@ -18,7 +19,7 @@ from torch import nn
 
 from saehelpers.runs import identities as module
 from saehelpers.runs.identities import derived, file_fingerprint, identified, identity
-from saehelpers.saes import ACTIVATIONS, activation
+from saehelpers.saes import ACTIVATIONS, SAEConfig, activation, make_sae
 
 NUMBERS = torch.arange(6.0)
 FACTOR = 2
@@ -163,6 +164,16 @@ def test_cause_survives_a_process():
     assert identity(tensor) == identity(identified(NUMBERS, Generator(3)))
     tensor += 1
     assert identity(tensor) == identity(NUMBERS + 1)
+
+
+def test_sae_is_told_by_its_settings():
+    """Equal weights that keep other numbers of latents are another SAE."""
+    keeps_two, keeps_four = (make_sae(SAEConfig(8, 16, topk=k), seed=0) for k in (2, 4))
+    assert identity(keeps_two.state_dict()) == identity(keeps_four.state_dict())
+    assert identity(keeps_two) != identity(keeps_four)
+    before = identity(keeps_two)
+    keeps_two(torch.ones(3, 8))
+    assert identity(keeps_two.eval()) == identity(copy.deepcopy(keeps_two)) == before
 
 
 def test_network_is_told_by_weights_source_and_cause():
