@@ -186,7 +186,7 @@ def test_executed_again_nothing_is_trained_or_measured(notebook, walker):
 @pytest.mark.parametrize("stop", walked(TABLE["stops"]))
 def test_values_that_cannot_work_stop_in_the_first_cell(stop, walker, tmp_path):
     with pytest.raises(CellError) as raised:
-        walker.execute(stop["notebook"], tmp_path, stop["values"], first_cells=True)
+        walker.execute(stop["notebook"], tmp_path, stop["values"], first_cells=stop.get("cells", 1))
     assert raised.value.ename in STOPS
     for words in stop["words"]:
         assert re.search(rf"(?<!\w){re.escape(words)}(?!\w)", raised.value.evalue)

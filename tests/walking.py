@@ -154,7 +154,7 @@ class Walker:
         folder: Path,
         changes: Mapping[str, Any],
         shows: bool = False,
-        first_cells: bool = False,
+        first_cells: int | None = None,
     ) -> dict[str, str]:
         """What a notebook shows: a hash by cell and kind, of what it displays but no printed text.
 
@@ -163,7 +163,7 @@ class Walker:
         Args:
             changes: values by name; those called ("code", text) are written as they are.
             shows: show figures, too, which are saved else, but drawn once.
-            first_cells: stop behind the first cell that follows the parameters.
+            first_cells: stop behind so many of the cells that follow the parameters.
 
         Raises:
             CellError: a cell fails.
@@ -185,7 +185,7 @@ class Walker:
         if values.get("SMALL") is False:
             (checks,) = [cell for cell in codes if re.search("^if SMALL:", cell.source, re.M)]
             checks.source = f"try:\n{_indented(checks.source)}\nexcept AssertionError: pass"
-        behind = codes[place + 1 : place + 2] if first_cells else codes[place + 1 :]
+        behind = codes[place + 1 :][:first_cells]
         content.cells = [fresh, *codes[: place + 1], given, *behind]
         client = NotebookClient(content, km=self._manager, timeout=600)
         failed = None

@@ -13,6 +13,7 @@ from .images import (
     split as split,
 )
 from .shapes import (
+    SHAPE_GROUPS as SHAPE_GROUPS,
     SHAPES as SHAPES,
     TASK_TYPES as TASK_TYPES,
     ShapesData as ShapesData,

@@ -20,6 +20,7 @@ from saehelpers.symmetry import Group, orbit, rotations_and_flips
 SIZE = 32  # of a quadrant, in pixels
 SHAPES = ("rectangle", "diagonal", "c", "l", "t", "triangle", "arrow", "semicircle")
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
+SHAPE_GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")  # that carry the square of quadrants to itself
 TASK_TYPES = ("S", "SO", "SP", "SPO")
 
 

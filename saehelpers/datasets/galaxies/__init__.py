@@ -12,6 +12,7 @@ from saehelpers.datasets.images import ImageSet, load_image_folder
 
 __all__ = [
     "CLASSES",
+    "SOURCES",
     "draw_galaxy",
     "load_galaxies",
     "load_galaxy_mnist",
