@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from saehelpers.datasets.image_files import FORMATS, Picture, is_image, read_picture, scaled
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified
+from saehelpers.runs.wanted import FROM_ZERO, Positive, Seed
 
 # of systems, beside those that begin with a dot
 HIDDEN = {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found",
@@ -21,6 +24,7 @@ HIDDEN = {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__maco
 SHOWN = 5  # names of files in a line that says something of several
 
 
+@checked
 @dataclass(frozen=True)
 class ImageSet:
     """Images of one size, of which each may have a label.
@@ -31,13 +35,14 @@ class ImageSet:
     """
 
     images: UInt8[Tensor, "n 3 size size"]
-    labels: Int[Tensor, " n"] | None
+    labels: Annotated[Int[Tensor, " n"], FROM_ZERO] | None
     classes: tuple[str, ...]
     source: str
     properties: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def split(images: ImageSet, n_test: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+@checked
+def split(images: ImageSet, n_test: Positive, seed: Seed = 0) -> tuple[ImageSet, ImageSet]:
     """(training, held-out) images, drawn at random; `n_test` are held out.
 
     Says which images are in both, being identical, and which classes are missing in one.
@@ -89,8 +94,9 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
+@checked
 def load_image_folder(
-    folder: Path | str, size: int = 64, skip_unreadable: bool = False
+    folder: Path | str, size: Positive = 64, skip_unreadable: bool = False
 ) -> ImageSet:
     """The images of a folder in the order of their names, cropped to squares of one size.
 

@@ -6,6 +6,7 @@ whole image: all its shapes take the same orientation, and quadrants move.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.identities import identified
+from saehelpers.runs.wanted import Positive, Seed, Wanted
 from saehelpers.symmetry import Group, orbit, rotations_and_flips
 
 SIZE = 32  # of a quadrant, in pixels
@@ -24,15 +27,26 @@ SHAPE_GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")  # that carry the square of 
 TASK_TYPES = ("S", "SO", "SP", "SPO")
 
 
+Drawn = Annotated[
+    Int[Tensor, "n quadrants"],
+    Wanted(
+        f"numbers of shapes, 0 to {len(SHAPES) - 1}",
+        lambda x: x.min() >= 0 and x.max() < len(SHAPES),
+    ),
+]
+
+
+@checked
 @dataclass(frozen=True)
 class ShapesData:
     """Canonical images (n, 1, 64, 64) in [0, 1], and the shape in each quadrant (n, 4)."""
 
     images: Float[Tensor, "n 1 size size"]
-    shapes: Int[Tensor, "n quadrants"]
+    shapes: Drawn
 
 
-def make_shapes(n_samples: int, seed: int) -> ShapesData:
+@checked
+def make_shapes(n_samples: Positive, seed: Seed) -> ShapesData:
     """Draw the shape of every quadrant uniformly, with replacement."""
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
@@ -77,6 +91,7 @@ def draw_templates() -> Float[Tensor, "shapes size size"]:
     return torch.from_numpy(np.stack([canvas[name] for name in SHAPES]))
 
 
+@checked
 def orientations(group: Group) -> Int[Tensor, "shapes order"]:
     """The orientation that each shape takes under each element, numbered from 0.
 
@@ -93,13 +108,15 @@ def orientations(group: Group) -> Int[Tensor, "shapes order"]:
     return same.int().argmax(dim=-1)
 
 
+@checked
 def quadrant_sources(group: Group) -> Int[Tensor, "order quadrants"]:
     """Which canonical quadrant is seen in each quadrant after each element has acted."""
     canonical = torch.arange(4.0).reshape(1, 2, 2)
     return orbit(canonical, group).reshape(group.order, 4).long()
 
 
-def element_ceiling(shapes: Int[Tensor, "n quadrants"], group: Group) -> float:
+@checked
+def element_ceiling(shapes: Drawn, group: Group) -> float:
     """How often the element of an image under a random element can be told, at best.
 
     An element that leaves every shape of a canonical image as it is, and only moves quadrants,
@@ -131,10 +148,12 @@ def list_tasks() -> pd.DataFrame:
     return tasks.sort_values("task_type", key=lambda c: c.map(TASK_TYPES.index), kind="stable")
 
 
+@checked
 def task_labels(
-    shapes: Int[Tensor, "n quadrants"], elements: Int[Tensor, " n"], group: Group
+    shapes: Drawn, elements: Int[Tensor, " n"], group: Group
 ) -> Bool[Tensor, "n tasks"]:
     """Labels of the tasks of `list_tasks` for images turned by the given elements."""
+    elements = group.checked(elements)
     seen = shapes.gather(1, quadrant_sources(group)[elements])  # (n, quadrants)
     turned = orientations(group)[seen, elements[:, None]]  # (n, quadrants)
     labels = []

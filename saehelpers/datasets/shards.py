@@ -19,10 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saehelpers import runs
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Device, Positive, Seed
 
 BLOCK_SAMPLES = 256  # neighbours on disk, which are read together
 
 
+@checked
 def write_shards(
     folder: Path | str, parts: Tensor | Iterable[Tensor], overwrite: bool = False
 ) -> Path:
@@ -50,10 +53,11 @@ def write_shards(
             _check_alike("the first part", first, f"part {number}", part)
             save_file({"activations": part.detach().cpu().contiguous()}, temporary / name)
         if first is None:
-            raise ValueError(f"no activations to write to {folder}")
+            raise ValueError(f"parts has none: no activations to write to {folder}")
     return folder
 
 
+@checked
 def map_shards(path: Path | str) -> list[Real[Tensor, "n order d"]]:
     """The shards of a folder, or a .npy file as one, as tensors that are read where touched.
 
@@ -74,6 +78,7 @@ def map_shards(path: Path | str) -> list[Real[Tensor, "n order d"]]:
     return [shard if shard.ndim == 3 else shard[:, None] for shard in shards]
 
 
+@checked
 def map_activations(path: Path | str) -> Real[Tensor, "..."]:
     """Activations of a .npy file, as a tensor that is read from disk where it is touched.
 
@@ -133,6 +138,7 @@ def _check_alike(first_name: str, first: Tensor, name: str, shard: Tensor) -> No
         )
 
 
+@checked
 @dataclass(frozen=True)
 class ShardStream:
     """Training samples from disk: `stream(epoch)` reads those of one epoch, (n_samples, |G|, d).
@@ -151,9 +157,9 @@ class ShardStream:
     """
 
     path: Path | str
-    n_samples: int
-    seed: int = 0
-    device: str = "cpu"
+    n_samples: Positive
+    seed: Seed = 0
+    device: Device = "cpu"
     _reading: dict[int, Future] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -163,7 +169,8 @@ class ShardStream:
     def __reduce__(self):
         return type(self), (self.path, self.n_samples, self.seed, self.device)
 
-    def to(self, device: str) -> "ShardStream":
+    @checked
+    def to(self, device: Device) -> "ShardStream":
         return replace(self, device=device)
 
     @property

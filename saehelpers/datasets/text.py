@@ -10,15 +10,17 @@ from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from saehelpers import runs
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.sweeps import sweep
+from saehelpers.runs.wanted import NOT_EMPTY, Positive, Share
 
 if TYPE_CHECKING:
     import tokenizers
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("numpy", "scipy", "pandas", "sklearn", "matplotlib")
 END = "<|endoftext|>"  # stands between documents
+Documents = Annotated[Sequence[str], NOT_EMPTY]
 SHORTEST = 100  # characters of a docstring that is kept
 N_PARTS = 16  # of the files that they are collected from, side by side
 
@@ -39,6 +42,7 @@ class EmbeddedText(tuple):
     cause = "documentation of Python packages"
 
 
+@checked
 def documentation(folder: Path | str) -> EmbeddedText:
     """The documentation inside installed Python packages: 16 MB of English with code in it.
 
@@ -62,6 +66,7 @@ def documentation(folder: Path | str) -> EmbeddedText:
     return EmbeddedText(read_documents(path))
 
 
+@checked
 def read_documents(path: Path | str) -> list[str]:
     """The documents of a local text file, kept apart by lines `<|endoftext|>`.
 
@@ -78,6 +83,7 @@ def read_documents(path: Path | str) -> list[str]:
     return list(_stream_file(path))
 
 
+@checked
 def stream_documents(source: Path | str) -> Iterator[str]:
     """The documents of a local text file, or of a Hugging Face dataset, one after another.
 
@@ -142,7 +148,8 @@ def _texts(rows: Iterable[dict], name: str) -> Iterator[str]:
         yield from _not_blank(row["text"])
 
 
-def held_out(documents: Sequence[str], share: float = 0.05) -> tuple[list[str], list[str]]:
+@checked
+def held_out(documents: Documents, share: Share = 0.05) -> tuple[list[str], list[str]]:
     """(training, held-out) documents; of a long text, which is which depends on each alone.
 
     Held out are those with the smallest checksums: a share of all possible ones, and of a short
@@ -159,7 +166,8 @@ def held_out(documents: Sequence[str], share: float = 0.05) -> tuple[list[str], 
     return [d for i, d in pairs if i not in chosen], [d for i, d in pairs if i in chosen]
 
 
-def train_tokeniser(documents: list[str], vocab_size: int) -> "tokenizers.Tokenizer":
+@checked
+def train_tokeniser(documents: Documents, vocab_size: Positive) -> "tokenizers.Tokenizer":
     """A byte-level BPE tokeniser; token 0 is the end of a document."""
     with extra("text"):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -177,11 +185,12 @@ def train_tokeniser(documents: list[str], vocab_size: int) -> "tokenizers.Tokeni
     return tokeniser
 
 
+@checked
 def token_blocks(
     documents: Iterable[str],
     tokeniser: "tokenizers.Tokenizer | transformers.PreTrainedTokenizerBase",
-    context: int,
-    n_blocks: int | None = None,
+    context: Positive,
+    n_blocks: Positive | None = None,
 ) -> Int[Tensor, "n context"]:
     """The documents one after another, cut into blocks of `context` tokens.
 
@@ -202,7 +211,9 @@ def token_blocks(
                 break
     n_blocks = min(n_blocks or len(tokens), len(tokens) // context)
     if n_blocks == 0:
-        raise ValueError(f"the text has {len(tokens)} tokens, fewer than one context of {context}")
+        raise ValueError(
+            f"the documents have {len(tokens)} tokens, fewer than one context of {context}"
+        )
     return torch.tensor(tokens[: n_blocks * context]).view(n_blocks, context)
 
 
@@ -229,12 +240,13 @@ def _whole(tokeniser) -> Iterator[tuple[Callable[[list[str]], list[list[int]]], 
             fast.enable_padding(**padding)
 
 
+@checked
 def repeated_tokens(
-    n: int,
-    context: int,
-    vocab_size: int,
+    n: Positive,
+    context: Positive,
+    vocab_size: Positive,
     generator: torch.Generator,
-    period: int | None = None,
+    period: Positive | None = None,
 ) -> tuple[Int[Tensor, "n context"], Int[Tensor, " n"]]:
     """Random tokens that begin again after a period, and the periods.
 

@@ -12,13 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saehelpers.datasets.synthetic import make_features
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified, identity
+from saehelpers.runs.wanted import Count, Positive, Seed
 from saehelpers.symmetry import Group, LinearAction
 
 ACTION_KINDS = ("rotation", "shift")
 REPRESENTATIVES = ("fixed", "random")
 
 
+@checked
 @dataclass(frozen=True)
 class ToyData:
     """Orbit activations with known features.
@@ -34,18 +37,20 @@ class ToyData:
     action: LinearAction
     stream: str
 
-    def part(self, start: int, stop: int) -> "ToyData":
+    @checked
+    def part(self, start: Count, stop: Positive) -> "ToyData":
         """Some of the samples: those to train on, say, and those held out."""
         activations = identified(self.activations[start:stop], (self.stream, start, stop))
         return replace(self, activations=activations, coefficients=self.coefficients[start:stop])
 
 
+@checked
 def make_toy(
-    n_samples: int,
-    n_features: int,
-    order: int,
-    seed: int,
-    d: int = 16,
+    n_samples: Positive,
+    n_features: Positive,
+    order: Positive,
+    seed: Seed,
+    d: Positive = 16,
     representatives: str = "fixed",
     action_kind: str = "rotation",
 ) -> ToyData:
@@ -81,8 +86,9 @@ def make_toy(
     return toy.part(0, n_samples)
 
 
+@checked
 def make_action(
-    order: int, d: int, generator: torch.Generator, kind: str = "rotation"
+    order: Positive, d: Positive, generator: torch.Generator, kind: str = "rotation"
 ) -> LinearAction:
     """A random orthogonal conjugate of a representation of C_order on R^d.
 
@@ -105,6 +111,8 @@ def make_action(
             raise ValueError(f"shifts of order {order} need it to divide d = {d}")
         matrix = torch.block_diag(*[torch.eye(order).roll(1, 0)] * (d // order))
     else:
-        raise ValueError(f"unknown action kind {kind!r}; known are {', '.join(ACTION_KINDS)}")
+        raise ValueError(
+            f"unknown kind of action_kind {kind!r}; known are {', '.join(ACTION_KINDS)}"
+        )
     basis = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
     return LinearAction.from_generators(Group.named(f"C{order}"), [basis @ matrix @ basis.T])

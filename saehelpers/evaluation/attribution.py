@@ -12,6 +12,7 @@ dashboards of attention heads.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int, Integer
@@ -20,12 +21,15 @@ from torch import Tensor, nn
 from saehelpers.evaluation.metrics import fvu
 from saehelpers.networks.activations import splice
 from saehelpers.networks.modules import evaluation_mode
+from saehelpers.runs.checking import checked
 from saehelpers.runs.precision import full_precision
+from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Count, Positive
 from saehelpers.saes import SAE, BlockDiagonalSAE
 
 EAGER = 'load it with attn_implementation="eager", or call model.set_attn_implementation("eager")'
 
 
+@checked
 @dataclass(frozen=True)
 class Attention:
     """What one attention layer did on some tokens.
@@ -44,8 +48,11 @@ class Attention:
         return self.patterns.shape[1]
 
 
+@checked
 @torch.no_grad()
-def read_attention(model: nn.Module, tokens: Integer[Tensor, "batch t"], layer: int) -> Attention:
+def read_attention(
+    model: nn.Module, tokens: Annotated[Integer[Tensor, "batch t"], FROM_ZERO], layer: Count
+) -> Attention:
     """What the attention of one layer does on these tokens, all in one batch.
 
     Raises:
@@ -80,9 +87,10 @@ def read_attention(model: nn.Module, tokens: Integer[Tensor, "batch t"], layer: 
     return Attention(read["patterns"], values, read["outputs"], read["residual"])
 
 
+@checked
 @torch.no_grad()
 def encoder_directions(
-    sae: SAE, latents: Sequence[int], n_heads: int
+    sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY], n_heads: Positive
 ) -> Float[Tensor, "latents heads d_head"]:
     """What latents multiply the outputs of each head with: w, in the activations' own units.
 
@@ -105,9 +113,10 @@ def encoder_directions(
     return rows
 
 
+@checked
 @torch.no_grad()
 def decoder_directions(
-    sae: SAE, latents: Sequence[int], n_heads: int
+    sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY], n_heads: Positive
 ) -> Float[Tensor, "latents heads d_head"]:
     """What one unit of each latent adds to the outputs of each head, in their own units.
 
@@ -124,13 +133,15 @@ def decoder_directions(
     return (sae.dictionary[chosen] * sae.scale).unflatten(-1, (n_heads, -1))
 
 
+@checked
 @torch.no_grad()
-def head_attribution(sae: SAE, n_heads: int) -> Float[Tensor, "n_latents heads"]:
+def head_attribution(sae: SAE, n_heads: Positive) -> Float[Tensor, "n_latents heads"]:
     """||W_dec[i, h]|| / sum over h' ||W_dec[i, h']||: the share of each head in each latent."""
     norms = decoder_directions(sae, range(sae.config.n_latents), n_heads).norm(dim=-1)
     return norms / norms.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
+@checked
 @torch.no_grad()
 def attribution_by_source(
     patterns: Float[Tensor, "batch heads t s"],
@@ -151,13 +162,14 @@ def attribution_by_source(
     return attributed.permute(0, 3, 2, 1)
 
 
+@checked
 @torch.no_grad()
 def source_shares(
     attention: Attention,
     directions: Float[Tensor, "latents heads d_head"],
     active: Bool[Tensor, "batch latents chosen"],
-    positions: Int[Tensor, " chosen"],
-    sources: Int[Tensor, "kinds chosen"],
+    positions: Annotated[Int[Tensor, " chosen"], FROM_ZERO],
+    sources: Annotated[Int[Tensor, "kinds chosen"], FROM_ZERO],
 ) -> Float[Tensor, "latents kinds"]:
     """Share of each latent's positive attribution that comes from sources of each kind.
 
@@ -175,9 +187,15 @@ def source_shares(
     return torch.cat(shares)
 
 
+@checked
 @torch.no_grad()
 def residual_readers(
-    model: nn.Module, layer: int, attention: Attention, direction: Tensor, example: int, t: int
+    model: nn.Module,
+    layer: Count,
+    attention: Attention,
+    direction: Float[Tensor, "heads d_head"],
+    example: Count,
+    t: Count,
 ) -> tuple[Float[Tensor, "s d_model"], Float[Tensor, " s"]]:
     """What a latent at position t of an example reads in the residual stream, source by source.
 
@@ -203,6 +221,7 @@ def residual_readers(
     return (read - read.mean(-1, keepdim=True)) / deviation, constants
 
 
+@checked
 @dataclass(frozen=True)
 class UpstreamAttribution:
     """The parts of what was read, which sum to it: see `upstream_attribution`."""
@@ -216,6 +235,7 @@ class UpstreamAttribution:
         return self.latents.sum(-1) + self.bias + self.error
 
 
+@checked
 @torch.no_grad()
 def upstream_attribution(
     readers: Float[Tensor, "s d"], activations: Float[Tensor, "s d"], upstream: SAE
@@ -234,15 +254,17 @@ def upstream_attribution(
     )
 
 
+@checked
 @torch.no_grad()
-def output_projection(model: nn.Module, layer: int) -> Float[Tensor, "d d_model"]:
+def output_projection(model: nn.Module, layer: Count) -> Float[Tensor, "d d_model"]:
     """W_O: what takes the heads' outputs into the residual stream."""
     return full_precision(_block(model, layer).attn.c_proj.weight)
 
 
+@checked
 @torch.no_grad()
 def written_directions(
-    model: nn.Module, layer: int, sae: SAE, latents: Sequence[int]
+    model: nn.Module, layer: Count, sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY]
 ) -> Float[Tensor, "latents d_model"]:
     """What one unit of each latent adds to the residual stream, through W_O."""
     n_heads = _block(model, layer).attn.num_heads
@@ -250,6 +272,7 @@ def written_directions(
     return directions.flatten(1) @ output_projection(model, layer)
 
 
+@checked
 @torch.no_grad()
 def logit_effects(
     model: nn.Module, written: Float[Tensor, "latents d_model"]
@@ -265,6 +288,7 @@ def logit_effects(
     return logits - logits.mean(-1, keepdim=True)
 
 
+@checked
 @torch.no_grad()
 def check_trained_here(sae: SAE, outputs: Float[Tensor, "batch t d"]) -> None:
     """Refuse an SAE that does not explain these activations.
@@ -286,7 +310,9 @@ def check_trained_here(sae: SAE, outputs: Float[Tensor, "batch t d"]) -> None:
         )
 
 
-def _checked(sae: SAE, latents: Sequence[int], n_heads: int) -> Int[Tensor, " latents"]:
+def _checked(
+    sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY], n_heads: int
+) -> Int[Tensor, " latents"]:
     if n_heads < 1 or sae.config.d % n_heads:
         raise ValueError(f"{n_heads} heads do not divide the SAE's width {sae.config.d}")
     if isinstance(sae, BlockDiagonalSAE) and sae.config.n_heads != n_heads:

@@ -4,8 +4,9 @@ Sources: Paulo and Belrose, arXiv 2501.16615 (shared latents); Kornblith et al.,
 1905.00414 (CKA); Raghu et al., arXiv 1706.05806 (SVCCA). Used by notebooks 08 to 10.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, pairwise
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,10 +15,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saehelpers.evaluation.matching import match
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
+from saehelpers.runs.wanted import NOT_EMPTY, Cosine, Open, Positive, Wanted, Weight
 
 
+def _rise(edges: Sequence[float]) -> bool:
+    return len(edges) > 1 and all(low < high for low, high in pairwise(edges))
+
+
+@checked
 def shared_strength(
     encoders: tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]],
     dictionaries: tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]],
@@ -39,13 +47,15 @@ def shared_strength(
     return strength
 
 
-def shared_fraction(strength: Float[Tensor, " n"], threshold: float = 0.7) -> float:
+@checked
+def shared_fraction(strength: Float[Tensor, " n"], threshold: Cosine = 0.7) -> float:
     """Share of the latents whose `shared_strength` reaches a threshold."""
     return float((strength >= threshold).float().mean())
 
 
+@checked
 def svcca(
-    x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"], share: float = 0.99
+    x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"], share: Open = 0.99
 ) -> float:
     """Mean canonical correlation of the directions that hold `share` of each variance.
 
@@ -68,6 +78,7 @@ def svcca(
     return float(torch.linalg.svdvals(leading(x).T @ leading(y)).clamp(max=1).mean())
 
 
+@checked
 def rsa(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     """Representational similarity: Spearman's rho of all pairwise cosine distances."""
     with extra("probes"):
@@ -78,6 +89,7 @@ def rsa(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"]) -> float:
     return float(spearmanr(*distances).statistic)
 
 
+@checked
 def linear_cka(x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"]) -> float:
     """||Y^T X||^2 / (||X^T X|| ||Y^T Y||) of centred activations, in Frobenius norms.
 
@@ -92,35 +104,42 @@ def linear_cka(x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"]) -> 
 # --- nulls, filters, intervals ---
 
 
+@checked
 def random_rows(like: Float[Tensor, "n d"], generator: torch.Generator) -> Float[Tensor, "n d"]:
     """Random unit vectors in the shape of a dictionary: the null of what directions share."""
     return normalize(torch.randn(like.shape, generator=generator), dim=-1)
 
 
-def above_null(observed: float, null: float) -> float:
+@checked
+def above_null(
+    observed: float, null: Annotated[float, Wanted("below 1", lambda null: null < 1)]
+) -> float:
     """(observed - null) / (1 - null): 0 at the null, 1 where all is found again."""
     return (observed - null) / (1 - null)
 
 
-def permutation_p_value(observed: float, draws: Iterable[float]) -> float:
+@checked
+def permutation_p_value(observed: float, draws: Annotated[Iterable[float], NOT_EMPTY]) -> float:
     """(1 + number of draws that reach the observed value) / (1 + number of draws)."""
     draws = list(draws)
     return (1 + sum(draw >= observed for draw in draws)) / (1 + len(draws))
 
 
+@checked
 def permuted_pairings(
     score: Callable[[Tensor, Tensor], float],
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "n e"],
-    n_draws: int,
+    n_draws: Positive,
     generator: torch.Generator,
 ) -> list[float]:
     """The score of pairs whose partners are shuffled: the null of SVCCA and RSA."""
     return [score(x, y[torch.randperm(len(y), generator=generator)]) for _ in range(n_draws)]
 
 
+@checked
 def frequent(
-    frequency: Float[Tensor, " n_latents"], smallest: float = 0.0
+    frequency: Float[Tensor, " n_latents"], smallest: Weight = 0.0
 ) -> Bool[Tensor, " n_latents"]:
     """Latents that fire more often than `smallest`; 0 leaves out the dead ones alone.
 
@@ -133,8 +152,11 @@ def frequent(
     return chosen
 
 
+@checked
 def frequency_bins(
-    values: Float[Tensor, " n"], frequency: Float[Tensor, " n"], edges: list[float]
+    values: Float[Tensor, " n"],
+    frequency: Float[Tensor, " n"],
+    edges: Annotated[list[float], Wanted("two or more, rising", _rise)],
 ) -> list[tuple[float, float, float, int]]:
     """(low, high, mean value, number) of the latents in each bin of frequencies.
 
@@ -149,7 +171,10 @@ def frequency_bins(
     return bins
 
 
-def over_pairs(score: Callable[[int, int], float], n_runs: int) -> dict[tuple[int, int], float]:
+@checked
+def over_pairs(
+    score: Callable[[int, int], float], n_runs: Positive
+) -> dict[tuple[int, int], float]:
     """The score of every pair of runs.
 
     Raises:
@@ -160,11 +185,12 @@ def over_pairs(score: Callable[[int, int], float], n_runs: int) -> dict[tuple[in
     return {(i, j): score(i, j) for i, j in combinations(range(n_runs), 2)}
 
 
+@checked
 def bootstrap_interval(
     pairs: dict[tuple[int, int], float],
     generator: np.random.Generator,
-    n_draws: int = 2000,
-    level: float = 0.95,
+    n_draws: Positive = 2000,
+    level: Open = 0.95,
 ) -> tuple[float, float]:
     """Interval of the mean over pairs of seeds.
 

@@ -1,6 +1,7 @@
 """What an SAE has learnt, where the true features are known. Used by notebook 07."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,17 @@ from torch.nn.functional import cosine_similarity
 
 from saehelpers.datasets.synthetic import SyntheticFeatures
 from saehelpers.evaluation.matching import cosine_matrix, match, pw_mcc
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import RAW, Positive, Weight
 from saehelpers.saes import SAE
 
 NULL_DRAWS = 5
 SPLIT_COSINE = 0.7
 
 
+@checked
 def null_mcc(
-    n_latents: int,
+    n_latents: Positive,
     features: Float[Tensor, "n_features d"],
     generator: torch.Generator,
 ) -> float:
@@ -28,6 +32,7 @@ def null_mcc(
     return float(np.mean([pw_mcc(features, draw) for draw in draws]))
 
 
+@checked
 @dataclass(frozen=True)
 class Evaluation:
     """An SAE beside the truth: `summary`, numbers by name, and one row a feature.
@@ -54,17 +59,18 @@ class Evaluation:
         feature's, averaged where both are active: 1 without shrinkage), absorption.
     """
 
-    summary: dict[str, float]
+    summary: Annotated[dict[str, float], RAW]
     features: pd.DataFrame
 
 
+@checked
 @torch.no_grad()
 def evaluate(
     sae: SAE,
     data: SyntheticFeatures,
     generator: torch.Generator,
-    n_samples: int = 100_000,
-    batch_size: int = 4096,
+    n_samples: Positive = 100_000,
+    batch_size: Positive = 4096,
 ) -> Evaluation:
     """Measure an SAE on fresh samples of features that are known.
 
@@ -166,12 +172,13 @@ def _feature_table(matched, cosines, counts, n_samples, parents, latent_of, chil
     )
 
 
+@checked
 @torch.no_grad()
 def initialise_at(
     sae: SAE,
     features: Float[Tensor, "n_features d"],
     generator: torch.Generator,
-    noise: float = 0.0,
+    noise: Weight = 0.0,
 ) -> None:
     """Put the true features into the first rows of an SAE's dictionary, in place.
 

@@ -7,18 +7,24 @@ gift: each is a `ProbeInput` of its own.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
 from saehelpers.runs.precision import full_precision
+from saehelpers.runs.wanted import FROM_ZERO, Name, Positive, one_of
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction
 
+FEATURES = ("recons", "latents", "activations")
 
+
+@checked
 @dataclass(frozen=True)
 class ProbeInput:
     """Latents, and how features for a probe are made of those that are kept.
@@ -35,21 +41,24 @@ class ProbeInput:
     action and data; told by the contents if there are none.
     """
 
-    features: str
-    element: str
+    features: Annotated[str, one_of(FEATURES)]
+    element: Name
     latents: Float[Tensor, "n n_latents"]
     blocks: Float[Tensor, "n_blocks n_latents d"] | None = None
     biases: Float[Tensor, "n_blocks d"] | None = None
     blocks_used: Int[Tensor, " n"] | None = None
     extra: Float[Tensor, "n k"] | None = None
-    copies: int = 1
+    copies: Positive = 1
     causes: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_latents(self) -> int:
         return self.latents.shape[1] // self.copies
 
-    def matrix(self, keep: Int[Tensor, " m"], reduced: bool = False) -> np.ndarray:
+    @checked
+    def matrix(
+        self, keep: Annotated[Int[Tensor, " m"], FROM_ZERO], reduced: bool = False
+    ) -> np.ndarray:
         """Features (n, d) made of the latents `keep` alone.
 
         `reduced`: in an orthonormal basis of the space that the kept decoder rows span, up
@@ -79,11 +88,12 @@ class ProbeInput:
         return None if self.blocks is None else self.blocks.shape[-1]
 
 
+@checked
 @torch.no_grad()
 def probe_inputs(
     sae: SAE,
     activations: Float[Tensor, "n order d"],
-    elements: Int[Tensor, " n"],
+    elements: Annotated[Int[Tensor, " n"], FROM_ZERO],
     action: LinearAction | None = None,
     search: bool = False,
 ) -> dict[str, ProbeInput]:
@@ -96,6 +106,8 @@ def probe_inputs(
     crosscoder's "true" and "latents" come from the canonical activation, which no one has who
     is given only the image: only its "inferred" is a fair method.
     """
+    if action is not None:
+        elements = action.group.checked(elements)
     causes = _causes(sae, activations, elements, action)
     x = activations[torch.arange(len(activations)), elements]
     if isinstance(sae, GroupCrosscoder):
@@ -131,17 +143,21 @@ def _causes(sae: SAE, activations: Tensor, elements: Tensor, action) -> dict[str
     }
 
 
-def with_element(probe_input: ProbeInput, elements: Int[Tensor, " n"], order: int) -> ProbeInput:
+@checked
+def with_element(
+    probe_input: ProbeInput, elements: Annotated[Int[Tensor, " n"], FROM_ZERO], order: Positive
+) -> ProbeInput:
     """Control: the probe is told the true element, one-hot. Used by notebook 04."""
     one_hot = torch.nn.functional.one_hot(elements, order).float()
     return replace(probe_input, element="one_hot", extra=one_hot)
 
 
+@checked
 @torch.no_grad()
 def orbit_averaged(
     sae: SAE,
     activations: Float[Tensor, "n order d"],
-    elements: Int[Tensor, " n"],
+    elements: Annotated[Int[Tensor, " n"], FROM_ZERO],
     action: LinearAction,
 ) -> ProbeInput:
     """Control: recons of a vanilla SAE averaged over the orbit at test time.
@@ -151,6 +167,7 @@ def orbit_averaged(
     notebook 04.
     """
     group = action.group
+    elements = group.checked(elements)
     rows = torch.arange(len(activations))
     composed = group.multiplication
     latents = [sae.encode(activations[rows, composed[h][elements]]) for h in range(group.order)]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import pandas as pd
 import torch
@@ -23,13 +24,16 @@ from saehelpers.networks.activations import (
     splice,
 )
 from saehelpers.networks.modules import check_ran, in_evaluation_mode
+from saehelpers.runs.checking import checked
 from saehelpers.runs.precision import full_precision
+from saehelpers.runs.wanted import FROM_ZERO, Positive
 from saehelpers.saes import SAE
 from saehelpers.saes.sparse import Latents
 
 
+@checked
 def logits_of(
-    model: nn.Module, tokens: Integer[Tensor, "n context"]
+    model: nn.Module, tokens: Annotated[Integer[Tensor, "n context"], FROM_ZERO]
 ) -> Float[Tensor, "n context v"]:
     """The logits of a Hugging Face model, or of one that returns nothing else.
 
@@ -51,7 +55,10 @@ def logits_of(
     return output["logits"]
 
 
-def apply_sae(sae: nn.Module, x: Float[Tensor, "*n d"]) -> tuple[Latents, Float[Tensor, "*n d"]]:
+@checked
+def apply_sae(
+    sae: nn.Module, x: Float[Tensor, "n *more d"]
+) -> tuple[Latents, Float[Tensor, "n *more d"]]:
     """Latents (tokens, n_latents) and recons of activations, in full precision also in autocast.
 
     The recons have the activations' type, in which the model goes on.
@@ -62,6 +69,7 @@ def apply_sae(sae: nn.Module, x: Float[Tensor, "*n d"]) -> tuple[Latents, Float[
         return latents, sae.decode(latents).view_as(x).to(x.dtype)
 
 
+@checked
 def spliced(
     model: nn.Module, saes: Mapping[str, nn.Module], positions: Iterable[int] = ()
 ) -> AbstractContextManager[None]:
@@ -79,6 +87,7 @@ def spliced(
     return splice(model, {module: edit_of(sae) for module, sae in saes.items()})
 
 
+@checked
 @dataclass(frozen=True)
 class Predictions:
     """Next-token distributions p, and their entropy in nats, mean over tokens."""
@@ -87,16 +96,21 @@ class Predictions:
     entropy: Float[Tensor, ""]
 
     @classmethod
-    def of(cls, logits: Float[Tensor, "*n v"]) -> "Predictions":
+    @checked
+    def of(cls, logits: Float[Tensor, "n *more v"]) -> "Predictions":
         p = logits.flatten(0, -2).float().softmax(-1)
         return cls(p, torch.special.entr(p).sum(-1).mean())
 
-    def loss(self, tokens: Integer[Tensor, "n_contexts context"]) -> Float[Tensor, ""]:
+    @checked
+    def loss(
+        self, tokens: Annotated[Integer[Tensor, "n_contexts context"], FROM_ZERO]
+    ) -> Float[Tensor, ""]:
         """Their mean cross-entropy in nats with the next tokens; the first is given."""
         p = self.p.view(*tokens.shape, -1)[:, :-1]
         return -p.gather(-1, tokens[:, 1:, None].long()).log().mean()
 
-    def kl_to(self, logits: Float[Tensor, "*n v"]) -> Float[Tensor, ""]:
+    @checked
+    def kl_to(self, logits: Float[Tensor, "n *more v"]) -> Float[Tensor, ""]:
         """KL(p || q), q the distributions of these logits."""
         return _CrossEntropy.apply(logits.flatten(0, -2), self.p) - self.entropy
 
@@ -123,8 +137,9 @@ class _CrossEntropy(torch.autograd.Function):
         return ctx.gradient * upstream, None
 
 
+@checked
 def kl_divergence(
-    original: Float[Tensor, "*n v"], changed: Float[Tensor, "..."]
+    original: Float[Tensor, "n *more v"], changed: Float[Tensor, "..."]
 ) -> Float[Tensor, ""]:
     """KL(p || q) of the next-token distributions, p the original one: nats, mean over tokens.
 
@@ -139,8 +154,9 @@ def kl_divergence(
     return Predictions.of(original).kl_to(changed)
 
 
+@checked
 def next_token_accuracy(
-    logits: Float[Tensor, "n context v"], tokens: Integer[Tensor, "..."]
+    logits: Float[Tensor, "n context v"], tokens: Annotated[Integer[Tensor, "..."], FROM_ZERO]
 ) -> Float[Tensor, ""]:
     """Share of the tokens that are the most probable ones given those before; not the first.
 
@@ -151,9 +167,12 @@ def next_token_accuracy(
     return (logits[:, :-1].argmax(-1) == tokens[:, 1:].long()).float().mean()
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
-def check_text(model: nn.Module, blocks: Integer[Tensor, "n context"]) -> None:
+def check_text(
+    model: nn.Module, blocks: Annotated[Integer[Tensor, "n context"], FROM_ZERO]
+) -> None:
     """Raise a ValueError if these tokens are not the model's.
 
     Some are beyond its vocabulary, or it predicts them worse than the uniform distribution
@@ -174,15 +193,16 @@ def check_text(model: nn.Module, blocks: Integer[Tensor, "n context"]) -> None:
         )
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
 def evaluate_spliced(
     model: nn.Module,
     saes: Mapping[str, nn.Module],
-    blocks: Integer[Tensor, "n context"],
+    blocks: Annotated[Integer[Tensor, "n context"], FROM_ZERO],
     later: Iterable[str] = (),
     positions: tuple[int, ...] = (),
-    batch_size: int = 16,
+    batch_size: Positive = 16,
 ) -> pd.DataFrame:
     """Everything that is measured of SAEs spliced into a language model, all at once.
 
@@ -262,19 +282,21 @@ def _sae_metrics(sae: nn.Module, x: Tensor, recons: Tensor) -> dict[str, float]:
     }
 
 
+@checked
 def nearest_cosine(dictionary: Float[Tensor, "n d"]) -> float:
     """Mean over the rows of the largest cosine with another row: similarity within."""
     cosines = cosine_matrix(dictionary, dictionary).fill_diagonal_(-1)
     return cosines.amax(1).mean().item()
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
 def generate(
     model: nn.Module,
-    tokens: Integer[Tensor, "n start"],
-    n_new: int,
-    context: int,
+    tokens: Annotated[Integer[Tensor, "n start"], FROM_ZERO],
+    n_new: Positive,
+    context: Positive,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "n length"]:
     """Tokens, and `n_new` that the model appends: the most probable, or drawn if a generator.

@@ -6,6 +6,7 @@ Song et al., arXiv 2505.20254 (PW-MCC); Erdogan and Lucic, arXiv 2511.09432 (rec
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,29 +14,34 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
+from saehelpers.runs.wanted import EMPTY, FROM_ZERO
 from saehelpers.symmetry import LinearAction
 
 HUNGARIAN_LIMIT = 16_384  # rows: above it, mutual nearest neighbours
 CHUNK = 4096  # rows of a cosine matrix that are held at a time
 
 
+@checked
 @dataclass(frozen=True)
 class Pairs:
     """Rows of two dictionaries, matched: `a[i]` with `b[i]`, by `cosines[i]`; `a` ascends."""
 
-    a: Int[Tensor, " pairs"]
-    b: Int[Tensor, " pairs"]
-    cosines: Float[Tensor, " pairs"]
+    a: Annotated[Int[Tensor, " pairs"], FROM_ZERO, EMPTY]
+    b: Annotated[Int[Tensor, " pairs"], FROM_ZERO, EMPTY]
+    cosines: Annotated[Float[Tensor, " pairs"], EMPTY]
 
 
+@checked
 def cosine_matrix(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
     """Cosine of every row of a with every row of b; 0 for rows of zeros."""
     a, b = (normalize(full_precision(rows), dim=-1) for rows in (a, b))
     return a @ b.T
 
 
+@checked
 def match(
     a: Float[Tensor, "n d"],
     b: Float[Tensor, "m d"],
@@ -66,6 +72,7 @@ def match(
     return Pairs(torch.from_numpy(rows), torch.from_numpy(columns), cosines)
 
 
+@checked
 def pw_mcc(
     a: Float[Tensor, "n d"],
     b: Float[Tensor, "m d"],
@@ -82,6 +89,7 @@ def pw_mcc(
     return float(match(a, b, absolute, action).cosines.mean())
 
 
+@checked
 def recovery(
     dictionary: Float[Tensor, "n_latents d"],
     features: Float[Tensor, "n_features d"],
@@ -96,6 +104,7 @@ def recovery(
     return float(match(dictionary, features, absolute, action).cosines.sum() / len(features))
 
 
+@checked
 def mean_max_similarity(
     a: Float[Tensor, "n d"],
     b: Float[Tensor, "m d"],
@@ -114,6 +123,7 @@ def mean_max_similarity(
     return float(torch.cat(best_a).mean()), float(best_b.mean())
 
 
+@checked
 def latent_order(
     dictionary: Float[Tensor, "n_latents d"], features: Float[Tensor, "n_features d"]
 ) -> Int[Tensor, " n_latents"]:

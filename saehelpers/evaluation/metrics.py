@@ -1,6 +1,7 @@
 """What an SAE does: reconstruction, sparsity, detection of known features, symmetry."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -10,14 +11,17 @@ from torch import Tensor, nn
 from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import splice
 from saehelpers.networks.modules import in_evaluation_mode
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
+from saehelpers.runs.wanted import FROM_ZERO, Name, Positive
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
 from saehelpers.symmetry import LinearAction, infer_element, turning_generators
 
 # --- reconstruction and sparsity ---
 
 
+@checked
 def mse(target: Real[Tensor, "*n d"], recons: Real[Tensor, "..."]) -> float:
     """Mean squared error, over samples and dimensions.
 
@@ -28,7 +32,8 @@ def mse(target: Real[Tensor, "*n d"], recons: Real[Tensor, "..."]) -> float:
     return (target - recons).pow(2).mean().item()
 
 
-def fvu(target: Real[Tensor, "*n d"], recons: Real[Tensor, "..."]) -> float:
+@checked
+def fvu(target: Real[Tensor, "n *more d"], recons: Real[Tensor, "..."]) -> float:
     """Fraction of variance unexplained: SSE / SST, around the per-dimension mean.
 
     Raises:
@@ -39,7 +44,8 @@ def fvu(target: Real[Tensor, "*n d"], recons: Real[Tensor, "..."]) -> float:
     return ((target - recons).pow(2).sum() / total).item()
 
 
-def explained_variance(target: Real[Tensor, "*n d"], recons: Real[Tensor, "..."]) -> float:
+@checked
+def explained_variance(target: Real[Tensor, "n *more d"], recons: Real[Tensor, "..."]) -> float:
     """1 - FVU."""
     return 1 - fvu(target, recons)
 
@@ -54,21 +60,25 @@ def _alike(target: Tensor, recons: Tensor) -> tuple[Tensor, Tensor]:
     return full_precision(target), full_precision(recons)
 
 
+@checked
 def l0(latents: Float[Tensor, "*n n_latents"]) -> float:
     """Mean number of active latents per sample."""
     return (latents > 0).sum(-1).float().mean().item()
 
 
-def firing_frequency(latents: Float[Tensor, "*n n_latents"]) -> Float[Tensor, " n_latents"]:
+@checked
+def firing_frequency(latents: Float[Tensor, "n *more n_latents"]) -> Float[Tensor, " n_latents"]:
     """Share of the samples on which each latent is active."""
     return (latents > 0).flatten(0, -2).float().mean(0)
 
 
-def dead_latents(latents: Float[Tensor, "*n n_latents"]) -> int:
+@checked
+def dead_latents(latents: Float[Tensor, "n *more n_latents"]) -> int:
     """Number of latents that are never active."""
     return int((firing_frequency(latents) == 0).sum())
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
 def frame_recons(
@@ -108,12 +118,13 @@ def frame_recons(
     }
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
 def spliced_loss(
     model: nn.Module,
     inputs: Tensor,
-    module: str,
+    module: Name,
     replace: Callable[[Tensor], Tensor],
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> float:
@@ -126,8 +137,10 @@ def spliced_loss(
         return loss(model(inputs), inputs).item()
 
 
+@checked
 def next_token_loss(
-    logits: Float[Tensor, "n context vocabulary"], tokens: Integer[Tensor, "..."]
+    logits: Float[Tensor, "n context vocabulary"],
+    tokens: Annotated[Integer[Tensor, "..."], FROM_ZERO],
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats of each token given those before it; the first is given.
 
@@ -150,10 +163,11 @@ def check_tokens(logits: Tensor, tokens: Tensor) -> None:
 # --- detection of known features ---
 
 
+@checked
 def separating_latents(
     latents: Float[Tensor, "n n_latents"],
-    labels: Int[Tensor, " n"] | Bool[Tensor, "n tasks"],
-    m: int,
+    labels: Annotated[Int[Tensor, " n"], FROM_ZERO] | Bool[Tensor, "n tasks"],
+    m: Positive,
 ) -> Int[Tensor, "*tasks m"]:
     """The m latents whose means over the classes differ most, the best first.
 
@@ -178,6 +192,7 @@ def separating_latents(
     return variance.topk(m).indices
 
 
+@checked
 def f1(truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, "..."]) -> float:
     """F1 = 2 TP / (2 TP + FP + FN) of the positive class; 0 where there is nothing to find.
 
@@ -186,23 +201,24 @@ def f1(truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, "..."]) -> flo
     """
     if truth.shape != predicted.shape:
         raise ValueError(
-            f"truth and predictions must have one shape, they are {truth.shape} and "
-            f"{predicted.shape}"
+            f"truth and predicted must have one shape, they are {truth.shape} and {predicted.shape}"
         )
     positives = int(truth.sum()) + int(predicted.sum())
     return 2 * int((truth & predicted).sum()) / positives if positives else 0.0
 
 
+@checked
 def macro_f1(truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, "..."]) -> float:
     """F1 of each class against the others, averaged over the classes in either."""
     classes = np.union1d(truth, predicted)
     return float(np.mean([f1(truth == c, predicted == c) for c in classes]))
 
 
+@checked
 def detection(
     latents: Float[Tensor, "n n_latents"],
     presence: Bool[Tensor, "n n_features"],
-    m: int,
+    m: Positive,
 ) -> float:
     """Top-m detection [E]: F1 of a logistic probe on m latents, averaged over features.
 
@@ -230,6 +246,7 @@ def detection(
 # --- symmetry ---
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
 def invariance_error(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> float:
@@ -239,6 +256,7 @@ def invariance_error(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> 
     return ((latents[:, 1:] - canonical).norm() / canonical.norm()).item()
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
 def orbit_jaccard(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> float:
@@ -249,6 +267,7 @@ def orbit_jaccard(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> flo
     return (both / either.clamp(min=1)).mean().item()
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
 def equivariance_error(
@@ -258,6 +277,7 @@ def equivariance_error(
     return fvu(activations, action.orbit(sae(activations[:, 0])))
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
 def symmetry_report(
@@ -282,6 +302,7 @@ def symmetry_report(
     }
 
 
+@checked
 def orbit_closure(dictionary: Float[Tensor, "n_latents d"], action: LinearAction) -> float:
     """Mean over i of max over j of cos(M D_i, D_j): is the dictionary closed under M?
 
@@ -293,6 +314,7 @@ def orbit_closure(dictionary: Float[Tensor, "n_latents d"], action: LinearAction
     return torch.stack(best).mean().item()
 
 
+@checked
 def symmetry_spectrum(
     dictionary: Float[Tensor, "n_latents d"], action: LinearAction
 ) -> Float[Tensor, "n_latents order"]:
@@ -307,6 +329,7 @@ def symmetry_spectrum(
 # --- what latents follow: used by notebook 05 ---
 
 
+@checked
 def angle_dependence(
     latents: Float[Tensor, "n n_latents"], angles: Float[Tensor, " n"]
 ) -> Float[Tensor, " n_latents"]:
@@ -324,6 +347,7 @@ def angle_dependence(
     return torch.where(_varies(latents), shares, 0.0)
 
 
+@checked
 def correlations(
     latents: Float[Tensor, "n n_latents"], values: Float[Tensor, " n"]
 ) -> Float[Tensor, " n_latents"]:

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from saehelpers.evaluation.inputs import ProbeInput
 from saehelpers.evaluation.metrics import f1, macro_f1, separating_latents
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
 from saehelpers.runs.sweeps import sweep
+from saehelpers.runs.wanted import Executor, Name, Positive
 
 if TYPE_CHECKING:
     import xgboost
@@ -34,12 +36,13 @@ CLASS_BINS = 64  # there are few probes of classes, which need not save
 SETTINGS = {"xgboost": (1, XGBOOST, N_TREES, TASK_BINS), "logistic": (1,)}
 
 
+@checked
 def probe_tasks(
     probe_input: ProbeInput,
     labels: Bool[Tensor, "n tasks"],
-    n_train: int,
-    probe: str,
-    truncation: int | None = None,
+    n_train: Positive,
+    probe: Name,
+    truncation: Positive | None = None,
 ) -> list[float]:
     """F1 on held-out samples of one probe per task.
 
@@ -72,12 +75,13 @@ def probe_tasks(
     return scores
 
 
+@checked
 def fit_predict(
-    probe: str,
+    probe: Name,
     x_train: np.ndarray,
     y_train: np.ndarray,
     x_test: np.ndarray,
-    width: int | None = None,
+    width: Positive | None = None,
 ) -> np.ndarray:
     """Predicted labels of a probe of one task for `x_test`.
 
@@ -139,11 +143,12 @@ def _every_bin(n_features: int) -> "xgboost.QuantileDMatrix":
     return xgboost.QuantileDMatrix(values, np.zeros(TASK_BINS), max_bin=TASK_BINS, nthread=1)
 
 
+@checked
 def probe_sweep(
     jobs: list[tuple[dict, ProbeInput, list[int]]],
     labels: Bool[Tensor, "n tasks"],
-    n_train: int,
-    executor=None,
+    n_train: Positive,
+    executor: Executor | None = None,
 ) -> Iterator[tuple[dict, list[int], list[float]]]:
     """Probe many inputs in parallel, yielding (job, tasks, scores) as they are done.
 
@@ -163,11 +168,12 @@ def _probe_chunk(job, probe_input, tasks, labels, n_train):
     return job, tasks, scores
 
 
+@checked
 def fit_class_probe(
     latents: Float[Tensor, "n n_latents"],
     labels: Int[Tensor, " n"],
-    probe: str,
-    truncation: int | None = None,
+    probe: Name,
+    truncation: Positive | None = None,
 ) -> Callable[[Float[Tensor, "m n_latents"]], Int[np.ndarray, " m"]]:
     """What predicts the class of an image, from the `separating_latents` (all if None).
 
@@ -201,6 +207,7 @@ def fit_class_probe(
     ]
 
 
+@checked
 def class_probe_f1(
     trained_on: Int[Tensor, " n"], truth: Int[Tensor, " m"], predicted: Int[np.ndarray, " m"]
 ) -> float:

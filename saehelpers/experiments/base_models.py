@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import torch
@@ -20,14 +20,18 @@ from saehelpers.datasets.text import (
 from saehelpers.evaluation.metrics import next_token_loss
 from saehelpers.experiments.once import fit_run, load_or_train, load_weights
 from saehelpers.networks import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
+from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.extras import extra
 from saehelpers.runs.identities import check_identity, identity
+from saehelpers.runs.wanted import NOT_EMPTY, Device, Name, Positive, Rate, Seed, Share
 from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, input_action
+from saehelpers.training.fitting import Schedule
 
 if TYPE_CHECKING:
     import tokenizers
 
 
+@checked_config
 @dataclass(frozen=True)
 class BaseModelRun:
     """Everything that decides what an image autoencoder learns.
@@ -39,29 +43,31 @@ class BaseModelRun:
     which nothing is trained.
     """
 
-    name: str
-    data: str
-    architecture: str
-    latent_dim: int = 256
-    hidden_dim: int = 256
+    name: Name
+    data: Name
+    architecture: Name
+    latent_dim: Positive = 256
+    hidden_dim: Positive = 256
     augment: bool = True
-    group: str = "C4"
-    epochs: int = 100
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    seed: int = 0
+    group: Name = "C4"
+    epochs: Positive = 100
+    batch_size: Positive = 64
+    learning_rate: Rate = 1e-3
+    schedule: Schedule = "constant"
+    seed: Seed = 0
 
     __str__ = runs.described
 
 
+@checked
 def acted_on(inputs: Tensor, group: Group, act: InputAction) -> str:
     """The identity of what a group's generators make of the first input: it tells actions apart."""
     return identity([act(inputs[:1], generator) for generator in group.generators])
 
 
+@checked
 def shapes_base_run(
-    architecture: str, images: Tensor, group: str, epochs: int, **settings
+    architecture: Name, images: Tensor, group: Name, epochs: Positive, **settings
 ) -> BaseModelRun:
     """The run of a base model of notebook 02, which others load, trained on these images.
 
@@ -73,6 +79,7 @@ def shapes_base_run(
     )
 
 
+@checked_config
 @dataclass(frozen=True)
 class LanguageModelRun:
     """Everything that decides what a small GPT-2 learns.
@@ -82,31 +89,32 @@ class LanguageModelRun:
     repeated (see `saehelpers.datasets.text.repeated_tokens`), instead of text.
     """
 
-    name: str
-    text: str
-    vocab_size: int = 4096
-    context: int = 128
-    width: int = 128
-    n_layers: int = 4
-    n_heads: int = 4
-    epochs: int = 12
-    blocks_per_epoch: int = 2000
-    batch_size: int = 32
-    learning_rate: float = 2e-3
-    schedule: str = "cosine"
-    seed: int = 0
+    name: Name
+    text: Name
+    vocab_size: Positive = 4096
+    context: Positive = 128
+    width: Positive = 128
+    n_layers: Positive = 4
+    n_heads: Positive = 4
+    epochs: Positive = 12
+    blocks_per_epoch: Positive = 2000
+    batch_size: Positive = 32
+    learning_rate: Rate = 2e-3
+    schedule: Schedule = "cosine"
+    seed: Seed = 0
     attention_only: bool = runs.added_later(False)
-    repeats: float = runs.added_later(0.0)
+    repeats: Share = runs.added_later(0.0)
 
     __str__ = runs.described
 
 
+@checked
 def load_or_train_base_model(
     config: BaseModelRun,
     images: Float[Tensor, "n 1 size size"],
     models: Path | str,
     validation: Float[Tensor, "m 1 size size"] | None = None,
-    device: str = "cpu",
+    device: Device = "cpu",
     force: bool = False,
     group: Group | None = None,
     act: InputAction | None = None,
@@ -163,11 +171,12 @@ def _train_base_model(model, config, images, validation, models, group, act) -> 
     return fit_run(model, step, len(images), config, models, evaluate)
 
 
+@checked
 def load_or_train_language_model(
     config: LanguageModelRun,
-    documents: Sequence[str],
+    documents: Annotated[Sequence[str], NOT_EMPTY],
     models: Path | str,
-    device: str = "cpu",
+    device: Device = "cpu",
     force: bool = False,
 ) -> tuple[nn.Module, "tokenizers.Tokenizer", pd.DataFrame]:
     """A small GPT-2 trained on these documents, its tokeniser, and its history.
@@ -196,12 +205,14 @@ def load_or_train_language_model(
     return model.eval().requires_grad_(False), tokeniser, history
 
 
+@checked
 def make_language_model(config: LanguageModelRun) -> nn.Module:
     """The small GPT-2 of this config, as it is before training."""
     shape = (config.vocab_size, config.context, config.width, config.n_layers, config.n_heads)
     return make_gpt2(*shape, config.seed, config.attention_only)
 
 
+@checked
 def read_tokeniser(
     folder: Path, error_of: Callable[[Path, str], ValueError]
 ) -> "tokenizers.Tokenizer":

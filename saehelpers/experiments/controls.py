@@ -5,6 +5,7 @@ Used by notebook 04.
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from saehelpers.experiments.subjects import Subject, load_or_fit_action
 from saehelpers.networks.activations import orbit_activations
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified, identity
+from saehelpers.runs.wanted import FROM_ZERO, Device
 from saehelpers.symmetry import Group, LinearAction, rotations_and_flips, usual_fit
 from saehelpers.training.methods import SAERun
 
 
+@checked
 def other_group(group: Group) -> Group:
     """The same rotations with flips where there are none, without them where there are.
 
@@ -27,13 +31,14 @@ def other_group(group: Group) -> Group:
     return Group.named(f"{'DC'[n_flips - 1]}{n_rotations}")
 
 
+@checked
 def subject_under(
     other: Group,
     subject: Subject,
     train_images: Float[Tensor, "n c h w"],
     test_images: Float[Tensor, "m c h w"],
     models: Path | str,
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> Subject:
     """A subject, as one sees it who takes its group for `other`, see `other_group`.
 
@@ -70,8 +75,11 @@ def subject_under(
     )
 
 
+@checked
 def samples_under(
-    other: Group, orbits: Float[Tensor, "n order d"], elements: Int[Tensor, " n"]
+    other: Group,
+    orbits: Float[Tensor, "n order d"],
+    elements: Annotated[Int[Tensor, " n"], FROM_ZERO],
 ) -> tuple[Tensor, Tensor]:
     """Orbits of `other` that hold the samples under given elements, and which member each is.
 
@@ -91,6 +99,7 @@ def samples_under(
     return _halves(orbits)[torch.arange(len(orbits)), flipped], rotation
 
 
+@checked
 def run_under(config: SAERun, subject: Subject, other_subject: Subject) -> SAERun:
     """The run of an SAE on a subject taken for another group's, in about as many steps."""
     epochs = max(1, config.epochs * len(subject.train) // len(other_subject.train))

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from saehelpers import runs
@@ -18,12 +19,16 @@ from saehelpers.experiments.subjects import (
 )
 from saehelpers.networks import make_convnext
 from saehelpers.networks.feature_maps import orbit_pixels
+from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.identities import check_identity, identified, identity, part
+from saehelpers.runs.wanted import NOT_EMPTY, Count, Device, Name, Positive, Rate, Seed
 from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, input_action
+from saehelpers.training.fitting import Schedule
 
 ACTION_SAMPLES = 20_000  # orbits that an action is fitted to, at most
 
 
+@checked_config
 @dataclass(frozen=True)
 class EncoderRun:
     """Everything that decides what a ConvNeXt classifier learns.
@@ -34,30 +39,31 @@ class EncoderRun:
     `saehelpers.networks.make_convnext`.
     """
 
-    name: str
-    data: str
-    widths: tuple[int, ...] = (48, 96, 192)
-    depths: tuple[int, ...] = (1, 2, 1)
-    patch: int = 4
-    n_classes: int = 4
-    group: str = "D4"
-    epochs: int = 6
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 100
-    seed: int = 0
+    name: Name
+    data: Name
+    widths: Annotated[tuple[Positive, ...], NOT_EMPTY] = (48, 96, 192)
+    depths: Annotated[tuple[Positive, ...], NOT_EMPTY] = (1, 2, 1)
+    patch: Positive = 4
+    n_classes: Positive = 4
+    group: Name = "D4"
+    epochs: Positive = 6
+    batch_size: Positive = 64
+    learning_rate: Rate = 1e-3
+    schedule: Schedule = "cosine"
+    warmup_steps: Count = 100
+    seed: Seed = 0
 
     __str__ = runs.described
 
 
+@checked
 def load_or_train_encoder(
     config: EncoderRun,
     images: UInt8[Tensor, "n 3 size size"],
     labels: Int[Tensor, " n"] | None,
     validation: tuple[UInt8[Tensor, "m 3 size size"], Int[Tensor, " m"] | None],
     models: Path | str,
-    device: str = "cpu",
+    device: Device = "cpu",
     force: bool = False,
     group: Group | None = None,
     act: InputAction | None = None,
@@ -126,6 +132,7 @@ def _train_encoder(model, config, images, labels, test_images, test_labels, mode
     return fit_run(model, step, len(images), config, models, evaluate)
 
 
+@checked_config
 @dataclass(frozen=True)
 class PixelsRun:
     """Everything that decides a file of pixel activations; see `feature_maps.orbit_pixels`.
@@ -134,28 +141,29 @@ class PixelsRun:
     `acted_on`.
     """
 
-    name: str
-    encoder: str
+    name: Name
+    encoder: Name
     images: str
-    layer: str
-    group: str
-    pixels_per_image: int | None
-    seed: int = 0
+    layer: Name
+    group: Name
+    pixels_per_image: Positive | None
+    seed: Seed = 0
     act: str = runs.added_later("")
 
     __str__ = runs.described
 
 
+@checked
 def prepare_pixel_subject(
     encoder: nn.Module,
-    layer: str,
+    layer: Name,
     group: Group,
-    train_images: Tensor,
-    test_images: Tensor,
+    train_images: Shaped[Tensor, "n c h w"],
+    test_images: Shaped[Tensor, "m c h w"],
     models: Path | str,
-    folder: Path,
-    pixels_per_image: int | None = None,
-    device: str = "cpu",
+    folder: Path | str,
+    pixels_per_image: Positive | None = None,
+    device: Device = "cpu",
     act: InputAction | None = None,
     **action_settings,
 ) -> Subject:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 from jaxtyping import Integer
 from torch import Tensor, nn
@@ -11,21 +12,24 @@ from saehelpers import runs
 from saehelpers.experiments.loading import load_folder
 from saehelpers.experiments.once import begin_anew, checkpoint_path
 from saehelpers.experiments.saes import load_sae
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import check_identity, identity
 from saehelpers.runs.sweeps import is_seen, sweep
+from saehelpers.runs.wanted import FROM_ZERO, Device, Executor
 from saehelpers.saes import SAE
 from saehelpers.training.end_to_end import check_model, train_end_to_end
 from saehelpers.training.methods import EndToEndRun
 
 
+@checked
 def load_or_train_end_to_end(
     configs: list[EndToEndRun],
     model: nn.Module,
-    blocks: Integer[Tensor, "n context"],
-    validation: Integer[Tensor, "m context"],
+    blocks: Annotated[Integer[Tensor, "n context"], FROM_ZERO],
+    validation: Annotated[Integer[Tensor, "m context"], FROM_ZERO],
     models: Path | str,
-    device: str = "cpu",
-    executor=None,
+    device: Device = "cpu",
+    executor: Executor | None = None,
     force: bool = False,
 ) -> list[SAE]:
     """The SAEs of these configs, in their order, loaded from disk or trained.
@@ -71,11 +75,13 @@ def _train_and_save(configs, model, blocks, validation, models, device, force, p
         runs.save_run(models, config, sae.state_dict(), history, overwrite=force)
 
 
+@checked
 def load_start(config: EndToEndRun, models: Path | str) -> SAE:
     """The SAE that training of a config goes on from."""
     return load_folder(Path(models) / config.start)[1]
 
 
+@checked
 def load_onto(model: nn.Module, sources: Iterable[Path | str]) -> dict[str, SAE]:
     """SAEs by the module of the model that they are spliced into (`language_metrics.spliced`).
 

@@ -20,6 +20,8 @@ from saehelpers.experiments.once import fill
 from saehelpers.experiments.subjects import ActionRun
 from saehelpers.networks import make_autoencoder, make_convnext
 from saehelpers.networks.autoencoders import image_size
+from saehelpers.runs.checking import checked, checked_config
+from saehelpers.runs.wanted import Device, Name
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder, SAEConfig, make_sae
 from saehelpers.symmetry import LinearAction
 from saehelpers.training.methods import METHODS, EndToEndRun, SAERun
@@ -27,26 +29,29 @@ from saehelpers.training.methods import METHODS, EndToEndRun, SAERun
 FILES = ("config.json", "weights.safetensors", "tokenizer.json")
 
 
+@checked_config
 @dataclass(frozen=True)
 class ActionConfig:
     """What a linear action is made of, beside its state; `group` is a `Group.identifier`."""
 
-    group: str
+    group: Name
 
 
+@checked_config
 @dataclass(frozen=True)
 class EquivariantConfig:
     """What an `EquivariantSAE` is made of."""
 
     sae: SAEConfig
-    group: str
+    group: Name
     search: bool = False
 
 
+@checked
 def load(
     source: Path | str,
     subfolder: str = "",
-    device: str = "cpu",
+    device: Device = "cpu",
     action: Path | str | LinearAction | None = None,
 ) -> Any:
     """What lies in a folder, ready for use: frozen, in evaluation mode, on a device.
@@ -96,7 +101,8 @@ def load(
     return equivariant.eval().requires_grad_(False).to(device)
 
 
-def load_folder(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
+@checked
+def load_folder(folder: Path, device: Device = "cpu") -> tuple[Any, Any]:
     """The config of a local folder, and what `load` makes of it."""
     config = runs.read_config(folder, runs.read_record(folder), MADE)
     tensors = runs.read_tensors(folder)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from jaxtyping import Bool
@@ -13,9 +13,11 @@ from saehelpers.evaluation.inputs import ProbeInput
 from saehelpers.evaluation.probing import SETTINGS, probe_sweep, probe_tasks
 from saehelpers.experiments.subjects import ActionRun
 from saehelpers.runs import results
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import sweep
+from saehelpers.runs.wanted import NOT_EMPTY, Executor, Positive, with_columns
 from saehelpers.saes import SAE, EquivariantSAE
 from saehelpers.symmetry import LinearAction
 from saehelpers.training.methods import EndToEndRun, SAERun, run_columns
@@ -23,11 +25,12 @@ from saehelpers.training.methods import EndToEndRun, SAERun, run_columns
 Run = SAERun | EndToEndRun | ActionRun
 
 
+@checked
 def measure_runs(
     measure: Callable[..., dict[str, float] | list[dict[str, Any]]],
     jobs: list[tuple[Run, dict[str, Any], tuple]],
     path: Path | str,
-    executor=None,
+    executor: Executor | None = None,
 ) -> pd.DataFrame:
     """Measure whatever the results table has no rows of yet, and return the rows of these jobs.
 
@@ -68,13 +71,14 @@ def _kind(argument: Any) -> str:
     return "weights" if isinstance(argument, SAE | EquivariantSAE) else "data"
 
 
+@checked
 def measure_probes(
-    plan: list[tuple[Run, dict[str, Any], str, int | None, ProbeInput]],
+    plan: Annotated[list[tuple[Run, dict[str, Any], str, int | None, ProbeInput]], NOT_EMPTY],
     labels: Bool[Tensor, "n tasks"],
-    tasks: pd.DataFrame,
-    n_train: int,
+    tasks: Annotated[pd.DataFrame, with_columns("task_type", "task")],
+    n_train: Positive,
     path_of: Callable[[dict[str, Any]], Path],
-    executor=None,
+    executor: Executor | None = None,
 ) -> pd.DataFrame:
     """F1 of every planned probe on every task: the rows of the results tables.
 

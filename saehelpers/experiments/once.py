@@ -4,16 +4,20 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
 import pandas as pd
 from torch import Tensor, nn
 
 from saehelpers import runs
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import NOT_EMPTY, Config, Positive
 from saehelpers.training.fitting import Settings, fit
 
 
+@checked
 def load_or_train(
-    config,
+    config: Config,
     train: Callable,
     models: Path | str,
     force: bool,
@@ -38,7 +42,8 @@ def load_or_train(
     return run[0], run[1]
 
 
-def load_existing(config, models: Path | str) -> tuple:
+@checked
+def load_existing(config: Config, models: Path | str) -> tuple:
     """A run that must be there."""
     run = runs.load_run(models, config)
     if run is None:
@@ -46,10 +51,14 @@ def load_existing(config, models: Path | str) -> tuple:
     return run
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], config, models) -> nn.Module:
+@checked
+def load_weights(
+    model: nn.Module, tensors: dict[str, Tensor], config: Config, models: Path | str
+) -> nn.Module:
     return fill(model, tensors, Path(models) / runs.run_id(config), runs.damaged)
 
 
+@checked
 def fill(
     model: nn.Module,
     tensors: dict[str, Tensor],
@@ -69,17 +78,19 @@ def begin_anew(models: Path | str, configs: list) -> None:
     checkpoint_path(models, configs).unlink(missing_ok=True)
 
 
-def checkpoint_path(models: Path | str, configs: list) -> Path:
+@checked
+def checkpoint_path(models: Path | str, configs: Annotated[list[Config], NOT_EMPTY]) -> Path:
     hashes = sorted(runs.config_hash(config) for config in configs)
     name = f"{configs[0].name}-{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}"
     return Path(models) / ".unfinished" / f"{name}.safetensors"
 
 
+@checked
 def fit_run(
     model: nn.Module,
     step: Callable,
-    n_samples: int,
-    config,
+    n_samples: Positive,
+    config: Config,
     models: Path | str,
     evaluate: Callable,
     begin_epoch: Callable | None = None,

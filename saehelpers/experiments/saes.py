@@ -15,22 +15,25 @@ from saehelpers.experiments.once import (
     load_weights,
 )
 from saehelpers.experiments.subjects import Subject
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import check_identity, identity
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import is_seen, sweep
+from saehelpers.runs.wanted import Device, Executor
 from saehelpers.saes import SAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group
 from saehelpers.training.methods import EndToEndRun, SAERun, method_runs
 from saehelpers.training.side_by_side import train_saes
 
 
+@checked
 def load_or_train_saes(
     configs: list[SAERun],
     activations: Tensor | Path | list[Tensor] | list[Stream] | list[ShardStream],
     models: Path | str,
     validation: Tensor | None = None,
-    device: str = "cpu",
-    executor=None,
+    device: Device = "cpu",
+    executor: Executor | None = None,
     force: bool = False,
 ) -> list[SAE]:
     """The SAEs of these configs, in their order, loaded from disk or trained.
@@ -71,6 +74,7 @@ def load_or_train_saes(
     return [load_sae(config, models) for config in configs]
 
 
+@checked
 def load_or_train_methods(
     subjects: dict[str, Subject],
     methods: list[str],
@@ -79,8 +83,8 @@ def load_or_train_methods(
     sae: SAEConfig,
     group: Group,
     models: Path | str,
-    device: str = "cpu",
-    executor=None,
+    device: Device = "cpu",
+    executor: Executor | None = None,
     **settings,
 ) -> dict[str, dict[SAERun, SAE]]:
     """The SAEs of every method, TopK and seed, for every subject: by its name, then by config.
@@ -113,6 +117,7 @@ def _check_sources(configs: list[SAERun], sources: list) -> None:
         check_identity(f"activations of {config.name!r}", config.activations, known[id(source)])
 
 
+@checked
 def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
     """The trained SAE of this config.
 

@@ -8,11 +8,14 @@ from typing import Any
 
 from saehelpers import runs
 from saehelpers.experiments.loading import FILES, ActionConfig, EquivariantConfig, load
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import Name
 from saehelpers.saes import SAE, EquivariantSAE
 from saehelpers.symmetry import LinearAction
 
 
+@checked
 def save_equivariant(
     folder: Path | str,
     sae: EquivariantSAE,
@@ -53,9 +56,10 @@ def _write(folder: Path, thing: Any, metadata: Mapping[str, Any], overwrite: boo
     runs.write_folder(folder, config, thing.state_dict(), overwrite=overwrite, metadata=metadata)
 
 
+@checked
 def push_to_hub(
     thing: Any,
-    repo_id: str,
+    repo_id: Name,
     subfolder: str = "",
     private: bool = False,
 ) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import torch
@@ -12,9 +13,12 @@ from saehelpers import runs
 from saehelpers.experiments.base_models import BaseModelRun, load_or_train_base_model
 from saehelpers.experiments.once import load_or_train
 from saehelpers.networks.activations import orbit_activations
+from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.identities import check_identity, identified, identity
 from saehelpers.runs.sweeps import sweep
+from saehelpers.runs.wanted import Device, Executor, Name, Positive, Rate, Seed, one_of
 from saehelpers.symmetry import (
+    FIT_METHODS,
     Group,
     InputAction,
     LinearAction,
@@ -25,6 +29,7 @@ from saehelpers.symmetry import (
 )
 
 
+@checked_config
 @dataclass(frozen=True)
 class ActionRun:
     """Everything that decides a fitted action; see `saehelpers.symmetry.fit_action`.
@@ -33,24 +38,25 @@ class ActionRun:
     by sample: a wrong group.
     """
 
-    name: str
-    activations: str
-    group: str
-    method: str = "adam"
+    name: Name
+    activations: Name
+    group: Name
+    method: Annotated[str, one_of(FIT_METHODS)] = "adam"
     train_on_all_k: bool = True
-    epochs: int = 60
-    learning_rate: float = 1e-3
+    epochs: Positive = 60
+    learning_rate: Rate = 1e-3
     shuffled: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     __str__ = runs.described
 
 
+@checked
 def load_or_fit_action(
     config: ActionRun,
     activations: Float[Tensor, "n order d"],
     models: Path | str,
-    device: str = "cpu",
+    device: Device = "cpu",
     force: bool = False,
     group: Group | None = None,
 ) -> LinearAction:
@@ -95,6 +101,7 @@ def load_or_fit_action(
     return identified(action.to(activations.device), config)
 
 
+@checked
 @dataclass(frozen=True)
 class Subject:
     """What there is to explain of a base model.
@@ -111,14 +118,15 @@ class Subject:
     action_run: ActionRun
 
 
+@checked
 def prepare_subjects(
     base_runs: dict[str, BaseModelRun],
     group: Group,
     train_images: Float[Tensor, "n c h w"],
     test_images: Float[Tensor, "m c h w"],
     models: Path | str,
-    device: str = "cpu",
-    executor=None,
+    device: Device = "cpu",
+    executor: Executor | None = None,
     force: bool = False,
     act: InputAction | None = None,
     **action_settings,

@@ -1,17 +1,28 @@
 """What the probes' measurements say: F1 by method, by what it was told, beside the paper."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import pandas as pd
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Name, Positive, check_columns, one_of, with_columns
 from saehelpers.training.methods import METHODS
 
 EQUIVARIANT = ("canonical", "latent_inv", "output_inv")
 CELL = ("group", "topk", "truncation", "task_type")  # of the published tables
 GIVEN = ("base_model", *CELL, "probe", "features", "element", "method", "seed")
+RUN = ("group", "base_model", "topk", "epochs", "probe")
+PAIR = ("base_model", *CELL, "probe", "seed")  # that a baseline is paired by
+TOLD = ("none", "true", "inferred")  # of the group element
+Scores = Annotated[pd.DataFrame, with_columns(*GIVEN, "value")]  # of `mean_f1`
+Cells = Annotated[pd.DataFrame, with_columns(*CELL, "method")]  # of `beside_published`
 
 
-def mean_f1(table: pd.DataFrame) -> pd.DataFrame:
+@checked
+def mean_f1(
+    table: Annotated[pd.DataFrame, with_columns(*GIVEN, "metric", "value")],
+) -> pd.DataFrame:
     """Mean F1 over the tasks of each type, for each SAE and each way to probe it.
 
     Takes the rows of an experiment with probes; returns one row for each combination of the
@@ -21,16 +32,22 @@ def mean_f1(table: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby(list(GIVEN), dropna=False)["value"].mean().reset_index()
 
 
-def of_width(table: pd.DataFrame, n_latents: int) -> pd.DataFrame:
+@checked
+def of_width(
+    table: Annotated[pd.DataFrame, with_columns("method", "n_latents")], n_latents: Positive
+) -> pd.DataFrame:
     """The rows of SAEs with so many latents times their method's width, and those of no method."""
     widths = {name: n_latents * method.width for name, method in METHODS.items()}
     wanted = table["method"].map(widths)
     return table[wanted.isna() | table["n_latents"].isna() | (table["n_latents"] == wanted)]
 
 
-def what_is_there(probes: pd.DataFrame) -> pd.DataFrame:
+@checked
+def what_is_there(
+    probes: Annotated[pd.DataFrame, with_columns(*RUN, "features", "truncation", "seed", "method")],
+) -> pd.DataFrame:
     """On how many seeds and methods the F1 of recons rest, truncation lengths side by side."""
-    run = ["group", "base_model", "topk", "epochs", "probe"]
+    run = list(RUN)
     rows = probes[probes["features"] == "recons"]
     counted = rows.groupby([*run, "truncation"])[["seed", "method"]].nunique().reset_index()
     counted = counted.rename(columns={"seed": "seeds", "method": "methods"})
@@ -39,7 +56,8 @@ def what_is_there(probes: pd.DataFrame) -> pd.DataFrame:
     return counted["truncations"].agg(", ".join).reset_index(["seeds", "methods"])
 
 
-def at(f1: pd.DataFrame, group: str, topk: int, truncation: int | None = None) -> pd.DataFrame:
+@checked
+def at(f1: Scores, group: Name, topk: Positive, truncation: Positive | None = None) -> pd.DataFrame:
     """F1 of a group and a number of active latents, at one truncation length or at every one.
 
     Rows to which TopK or truncation mean nothing (a base model's) belong to every value of it.
@@ -53,36 +71,40 @@ def at(f1: pd.DataFrame, group: str, topk: int, truncation: int | None = None) -
     if _of_xgboost(rows).empty:
         lengths = _of_xgboost(f1).groupby(["group", "topk"])["truncation"]
         there = [f"{g} with TopK {k} at truncations {sorted(set(t))}" for (g, k), t in lengths]
-        asked = f"{group} with TopK {topk}" + (f" at truncation {truncation}" if truncation else "")
+        asked = f"group {group} with TopK {topk}" + (
+            f" at truncation {truncation}" if truncation else ""
+        )
         raise ValueError(f"no F1 by XGBoost of {asked}; there is {'; '.join(there)}")
     return rows
 
 
-def _of_xgboost(f1: pd.DataFrame) -> pd.DataFrame:
+def _of_xgboost(f1: Scores) -> pd.DataFrame:
     """F1 of XGBoost on a number of latents of an SAE with TopK."""
     whole = {"topk": int, "truncation": int}
     return f1[f1["probe"] == "xgboost"].dropna(subset=list(whole)).astype(whole)
 
 
-def over_task_types(f1: pd.DataFrame) -> pd.DataFrame:
+@checked
+def over_task_types(f1: Scores) -> pd.DataFrame:
     """The mean over task types, each counted once, as rows of the task type "mean"."""
     told_by = [name for name in GIVEN if name != "task_type"]
     means = f1.groupby(told_by, dropna=False)["value"].mean().reset_index()
     return means.assign(task_type="mean")
 
 
-def at_every(f1: pd.DataFrame, column: str) -> pd.DataFrame:
+@checked
+def at_every(f1: Scores, column: Name) -> pd.DataFrame:
     """The rows of those base models and seeds that were measured at every value of a column.
 
     Means at different values are then means over the same SAEs.
     """
+    check_columns("f1", f1, [column])
     measured = f1.groupby(["base_model", "seed"])[column].transform("nunique")
     return f1[measured == f1[column].nunique()]
 
 
-def conditions(
-    f1: pd.DataFrame, named: Mapping[str, tuple[Sequence[str], str, str]]
-) -> pd.DataFrame:
+@checked
+def conditions(f1: Scores, named: Mapping[str, tuple[Sequence[str], str, str]]) -> pd.DataFrame:
     """F1 under named conditions (methods, features, element), with the name as "condition".
 
     One of several methods is their mean, for the base models and seeds that have them all.
@@ -97,7 +119,11 @@ def conditions(
     return pd.concat(parts, ignore_index=True)
 
 
-def advantage(rows: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+@checked
+def advantage(
+    rows: Annotated[pd.DataFrame, with_columns(*PAIR, "value")],
+    baseline: Annotated[pd.DataFrame, with_columns(*PAIR, "value")],
+) -> pd.DataFrame:
     """`rows` with the baseline's value taken from theirs, paired by their cell and seed.
 
     Rows without a baseline are left out.
@@ -105,7 +131,7 @@ def advantage(rows: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: a cell and seed has several baselines.
     """
-    pair = ["base_model", *CELL, "probe", "seed"]
+    pair = list(PAIR)
     taken = baseline.set_index(pair)["value"].rename("baseline")
     if taken.index.has_duplicates:
         raise ValueError("a cell and seed has several baselines: choose one condition")
@@ -113,8 +139,11 @@ def advantage(rows: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     return paired.assign(value=paired["value"] - paired["baseline"]).drop(columns="baseline")
 
 
+@checked
 def beside_published(
-    f1: pd.DataFrame, published: pd.DataFrame, element: str = "true"
+    f1: Scores,
+    published: Annotated[pd.DataFrame, with_columns(*CELL, "method", "f1_mean")],
+    element: Annotated[str, one_of(TOLD)] = "true",
 ) -> pd.DataFrame:
     """Every published cell and method that was measured: "paper", "ours" and how often.
 
@@ -133,19 +162,23 @@ def beside_published(
     return ours.join(paper, how="inner").reset_index()
 
 
-def above_baseline(cells: pd.DataFrame, column: str, baseline: str = "vanilla") -> pd.Series:
+@checked
+def above_baseline(cells: Cells, column: Name, baseline: str = "vanilla") -> pd.Series:
     """How far each equivariant SAE is above the baseline, for every cell that has them all."""
+    check_columns("cells", cells, [column])
     wide = cells.pivot_table(index=list(CELL), columns="method", values=column)
     wide = wide.reindex(columns=[*EQUIVARIANT, baseline]).dropna()
     return wide[list(EQUIVARIANT)].sub(wide[baseline], axis=0).stack()
 
 
-def ordering(cells: pd.DataFrame, column: str, baseline: str = "vanilla") -> pd.Series:
+@checked
+def ordering(cells: Cells, column: Name, baseline: str = "vanilla") -> pd.Series:
     """Whether each equivariant SAE is above the baseline, for every cell that has them all."""
     return above_baseline(cells, column, baseline).gt(0).groupby(level=list(CELL)).all()
 
 
-def rank_correlation(f1: pd.DataFrame, element: str = "inferred") -> pd.Series:
+@checked
+def rank_correlation(f1: Scores, element: Annotated[str, one_of(TOLD)] = "inferred") -> pd.Series:
     """Spearman's correlation of methods' F1 under the two probes, by base model and seed.
 
     Of recons of baselines, and of symmetric SAEs given `element`, over the methods that both

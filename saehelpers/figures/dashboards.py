@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from saehelpers.evaluation import attribution
 from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import read_activations
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.folders import write_atomically
+from saehelpers.runs.wanted import Count, Positive, Seed
 from saehelpers.saes import SAE
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ BEFORE, AFTER = 48, 15  # tokens shown around the strongest one of a context
 N_SOURCES, LEAST_SOURCE = 6, 0.01  # of each active token; smaller shares of the largest left out
 
 
+@checked
 def text_dashboard(
     path: Path | str,
     tokens: Integer[Tensor, "n context"],
@@ -45,7 +48,7 @@ def text_dashboard(
     effects: Float[Tensor, "latents vocabulary"] | None = None,
     heads: Float[Tensor, "latents heads"] | None = None,
     dictionary: Float[Tensor, "n_latents d"] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Path:
     """Write a page of these latents on text, and return its path.
 
@@ -105,6 +108,7 @@ def text_dashboard(
     return _write(path, data | {"title": title, "unit": "tokens", "latents": pages})
 
 
+@checked
 def image_dashboard(
     path: Path | str,
     images: UInt8[Tensor, "n channels height width"],
@@ -112,7 +116,7 @@ def image_dashboard(
     activations: Float[Tensor, "n latents rows columns"],
     title: str = "Latents",
     dictionary: Float[Tensor, "n_latents d"] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Path:
     """As `text_dashboard`, on images of one or three channels, and return its path.
 
@@ -140,11 +144,12 @@ def image_dashboard(
     return _write(path, data | {"title": title, "unit": unit, "latents": pages})
 
 
+@checked
 @torch.no_grad()
 def attention_dashboard(
     path: Path | str,
     model: nn.Module,
-    layer: int,
+    layer: Count,
     sae: SAE,
     latents: Sequence[int],
     tokens: Integer[Tensor, "n context"],
@@ -187,7 +192,8 @@ def attention_dashboard(
     )
 
 
-def show(page: Path | str, height: int = 640) -> "IPython.display.HTML":
+@checked
+def show(page: Path | str, height: Positive = 640) -> "IPython.display.HTML":
     """A dashboard within a notebook, all of it: JupyterLab serves no files above its root."""
     with extra("notebooks"):
         from IPython.display import HTML

@@ -2,19 +2,32 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import (
+    NOT_EMPTY,
+    Count,
+    Name,
+    Positive,
+    Rate,
+    check_columns,
+    one_of,
+    with_columns,
+)
 
 with extra("notebooks"):
     import matplotlib.pyplot as plt
     from matplotlib import colormaps
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Paul Tol's "bright" and "muted" schemes: distinct for colour-blind readers. A narrow method
 # and its wide form share a hue.
@@ -80,10 +93,12 @@ LABELS = {
     "logistic": "logistic",
     "xgboost": "XGBoost",
 }
+Summary = Annotated[pd.DataFrame, with_columns("mean", "se")]  # of `summarise`
 OTHER_COLOURS = (*colormaps["tab20b"].colors, *colormaps["Dark2"].colors)
 
 
-def colour(name: str) -> str | tuple[float, float, float]:
+@checked
+def colour(name: Name) -> str | tuple[float, float, float]:
     """The colour of a method, the same in every figure.
 
     A method that users have added gets one that no other has here, picked by its name alone.
@@ -91,15 +106,17 @@ def colour(name: str) -> str | tuple[float, float, float]:
     return COLOURS.get(name) or OTHER_COLOURS[zlib.crc32(name.encode()) % len(OTHER_COLOURS)]
 
 
-def label(name: str) -> str:
+@checked
+def label(name: Name) -> str:
     """What a method, a probe or a baseline is called in figures: by default as it is in code."""
     return LABELS.get(name, name)
 
 
+@checked
 def panels(
-    number: int,
+    number: Count,
     size: tuple[float, float],
-    rows: int = 1,
+    rows: Positive = 1,
     sharex: bool = False,
     sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
@@ -109,7 +126,7 @@ def panels(
         ValueError: there would be no axes: nothing was measured that the figure shows.
     """
     if not number:
-        raise ValueError("a figure without panels: nothing was measured that it shows")
+        raise ValueError("the number of panels is 0: nothing was measured that the figure shows")
     columns = number // rows
     fig, axes = plt.subplots(
         rows,
@@ -123,11 +140,12 @@ def panels(
     return fig, list(axes.flat)
 
 
+@checked
 def image_grid(
-    images: Sequence[Tensor] | Tensor,
+    images: Sequence[Sequence[Tensor] | Tensor] | Shaped[Tensor, "rows columns h w *rgb"],
     column_titles: Sequence[str] = (),
     row_titles: Sequence[str] = (),
-    size: float = 1.1,
+    size: Rate = 1.1,
 ) -> Figure:
     """Show images, grey (rows, columns, h, w) or in colour (rows, columns, h, w, 3), in a grid.
 
@@ -155,6 +173,7 @@ def image_grid(
     return fig
 
 
+@checked
 def overlay(
     images: UInt8[Tensor, "n 3 size size"], maps: Float[Tensor, "n h w"]
 ) -> Float[np.ndarray, "n size size 3"]:
@@ -168,31 +187,43 @@ def overlay(
     return (1 - strength) * grey.numpy() + strength * colour
 
 
-def similarities(ax: Axes, cosines: Tensor, rows: str = "latent", columns: str = "true feature"):
+@checked
+def similarities(
+    ax: Axes,
+    cosines: Float[Tensor, "rows columns"],
+    rows: str = "latent",
+    columns: str = "true feature",
+):
     """Show cosines (rows, columns) on the scale from -1 to 1, and return the image."""
     image = ax.imshow(np.asarray(cosines), vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto")
     ax.set(xlabel=columns, ylabel=rows)
     return image
 
 
-def summarise(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+@checked
+def summarise(
+    table: Annotated[pd.DataFrame, with_columns("seed", "value")],
+    by: Annotated[Sequence[str], NOT_EMPTY],
+) -> pd.DataFrame:
     """Mean, standard error and number of seeds of "value", by the given columns.
 
     Within a seed, rows (the tasks of a type, say) are averaged first, so that the standard
     error is that between seeds; it is missing for a single seed.
     """
+    check_columns("table", table, by)
     per_seed = table.groupby([*by, "seed"], observed=True)["value"].mean().reset_index()
     groups = per_seed.groupby(list(by), observed=True)["value"]
     return groups.agg(mean="mean", se="sem", seeds="count").reset_index()
 
 
+@checked
 def grouped_bars(
     ax: Axes,
-    table: pd.DataFrame,
-    x: str,
+    table: Summary,
+    x: Name,
     order: Sequence[str],
-    names: Sequence[str],
-    by: str = "method",
+    names: Annotated[Sequence[str], NOT_EMPTY],
+    by: Name = "method",
 ) -> None:
     """Bars of a `summarise`d table: one group per value of column `x`, one bar per name in `by`."""
     colour_of = colour if by == "method" else COLOURS.get  # or matplotlib's next
@@ -210,12 +241,13 @@ def grouped_bars(
     ax.spines[["top", "right"]].set_visible(False)
 
 
+@checked
 def grouped_points(
     ax: Axes,
-    table: pd.DataFrame,
-    x: str,
+    table: Summary,
+    x: Name,
     order: Sequence[str],
-    names: Sequence[str],
+    names: Annotated[Sequence[str], NOT_EMPTY],
     hollow: bool = False,
 ) -> None:
     """`grouped_bars` of methods as points, for an axis without 0, on which bars have no base.
@@ -235,14 +267,17 @@ def grouped_points(
 
 def _grouped(table, x, order, names, by) -> Iterator[tuple[str, np.ndarray, pd.DataFrame, float]]:
     """Of each name: its place in every group, its rows in the order of the groups, the width."""
+    check_columns("table", table, [x, by])
     width = 0.85 / len(names)
     for i, name in enumerate(names):
         rows = table[table[by] == name].set_index(x).reindex(order)
         yield name, np.arange(len(order)) + (i - (len(names) - 1) / 2) * width, rows, width
 
 
-def dots(ax: Axes, table: pd.DataFrame, y: str, order: Sequence[str]) -> None:
+@checked
+def dots(ax: Axes, table: Summary, y: Name, order: Sequence[str]) -> None:
     """Points of a `summarise`d table, one line per value of `y`, with their numbers of seeds."""
+    check_columns("table", table, [y, "seeds"])
     rows = table.set_index(y).reindex(order).fillna({"se": 0})
     places = np.arange(len(order))
     ax.errorbar(rows["mean"], places, xerr=rows["se"], fmt="o", color="black", capsize=2)
@@ -256,10 +291,16 @@ def dots(ax: Axes, table: pd.DataFrame, y: str, order: Sequence[str]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+@checked
 def curves(
-    ax: Axes, table: pd.DataFrame, x: str, methods: Sequence[str], marker: str = "o"
+    ax: Axes,
+    table: Summary,
+    x: Name,
+    methods: Sequence[str],
+    marker: Annotated[str, one_of(Line2D.markers)] = "o",
 ) -> None:
     """Lines of a `summarise`d table against column `x`, with error bars, one per method."""
+    check_columns("table", table, [x, "method"])
     for method in methods:
         rows = table[table["method"] == method].sort_values(x)
         ax.errorbar(
@@ -276,6 +317,7 @@ def curves(
     ax.spines[["top", "right"]].set_visible(False)
 
 
+@checked
 def log_ticks(ax: Axes, values: Sequence[float]) -> None:
     """A logarithmic x axis whose ticks are the values themselves."""
     ticks = sorted(set(values))
@@ -284,7 +326,8 @@ def log_ticks(ax: Axes, values: Sequence[float]) -> None:
     ax.minorticks_off()
 
 
-def seeds_note(table: pd.DataFrame) -> str:
+@checked
+def seeds_note(table: Annotated[pd.DataFrame, with_columns("seeds")]) -> str:
     """How many seeds a `summarise`d table rests on, for titles: "3 seeds" or "1 to 5 seeds"."""
     if table.empty:
         return "not measured"
@@ -293,7 +336,8 @@ def seeds_note(table: pd.DataFrame) -> str:
     return f"{counted} seed{'' if high == 1 else 's'}"
 
 
-def legend_below(fig: Figure, ax: Axes, columns: int = 4) -> None:
+@checked
+def legend_below(fig: Figure, ax: Axes, columns: Positive = 4) -> None:
     """One legend for the whole figure, under its axes."""
     handles, labels = ax.get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)

@@ -4,18 +4,21 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from saehelpers.networks.modules import Edit, check_ran, find_place, hook, in_evaluation_mode
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified
 from saehelpers.runs.precision import full_precision
+from saehelpers.runs.wanted import FROM_ZERO, Name, Positive
 from saehelpers.symmetry import Group, InputAction, input_action
 
 
+@checked
 @contextmanager
 def splice(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
     """Within the context, each named module's output is passed through its function.
@@ -41,6 +44,7 @@ def splice(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
             handle.remove()
 
 
+@checked
 def chosen_positions(x: Tensor, positions: Iterable[int]) -> Tensor:
     """x[:, positions] of activations (n, context, d); all of them if no position is given.
 
@@ -50,12 +54,13 @@ def chosen_positions(x: Tensor, positions: Iterable[int]) -> Tensor:
     chosen = list(positions)
     if chosen and x.ndim < 3:
         raise ValueError(
-            f"positions are those of activations (n, context, d), these are {tuple(x.shape)}: "
+            f"positions are those of activations x (n, context, d), these are {tuple(x.shape)}: "
             "choose a module that keeps contexts apart, such as the one around it"
         )
     return x[:, chosen] if chosen else x
 
 
+@checked
 def at_positions(edit: Edit, positions: Iterable[int]) -> Edit:
     """An edit of some positions alone: x[:, positions] of activations (n, context, d)."""
     positions = list(positions)
@@ -69,6 +74,7 @@ def at_positions(edit: Edit, positions: Iterable[int]) -> Edit:
     return replace
 
 
+@checked
 @contextmanager
 def reading(model: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """Within the context, what the named modules return is kept, in the order they run in.
@@ -89,6 +95,7 @@ def reading(model: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Tens
 # --- running a part of a model ---
 
 
+@checked
 @contextmanager
 def recording_prefix(model: nn.Module, modules: Collection[str]) -> Iterator[dict[str, list[Any]]]:
     """Within the context, keeps what ran before the first of `modules`, and itself, returned.
@@ -126,6 +133,7 @@ def recording_prefix(model: nn.Module, modules: Collection[str]) -> Iterator[dic
             handle.remove()
 
 
+@checked
 @contextmanager
 def replaying(model: nn.Module, outputs: Mapping[str, list[Any]]) -> Iterator[None]:
     """Within the context, the named modules return these outputs, call by call, and do not run.
@@ -155,10 +163,11 @@ def replaying(model: nn.Module, outputs: Mapping[str, list[Any]]) -> Iterator[No
 # --- activations of many inputs ---
 
 
+@checked
 @torch.no_grad()
 @in_evaluation_mode
 def read_activations(
-    model: nn.Module, inputs: Tensor, module: str, batch_size: int = 256
+    model: nn.Module, inputs: Tensor, module: Name, batch_size: Positive = 256
 ) -> Tensor:
     """Outputs of the named module for every input, on the CPU: (n, ...) -> (n, *output).
 
@@ -206,8 +215,12 @@ def read_activations(
     return identified(torch.cat(collected), {"network": model, "inputs": inputs, "module": module})
 
 
+@checked
 def token_activations(
-    model: nn.Module, tokens: Integer[Tensor, "n context"], module: str, batch_size: int = 256
+    model: nn.Module,
+    tokens: Annotated[Integer[Tensor, "n context"], FROM_ZERO],
+    module: Name,
+    batch_size: Positive = 256,
 ) -> Float[Tensor, "samples 1 d"]:
     """Outputs of the named module at every token, as orbits of one: (n * context, 1, d)."""
     read = read_activations(model, tokens, module, batch_size)
@@ -265,11 +278,12 @@ class _Read(Exception):  # noqa: N818 (no error)
     """What was to be read has been read: nothing behind it needs to run."""
 
 
+@checked
 def orbit_activations(
     model: nn.Module,
     inputs: Tensor,
     group: Group,
-    module: str = "encoder",
+    module: Name = "encoder",
     act: InputAction | None = None,
 ) -> Tensor:
     """Activations of the whole orbit of every input: (n, ...) -> (n, |G|, d).

@@ -11,12 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Name, Positive, Seed
+
 ARCHITECTURES = ("mlp", "cnn", "vit")
 
 
 class Autoencoder(nn.Module):
     """recons = decoder(encoder(images)), images (n, 1, size, size)."""
 
+    @checked
     def __init__(self, encoder: nn.Module, decoder: nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
@@ -25,8 +29,13 @@ class Autoencoder(nn.Module):
         return self.decoder(self.encoder(images))
 
 
+@checked
 def make_autoencoder(
-    architecture: str, latent_dim: int = 256, hidden_dim: int = 256, size: int = 64, seed: int = 0
+    architecture: Name,
+    latent_dim: Positive = 256,
+    hidden_dim: Positive = 256,
+    size: Positive = 64,
+    seed: Seed = 0,
 ) -> Autoencoder:
     """A fresh autoencoder for images (1, size, size).
 
@@ -46,7 +55,7 @@ def make_autoencoder(
         if architecture == "vit":
             return _vit(latent_dim, hidden_dim // 2, size)
     raise ValueError(
-        f"unknown base model {architecture!r}; known are {', '.join(ARCHITECTURES)}, and "
+        f"unknown architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}, and "
         "'vit_b_16' with ImageNet weights (load_pretrained_vit)"
     )
 

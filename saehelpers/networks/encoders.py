@@ -4,14 +4,18 @@ import importlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from saehelpers.networks.modules import edit_input
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import NOT_EMPTY, Positive, Seed
+
+Channels = tuple[float, float, float]
 
 
 class PretrainedViT(nn.Module):
@@ -21,7 +25,14 @@ class PretrainedViT(nn.Module):
     statistics that it was trained with.
     """
 
-    def __init__(self, model: nn.Module, size: int, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
+    @checked
+    def __init__(
+        self,
+        model: nn.Module,
+        size: Positive,
+        mean: Channels = (0.5, 0.5, 0.5),
+        std: Channels = (0.5, 0.5, 0.5),
+    ):
         super().__init__()
         model = _reading_images(model, size, mean, std)
         self.encoder = _ClassToken(model.eval().requires_grad_(False))
@@ -42,6 +53,7 @@ class _ClassToken(nn.Module):
 VIT_B_16 = "google/vit-base-patch16-224"  # trained on ImageNet-21k, then on ImageNet-1k
 
 
+@checked
 def load_pretrained_vit(source: str | Path = VIT_B_16) -> PretrainedViT:
     """The ViT-B/16 with ImageNet weights, from the Hugging Face hub or a local folder.
 
@@ -65,12 +77,13 @@ def load_pretrained_vit(source: str | Path = VIT_B_16) -> PretrainedViT:
     return PretrainedViT(model, model.config.image_size, *statistics)
 
 
+@checked
 def make_convnext(
-    widths: tuple[int, ...] = (48, 96, 192),
-    depths: tuple[int, ...] = (1, 2, 1),
-    patch: int = 4,
-    n_classes: int = 4,
-    seed: int = 0,
+    widths: Annotated[tuple[Positive, ...], NOT_EMPTY] = (48, 96, 192),
+    depths: Annotated[tuple[Positive, ...], NOT_EMPTY] = (1, 2, 1),
+    patch: Positive = 4,
+    n_classes: Positive = 4,
+    seed: Seed = 0,
 ) -> nn.Module:
     """A fresh ConvNeXt classifier (Liu et al., arXiv 2201.03545) of images (n, 3, size, size).
 
@@ -90,6 +103,7 @@ def make_convnext(
         return _reading_images(ConvNextForImageClassification(config))
 
 
+@checked
 def load_encoder(source: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A frozen vision model that reads images (n, 3, h, w), uint8 or in [0, 1].
 

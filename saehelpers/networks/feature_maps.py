@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from saehelpers import runs
 from saehelpers.datasets.shards import map_activations
 from saehelpers.networks.activations import read_activations
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Name, Positive, Seed
 from saehelpers.saes import SAE
 from saehelpers.symmetry import Group, InputAction, input_action
 
@@ -20,6 +22,7 @@ LEADING = (
 )  # fmt: skip
 
 
+@checked
 def leading_tokens(model: nn.Module) -> int:
     """How many tokens a vision transformer puts in front of those of the patches.
 
@@ -33,6 +36,7 @@ def leading_tokens(model: nn.Module) -> int:
     return sum(1 if token.ndim == 1 else token.shape[-2] for token in tokens)
 
 
+@checked
 def to_feature_maps(
     activations: Tensor, model: nn.Module | None = None
 ) -> Float[Tensor, "n d h w"]:
@@ -73,15 +77,16 @@ def _laid_out(activations: Tensor, n_leading: int) -> Tensor:
     )
 
 
+@checked
 def orbit_pixels(
     model: nn.Module,
-    images: Tensor,
+    images: Shaped[Tensor, "n c h w"],
     group: Group,
-    module: str,
-    path: Path,
-    pixels_per_image: int | None = None,
-    seed: int = 0,
-    batch_size: int = 256,
+    module: Name,
+    path: Path | str,
+    pixels_per_image: Positive | None = None,
+    seed: Seed = 0,
+    batch_size: Positive = 256,
     act: InputAction | None = None,
 ) -> Float[Tensor, "n order d"]:
     """Activations of pixels of a feature map over the orbit, written to disk and mapped.
@@ -100,6 +105,7 @@ def orbit_pixels(
         ValueError: there are no images, or no pixels asked for; `act` is no action of the
             group on the images or on their maps (see `check_input_action`).
     """
+    path = Path(path)
     if path.exists():
         try:
             return map_activations(path)
@@ -134,6 +140,7 @@ def orbit_pixels(
     return map_activations(path)
 
 
+@checked
 @torch.no_grad()
 def latent_maps(sae: SAE, maps: Float[Tensor, "n d h w"]) -> Float[Tensor, "n n_latents h w"]:
     """Latents of every pixel of feature maps."""
@@ -141,8 +148,9 @@ def latent_maps(sae: SAE, maps: Float[Tensor, "n d h w"]) -> Float[Tensor, "n n_
     return latents.unflatten(0, (len(maps), -1)).mT.unflatten(-1, maps.shape[-2:])
 
 
+@checked
 def mean_latents(
-    sae: SAE, maps: Float[Tensor, "n d h w"], batch_size: int = 256
+    sae: SAE, maps: Float[Tensor, "n d h w"], batch_size: Positive = 256
 ) -> Float[Tensor, "n n_latents"]:
     """Latents of images: those of their pixels, averaged."""
     return torch.cat([latent_maps(sae, part).mean((-2, -1)) for part in maps.split(batch_size)])

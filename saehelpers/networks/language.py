@@ -7,20 +7,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import Positive, Seed
 
 if TYPE_CHECKING:
     import tokenizers
     import transformers
 
 
+@checked
 def make_gpt2(
-    vocab_size: int,
-    context: int,
-    width: int = 128,
-    n_layers: int = 4,
-    n_heads: int = 4,
-    seed: int = 0,
+    vocab_size: Positive,
+    context: Positive,
+    width: Positive = 128,
+    n_layers: Positive = 4,
+    n_heads: Positive = 4,
+    seed: Seed = 0,
     attention_only: bool = False,
 ) -> nn.Module:
     """A fresh GPT-2 (Hugging Face `GPT2LMHeadModel`) without dropout, embeddings untied.
@@ -65,6 +68,7 @@ def _sinusoids(context: int, width: int) -> Float[Tensor, "context width"]:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+@checked
 def load_pretrained_language_model(
     source: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, "tokenizers.Tokenizer | transformers.PreTrainedTokenizerBase"]:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
+
 Edit = Callable[[Tensor], Tensor]
 
 
@@ -114,6 +116,7 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
+@checked
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """Within the context the models are in evaluation mode; at the end, every module as it was."""

@@ -6,13 +6,16 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from saehelpers.runs.precision import full_precision
+from saehelpers.runs.checking import checked
+from saehelpers.runs.precision import check_scale, full_precision
+from saehelpers.runs.wanted import Positive
 
 STANDARDISATION_ROWS = 2**20  # that are looked at in one go
 
 
+@checked
 def standardisation(
-    activations: Real[Tensor, "*n d"], n_heads: int = 1
+    activations: Real[Tensor, "n *more d"], n_heads: Positive = 1
 ) -> tuple[Float[Tensor, " d"], Tensor]:
     """(mean, scale) such that (x - mean) / scale has mean zero and mean squared norm d.
 
@@ -34,16 +37,8 @@ def standardisation(
         variances.append(len(part) / len(rows) * torch.stack([head.mean() for head in squares]))
         distances.append(sum(head.sum(-1) for head in squares))  # of each row from the mean
     scale = sum(variances).sqrt()  # (n_heads)
-    if not scale.isfinite().all():
-        raise ValueError(
-            f"activations of shape {shape} and type {activations.dtype} have the scale "
-            f"{scale[~scale.isfinite()][0].item()}: they, or their squares, are no finite numbers"
-        )
     largest = torch.stack([head.abs().max() for head in mean.chunk(n_heads)])
-    differ = scale > 4 * torch.finfo(mean.dtype).eps * largest
-    if not differ.all():
-        heads = f" in heads {(~differ).nonzero().flatten().tolist()}" if n_heads > 1 else ""
-        raise ValueError(f"activations of shape {shape} are all the same{heads}")
+    check_scale("activations", activations, scale, largest)
     _warn_of_heavy_rows(torch.cat(distances), shape)
     return mean, scale[0] if n_heads == 1 else scale.repeat_interleave(len(mean) // n_heads)
 

@@ -1,4 +1,5 @@
 from . import (
+    checking as checking,
     devices as devices,
     distributed as distributed,
     extras as extras,
@@ -10,6 +11,11 @@ from . import (
     registry as registry,
     results as results,
     sweeps as sweeps,
+    wanted as wanted,
+)
+from .checking import (
+    checked as checked,
+    checked_config as checked_config,
 )
 from .devices import (
     default_device as default_device,

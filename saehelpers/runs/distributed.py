@@ -18,9 +18,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Rate
 
+
+@checked
 @contextmanager
-def process_group(timeout_seconds: float = 600.0) -> Iterator[str]:
+def process_group(timeout_seconds: Rate = 600.0) -> Iterator[str]:
     """Within the context, this process is one of those that torchrun has started.
 
     Yields the device to train on: this process's GPU, or "cpu" where there is none. What
@@ -102,6 +106,7 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+@checked
 def check_same(what: str, values: list[int]) -> None:
     """Raise a ValueError unless all processes have the same integers."""
     if not is_active():
@@ -114,6 +119,7 @@ def check_same(what: str, values: list[int]) -> None:
         raise ValueError(f"the processes differ in {what}: {found}; they must see the same files")
 
 
+@checked
 def data_parallel(model: nn.Module, step: Callable) -> Callable:
     """A step whose gradients by the model's parameters are averaged over the processes."""
     if not is_active():
@@ -123,6 +129,7 @@ def data_parallel(model: nn.Module, step: Callable) -> Callable:
     )
 
 
+@checked
 def not_yet(step: Callable) -> AbstractContextManager:
     """Within the context, gradients of a `data_parallel` step are added up, but not averaged."""
     return step.no_sync() if is_active() else nullcontext()
@@ -139,6 +146,7 @@ class _Step(nn.Module):
         return self.step(index, uniform)
 
 
+@checked
 def own_part(*batch: Tensor) -> tuple[list[Tensor], float]:
     """This process's part of tensors (inst, batch), and its weight in an average over processes.
 
@@ -153,6 +161,7 @@ def own_part(*batch: Tensor) -> tuple[list[Tensor], float]:
     return (parts, weight) if weight else ([tensor[:, :1] for tensor in batch], 0.0)
 
 
+@checked
 def average(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Terms of the loss (inst), averaged over the processes."""
     if not is_active():
@@ -162,6 +171,7 @@ def average(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(terms, together / distributed.get_world_size(), strict=True))
 
 
+@checked
 def share_buffers(model: nn.Module) -> None:
     """Give every process the first one's buffers (BatchTopK's threshold, say)."""
     for buffer in model.buffers() if is_active() else ():

@@ -2,10 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
+
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import one_of
+
+EXTRAS = ("probes", "galaxies", "text", "notebooks")
 
 
+@checked
 @contextmanager
-def extra(name: str) -> Iterator[None]:
+def extra(name: Annotated[str, one_of(EXTRAS)]) -> Iterator[None]:
     """Within the context, optional packages are imported; `name` is the extra that brings them.
 
     Raises:

@@ -30,7 +30,9 @@ import torch
 from safetensors.torch import save_file
 
 from saehelpers.runs import distributed
+from saehelpers.runs.checking import checked
 from saehelpers.runs.registry import extensions
+from saehelpers.runs.wanted import Config, bare
 
 if TYPE_CHECKING:
     import pandas
@@ -48,7 +50,8 @@ def added_later(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"added_later": True})
 
 
-def settings(config: Any, nested: bool = True) -> dict[str, Any]:
+@checked
+def settings(config: Config, nested: bool = True) -> dict[str, Any]:
     """A config dataclass as nested dicts (or a dict of its fields as they are).
 
     What a field of type float holds is a float: configs that are equal have one hash.
@@ -56,7 +59,7 @@ def settings(config: Any, nested: bool = True) -> dict[str, Any]:
     values = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.type in FLOATS and isinstance(value, int) and not isinstance(value, bool):
+        if bare(field.type) in FLOATS and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not (field.metadata.get("added_later") and value == field.default):
             values[field.name] = (
@@ -65,7 +68,8 @@ def settings(config: Any, nested: bool = True) -> dict[str, Any]:
     return values
 
 
-def config_hash(config: Any) -> str:
+@checked
+def config_hash(config: Config) -> str:
     """SHA-256 of the sorted JSON of a config dataclass and the version of training.
 
     Of what it names that users have added, the code counts, too: see `registry.extensions`.
@@ -74,18 +78,20 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _added(config: Any) -> dict[str, dict[str, str]]:
+def _added(config: Config) -> dict[str, dict[str, str]]:
     """Nothing, where all that a config names is built in."""
     found = extensions(config)
     return {"extensions": found} if found else {}
 
 
-def run_id(config: Any) -> str:
+@checked
+def run_id(config: Config) -> str:
     """`<name>-<first 8 digits of the hash>`; the config has a field `name`."""
     return f"{config.name}-{config_hash(config)[:8]}"
 
 
-def described(config: Any) -> str:
+@checked
+def described(config: Config) -> str:
     """What `print` shows of a run: its class and id, what it is made of, and its settings.
 
     It is the `__str__` of every config that has a name. Settings that are off are left out.
@@ -97,6 +103,7 @@ def described(config: Any) -> str:
     return "\n".join([f"{type(config).__name__} {run_id(config)}", *map(_wrapped, paragraphs)])
 
 
+@checked
 def listed(values: Mapping[str, Any]) -> str:
     """Settings by name, without those that are off."""
     shown = {k: v for k, v in values.items() if v or type(v) is int}
@@ -110,6 +117,7 @@ def _wrapped(text: str) -> str:
     )  # fmt: skip
 
 
+@checked
 def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
     """First 8 digits of the SHA-256 of named tensors, as runs before `identity` have them."""
     digest = hashlib.sha256()
@@ -151,9 +159,10 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@checked
 def save_run(
     root: Path | str,
-    config: Any,
+    config: Config,
     tensors: dict[str, torch.Tensor],
     history: "pandas.DataFrame",
     overwrite: bool = False,
@@ -173,9 +182,10 @@ def save_run(
     return folder
 
 
+@checked
 def write_folder(
     folder: Path,
-    config: Any,
+    config: Config,
     tensors: Mapping[str, torch.Tensor],
     files: Mapping[str, str] = MappingProxyType({}),
     overwrite: bool = False,
@@ -192,6 +202,7 @@ def write_folder(
             (temporary / name).write_text(text, encoding="utf-8")
 
 
+@checked
 def damaged(folder: Path, why: str) -> ValueError:
     return ValueError(
         f"the run in {folder} cannot be used: {why}. Delete that folder, or pass force=True, "
@@ -199,6 +210,7 @@ def damaged(folder: Path, why: str) -> ValueError:
     )
 
 
+@checked
 @contextmanager
 def temporary_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """A folder to write to, which becomes `folder` at the end: what exists is whole.
@@ -230,6 +242,7 @@ def temporary_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
+@checked
 def check_free(folder: Path, overwrite: bool, suffixes: tuple[str, ...]) -> None:
     """Raise a FileExistsError if a folder to be written is there, unless it may be replaced.
 
@@ -250,6 +263,7 @@ def check_free(folder: Path, overwrite: bool, suffixes: tuple[str, ...]) -> None
         )
 
 
+@checked
 @contextmanager
 def temporary_path(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` at the end: the file is never half there.
@@ -270,6 +284,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}-{secrets.token_hex(8)}")
 
 
+@checked
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, and to the disk before it takes the place of another."""
     with temporary_path(path) as temporary, temporary.open("wb") as file:

@@ -38,8 +38,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.folders import settings, write_atomically
 from saehelpers.runs.registry import Registry
+from saehelpers.runs.wanted import Count, Positive
 
 DIGITS = 16
 CHUNK = 2**26  # bytes of a tensor or file that are read at a time
@@ -71,6 +73,7 @@ def _changes(value: Tensor | nn.Module) -> list[int]:
     return [tensor._version for tensor in tensors]
 
 
+@checked
 def identified(value: Tensor | nn.Module, cause: Any) -> Tensor | nn.Module:
     """A tensor (sharing its memory) or a network, with the identity of what it was made from.
 
@@ -83,18 +86,21 @@ def identified(value: Tensor | nn.Module, cause: Any) -> Tensor | nn.Module:
     return value
 
 
-def part(tensor: Tensor, start: int, stop: int | None = None, step: int = 1) -> Tensor:
+@checked
+def part(tensor: Tensor, start: Count, stop: Count | None = None, step: Positive = 1) -> Tensor:
     """A copy of tensor[start:stop:step], told by which part it is of what."""
     rows = slice(start, stop, step)
     cause = {"part of": tensor, "rows": rows.indices(len(tensor))}
     return identified(tensor[rows].clone(), cause)
 
 
+@checked
 def joined(*tensors: Tensor) -> Tensor:
     """Tensors one after another, told by which they are."""
     return identified(torch.cat(tensors), {"one after another": tensors})
 
 
+@checked
 def derived(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """What a function makes of its arguments, told by them and by the function: by its source."""
     return identified(function(*arguments), {"made by": function, "of": arguments})
@@ -124,6 +130,7 @@ def identity(value: Any) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
+@checked
 def file_fingerprint(path: Path | str) -> str:
     """64 hexadecimal digits: the SHA-256 of a file.
 

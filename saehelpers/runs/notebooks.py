@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from saehelpers.runs.checking import checked
+
 FOLDER = "notebooks"
 
 
@@ -32,6 +34,7 @@ def enter_notebooks() -> Path:
     )
 
 
+@checked
 def check_parameters(
     notebook: str,
     values: Mapping[str, Any],

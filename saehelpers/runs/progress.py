@@ -9,13 +9,17 @@ from datetime import datetime
 
 from tqdm import auto, std
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Count, Positive, Weight
+
 # `make run` sets it: what executes a notebook without a browser cannot show a widget
 PLAIN = "PLAIN_PROGRESS" in os.environ
 
 tqdm = functools.partial(std.tqdm, file=sys.stdout) if PLAIN else auto.tqdm
 
 
-def progress_line(label: str, done: int, total: int, times: Iterable[str] = ()) -> str:
+@checked
+def progress_line(label: str, done: Count, total: Positive, times: Iterable[str] = ()) -> str:
     """A line that says how much is done, and how long the rest takes at the rate so far.
 
     times: when each of those that are done was (ISO 8601, to the second); see `seconds_each`.
@@ -30,7 +34,8 @@ def progress_line(label: str, done: int, total: int, times: Iterable[str] = ()) 
     return f"{text}, about " + (f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h")
 
 
-def seconds_each(times: Iterable[str], pause: float = 600) -> float | None:
+@checked
+def seconds_each(times: Iterable[str], pause: Weight = 600) -> float | None:
     """Mean seconds between results that came one after another, from their times.
 
     Gaps longer than `pause` seconds are breaks between runs, and do not count. None where no

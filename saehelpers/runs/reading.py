@@ -11,14 +11,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from saehelpers.runs import folders
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import Config
 
 if TYPE_CHECKING:
     import pandas
 
 
+@checked
 def load_run(
-    root: Path | str, config: Any
+    root: Path | str, config: Config
 ) -> tuple[dict[str, torch.Tensor], "pandas.DataFrame", dict[str, Any]] | None:
     """(tensors, history, record) of the run of this config; None if it was not trained yet.
 
@@ -47,6 +50,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
+@checked
 def local_folder(source: Path | str, names: Iterable[str], subfolder: str = "") -> Path:
     """A folder, as it is; or of a Hugging Face hub repository, with the files that are named.
 
@@ -75,6 +79,7 @@ def local_folder(source: Path | str, names: Iterable[str], subfolder: str = "") 
         ) from error
 
 
+@checked
 def unreadable(folder: Path, why: str) -> ValueError:
     """The error that says why a folder that somebody gave cannot be loaded."""
     return ValueError(
@@ -82,6 +87,7 @@ def unreadable(folder: Path, why: str) -> ValueError:
     )
 
 
+@checked
 def read_record(folder: Path) -> dict[str, Any]:
     """The config.json of a folder.
 
@@ -126,6 +132,7 @@ def _instead(folder: Path) -> str:
     return "it has no config.json"
 
 
+@checked
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of a folder, by name.
 
@@ -140,6 +147,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         raise unreadable(folder, f"its weights.safetensors is damaged ({error})") from error
 
 
+@checked
 def read_config(folder: Path, record: dict[str, Any], classes: Iterable[type]) -> Any:
     """The config that a record tells of, an instance of one of the dataclasses.
 

@@ -12,6 +12,9 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Config
+
 REGISTRIES: list["Registry"] = []
 TOKEN = secrets.token_hex(8)  # of this process, and of those that are forked from it
 
@@ -26,6 +29,7 @@ class Registry(dict):
         field: of configs, if there is one, that holds such a name.
     """
 
+    @checked
     def __init__(self, kind: str, home: str, built_in: dict[str, Any], field: str | None = None):
         super().__init__(built_in)
         self.kind, self.home, self.field = kind, home, field
@@ -99,7 +103,8 @@ def _origin(value: Any) -> str:
     return str(value) if code is None else f"{code.__module__}.{code.__qualname__}"
 
 
-def extensions(config: Any) -> dict[str, str]:
+@checked
+def extensions(config: Config) -> dict[str, str]:
     """Identities of what a config names that users have added, by the fields that name it."""
     found = {}
     for field in dataclasses.fields(config):
@@ -112,6 +117,7 @@ def extensions(config: Any) -> dict[str, str]:
     return found
 
 
+@checked
 def carrying(function: Callable) -> Callable:
     """The function, to be called in a process that does not know what users have added here."""
     added = []

@@ -18,13 +18,15 @@ import os
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from filelock import FileLock
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.folders import git_state, now_utc, write_atomically
 from saehelpers.runs.identities import identity
+from saehelpers.runs.wanted import NOT_EMPTY, Positive, check_columns, with_columns
 
 CAUSES = ("weights", "action", "data", "measure")
 SAMPLES = ("n_train", "n_test")
@@ -35,9 +37,11 @@ DESCRIPTION = (
 )  # fmt: skip
 KEY = (*DESCRIPTION, *SAMPLES, *CAUSES)
 COLUMNS = (*KEY, "value", "git_commit", "created_utc")
+Rows = Annotated[pd.DataFrame, with_columns(*DESCRIPTION)]
 NUMERIC = ("n_latents", "topk", "epochs", "base_seed", "seed", "truncation", "value", *SAMPLES)
 
 
+@checked
 def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> dict[str, str]:
     """The columns that tell what a value was measured on, and how.
 
@@ -50,6 +54,7 @@ def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> 
     return {name: "" if value is None else identity(value) for name, value in given.items()}
 
 
+@checked
 def tables(folder: Path | str) -> list[Path]:
     """The tables of a folder, shipped ones and own ones, by name: what `read` takes."""
     folder = Path(folder)
@@ -57,6 +62,7 @@ def tables(folder: Path | str) -> list[Path]:
     return sorted({folder / path.name.removesuffix(".gz") for path in found})
 
 
+@checked
 def read(paths: Path | str | Iterable[Path | str], own_alone: bool = False) -> pd.DataFrame:
     """The rows of one or more tables, own before shipped ones of the same key; prints how many.
 
@@ -78,6 +84,7 @@ def read(paths: Path | str | Iterable[Path | str], own_alone: bool = False) -> p
     return _joined([part for pair in pairs for part in reversed(pair)])
 
 
+@checked
 def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     """Add rows to the own table, all or none, and return how many were new.
 
@@ -107,6 +114,7 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     return len(new)
 
 
+@checked
 def missing(path: Path | str, wanted: list[Mapping[str, Any]]) -> list[bool]:
     """For each description, whether no row agrees with it in all columns that it gives.
 
@@ -121,6 +129,7 @@ def missing(path: Path | str, wanted: list[Mapping[str, Any]]) -> list[bool]:
     return absent
 
 
+@checked
 def take(path: Path | str, wanted: list[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows that agree with one of `wanted` in all columns that it gives; own before shipped.
 
@@ -139,7 +148,8 @@ def take(path: Path | str, wanted: list[Mapping[str, Any]]) -> pd.DataFrame:
     return chosen.reset_index(drop=True)
 
 
-def agree(table: pd.DataFrame, wanted: list[Mapping[str, Any]]) -> pd.Series:
+@checked
+def agree(table: Rows, wanted: list[Mapping[str, Any]]) -> pd.Series:
     """Which rows agree with one of some descriptions in all columns that it gives."""
     found = pd.Series(False, index=table.index)
     for names in {_told_by(row) for row in wanted}:
@@ -152,7 +162,8 @@ def _told_by(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in KEY if name in row)
 
 
-def latest(table: pd.DataFrame) -> pd.DataFrame:
+@checked
+def latest(table: Rows) -> pd.DataFrame:
     """Of rows that describe the same, the one that was asked for last, own before shipped.
 
     Runs of the same method, epochs and seed with other settings are told apart by their run and
@@ -162,7 +173,8 @@ def latest(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop_duplicates(told_by, keep="last")
 
 
-def trained_for(table: pd.DataFrame, epochs: int | None = None) -> pd.DataFrame:
+@checked
+def trained_for(table: Rows, epochs: Positive | None = None) -> pd.DataFrame:
     """The rows of SAEs that were trained for this long, and those of no SAE.
 
     By default for as long as any of the same experiment, group, base model and number of
@@ -181,17 +193,22 @@ def trained_for(table: pd.DataFrame, epochs: int | None = None) -> pd.DataFrame:
     return table[table["epochs"].isna() | (table["epochs"] == wanted)]
 
 
-def keys(table: pd.DataFrame, names: Iterable[str] = KEY) -> list[str]:
+@checked
+def keys(table: pd.DataFrame, names: Annotated[Iterable[str], NOT_EMPTY] = KEY) -> list[str]:
     """What these columns hold in every row, as it stands in the row's line in the file."""
-    told_by = table[list(names)]
+    names = list(names)
+    check_columns("table", table, names)
+    told_by = table[names]
     return told_by.to_csv(index=False, header=False, lineterminator="\n").splitlines()
 
 
+@checked
 def own_path(path: Path | str) -> Path:
     """Where the rows of a table lie that were measured here."""
     return Path(path).parent / "own" / Path(path).name.removesuffix(".gz")
 
 
+@checked
 def convert(path: Path | str) -> None:
     """Bring a file of the format without causes into today's: its rows have none.
 

@@ -12,6 +12,7 @@ import torch
 from loky import get_reusable_executor
 
 from saehelpers.runs import distributed
+from saehelpers.runs.checking import checked
 from saehelpers.runs.progress import tqdm
 from saehelpers.runs.registry import carrying
 
@@ -19,11 +20,12 @@ KEPT_SECONDS = 60  # that a process waits for the next sweep, whose imports woul
 POLL_SECONDS = 0.5  # between looks at jobs that do not tell when they are done
 
 
+@checked
 def sweep(
     function: Callable,
     jobs: Iterable[tuple],
     description: str = "",
-    executor=None,
+    executor: Executor | None = None,
     alone_here: bool = False,
 ) -> Iterator[Any]:
     """Yield `function(*job)` for every job as it is done, in any order.

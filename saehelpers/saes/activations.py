@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from saehelpers.runs import Registry
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Name
 from saehelpers.saes.sparse import BatchTopK, JumpReLU, TopK
 
 ACTIVATIONS = Registry(
@@ -22,7 +24,8 @@ ACTIVATIONS = Registry(
 )
 
 
-def activation(name: str) -> Callable[[Callable], Callable]:
+@checked
+def activation(name: Name) -> Callable[[Callable], Callable]:
     """Add an activation function: `@activation("mine")` above it, or above a module's class.
 
     A function takes pre-activations (*inst, batch, n_latents) and returns latents of that shape. A
@@ -41,6 +44,7 @@ def activation(name: str) -> Callable[[Callable], Callable]:
     return ACTIVATIONS.adding(name, made)
 
 
+@checked
 def make_activation(config: Any) -> Callable[[Tensor], Tensor]:
     """The activation function that an SAEConfig asks for."""
     return ACTIVATIONS[config.activation](config)

@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import Seed
 from saehelpers.saes.base import SAE
 
 
@@ -34,7 +36,8 @@ class ArchetypalSAE(SAE):
         self.decoder_bias = nn.Parameter(torch.zeros(config.d))
         self.register_buffer("centres", torch.zeros(config.n_archetypes, config.d))
 
-    def set_centres(self, activations: Float[Tensor, "n d"], seed: int) -> None:
+    @checked
+    def set_centres(self, activations: Float[Tensor, "n d"], seed: Seed) -> None:
         """Put k-means centres of the (standardised) training activations into C."""
         with extra("probes"):
             from sklearn.cluster import KMeans

@@ -12,12 +12,15 @@ faster than one after another.
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
 
 from saehelpers import runs
+from saehelpers.runs.checking import checked, checked_config
+from saehelpers.runs.wanted import EMPTY, Positive, Rate, Weight, one_of
 from saehelpers.saes.activations import ACTIVATIONS, make_activation
 from saehelpers.saes.sparse import (
     BatchTopK,
@@ -35,6 +38,7 @@ LARGE = 2**17  # entries of the dictionary from which products take most of the 
 PROJECTED = 1024  # rows at a time, which stay in the cache
 
 
+@checked_config
 @dataclass(frozen=True)
 class SAEConfig:
     """What an SAE is made of.
@@ -62,36 +66,30 @@ class SAEConfig:
             which are the same at first.
     """
 
-    d: int
-    n_latents: int
+    d: Positive
+    n_latents: Positive
     activation: str = "topk"
-    topk: int = 8
-    encoder: str = "two_layer"
-    encoder_hidden: int = 128
-    encoder_activation: str = "relu"
+    topk: Positive = 8
+    encoder: Annotated[str, one_of(ENCODERS)] = "two_layer"
+    encoder_hidden: Positive = 128
+    encoder_activation: Annotated[str, one_of(ENCODER_ACTIVATIONS)] = "relu"
     pre_encoder_bias: bool = False
     unit_decoder: bool = False
     dictionary: str = "free"
-    n_archetypes: int = 2048
-    delta: float = 1.0
-    group_order: int = 1
-    prefixes: tuple[int, ...] = runs.added_later(())
-    n_heads: int = runs.added_later(1)
+    n_archetypes: Positive = 2048
+    delta: Weight = 1.0
+    group_order: Positive = 1
+    prefixes: tuple[Positive, ...] = runs.added_later(())
+    n_heads: Positive = runs.added_later(1)
     topk_per_head: bool = runs.added_later(False)
-    initial_norm: float = runs.added_later(1.0)
+    initial_norm: Rate = runs.added_later(1.0)
 
     def __post_init__(self):
         from saehelpers.saes.making import DICTIONARIES  # which needs this module
 
         ACTIVATIONS.check(self.activation)
         DICTIONARIES.check(self.dictionary)
-        for name, value, known in (
-            ("encoder", self.encoder, ENCODERS),
-            ("encoder_activation", self.encoder_activation, tuple(ENCODER_ACTIVATIONS)),
-        ):
-            if value not in known:
-                raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
-        if self.n_heads < 1 or self.d % self.n_heads or self.n_latents % self.n_heads:
+        if self.d % self.n_heads or self.n_latents % self.n_heads:
             raise ValueError(
                 f"n_heads = {self.n_heads} must divide the width d = {self.d} and n_latents = "
                 f"{self.n_latents}"
@@ -99,7 +97,7 @@ class SAEConfig:
         if self.n_heads > 1 and self.dictionary in ("free", "archetypal", "blocks"):
             raise ValueError(f"a dictionary of kind {self.dictionary!r} has no n_heads")
         largest = self.n_latents // (self.n_heads if self.topk_per_head else 1)
-        if "topk" in self.activation and not 1 <= self.topk <= largest:
+        if "topk" in self.activation and self.topk > largest:
             raise ValueError(f"topk must be between 1 and n_latents = {largest}, got {self.topk}")
         if self.dictionary == "archetypal" and self.unit_decoder:
             raise ValueError("unit_decoder has no effect on an archetypal dictionary: leave it off")
@@ -155,6 +153,7 @@ class SAE(nn.Module):
     scale: Tensor
     standardises = True
 
+    @checked
     def __init__(self, config: SAEConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
@@ -199,7 +198,10 @@ class SAE(nn.Module):
         """The decoder's bias in the canonical frame, in standardised units."""
         return self.decoder_bias
 
-    def encode(self, x: Real[Tensor, "*inst batch d"]) -> Float[Tensor, "*inst batch n_latents"]:
+    @checked
+    def encode(
+        self, x: Annotated[Real[Tensor, "*inst batch d"], EMPTY]
+    ) -> Float[Tensor, "*inst batch n_latents"]:
         """Latents of activations (batch, d), which are in their original units.
 
         Whatever type they come in, the SAE computes in its own, that of its parameters.
@@ -247,6 +249,7 @@ class SAE(nn.Module):
             x = between(_affine(x, self.encoder_weights[0], self.encoder_biases[0]))
         return x
 
+    @checked
     def top_latents(
         self, x: Real[Tensor, "*inst batch d"], k: int, among: Bool[Tensor, "*inst n_latents"]
     ) -> Latents:
@@ -261,6 +264,7 @@ class SAE(nn.Module):
             return sparse_encode(x, weight, bias, top, among)
         return top(_affine(x, weight, bias).masked_fill(~among.unsqueeze(-2), -torch.inf))
 
+    @checked
     def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
         """Reconstructions (recons), in the activations' original units."""
         return self._restored(self._sum_of_rows(latents, self.canonical_bias), 1)
@@ -291,6 +295,7 @@ class SAE(nn.Module):
         blocks = self.scale[..., None, None] * self.dictionary
         return blocks[None], (self.scale * self.canonical_bias + self.mean)[None]
 
+    @checked
     def set_standardisation(self, mean: Float[Tensor, " d"], scale: Float[Tensor, ""]) -> None:
         """Let an SAE that was trained on (x - mean) / scale read and return x."""
         self.mean.copy_(mean)
@@ -311,6 +316,7 @@ class SAE(nn.Module):
         self.decoder_weight.div_(self.decoder_weight.norm(dim=-1, keepdim=True))
 
 
+@checked
 def align_rows(weight: nn.Parameter) -> None:
     """Let the columns of a matrix be contiguous."""
     weight.data = weight.data.mT.contiguous().mT

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
 from saehelpers.saes.activations import make_activation
 from saehelpers.saes.base import SAE, SAEConfig, align_rows
 from saehelpers.saes.instances import stack
@@ -28,6 +29,7 @@ class BlockDiagonalSAE(SAE):
     `dictionary` builds the dense block matrix, for analysis; training never does.
     """
 
+    @checked
     def __init__(self, config: SAEConfig, generator: torch.Generator | None = None):
         nn.Module.__init__(self)
         self.config = config
@@ -46,6 +48,7 @@ class BlockDiagonalSAE(SAE):
         if over_all:
             self.heads.activation = nn.Identity()
 
+    @checked
     def encode(self, x: Real[Tensor, "*inst batch d"]) -> Float[Tensor, "*inst batch n_latents"]:
         if x.shape[-1] != self.config.d:
             raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
@@ -69,6 +72,7 @@ class BlockDiagonalSAE(SAE):
         found = sparse_encode(read, weight, bias, self.activation, together=self.config.n_heads)
         return HeadLatents(found.values, found.pairs, found.shape)
 
+    @checked
     def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
         if not isinstance(latents, SparseLatents):
             latents = self._split(latents)
@@ -120,6 +124,7 @@ class BlockDiagonalSAE(SAE):
         blocks = self.scale.unsqueeze(-2) * self.dictionary
         return blocks[None], (self.scale * self.canonical_bias + self.mean)[None]
 
+    @checked
     def set_standardisation(self, mean: Float[Tensor, " d"], scale: Float[Tensor, " d"]) -> None:
         """As `SAE.set_standardisation`; `scale` is that of each dimension's head."""
         self.heads.mean.copy_(mean.unflatten(-1, (self.config.n_heads, -1)))

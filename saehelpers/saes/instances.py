@@ -1,14 +1,18 @@
 """Several SAEs as one: to train them side by side, or as the heads of a larger one."""
 
 import copy
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import NOT_EMPTY
 from saehelpers.saes.base import SAE
 
 
-def stack(saes: list[SAE]) -> SAE:
+@checked
+def stack(saes: Annotated[list[SAE], NOT_EMPTY]) -> SAE:
     """One SAE with a leading axis of instances, out of several of the same config."""
     stacked = copy.deepcopy(saes[0])
     states = [sae.state_dict() for sae in saes]
@@ -16,6 +20,7 @@ def stack(saes: list[SAE]) -> SAE:
     return stacked
 
 
+@checked
 def unstack(stacked: SAE) -> list[SAE]:
     """The instances of a stacked SAE, one SAE each."""
     state = stacked.state_dict()

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saehelpers import runs
+from saehelpers.runs.checking import checked
 from saehelpers.saes import ACTIVATIONS as KNOWN_ACTIVATIONS, SAE, SAEConfig
 
 FORMAT = "6.0.0"  # the release of SAELens since which cfg.json is as it is written here
@@ -31,6 +32,7 @@ SCALED, WHITENED = "expected_average_only_in", "covariance_whitening"
 ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}  # by architecture
 
 
+@checked
 @torch.no_grad()
 def save_sae_lens(
     sae: SAE,
@@ -126,6 +128,7 @@ def _to_architecture(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"architecture": "jumprelu"}, {"threshold": threshold}
 
 
+@checked
 @torch.no_grad()
 def load_sae_lens(
     source: Path | str, subfolder: str = "", norm_scaling_factor: float | None = None

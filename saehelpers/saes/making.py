@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from saehelpers.runs import Registry
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Name, Seed
 from saehelpers.saes.archetypal import ArchetypalSAE
 from saehelpers.saes.base import SAE, SAEConfig
 from saehelpers.saes.block_diagonal import BlockDiagonalSAE
@@ -24,7 +26,8 @@ DICTIONARIES = Registry(
 )
 
 
-def dictionary(name: str) -> Callable[[type[SAE]], type[SAE]]:
+@checked
+def dictionary(name: Name) -> Callable[[type[SAE]], type[SAE]]:
     """Add a kind of SAE: `@dictionary("mine")` above `class Mine(SAE)`.
 
     Its `dictionary`, (*inst, n_latents, d), is what it is made for; where this needs parameters of
@@ -43,7 +46,8 @@ def dictionary(name: str) -> Callable[[type[SAE]], type[SAE]]:
     return DICTIONARIES.adding(name, checked)
 
 
-def make_sae(config: SAEConfig, seed: int = 0) -> SAE:
+@checked
+def make_sae(config: SAEConfig, seed: Seed = 0) -> SAE:
     """A fresh SAE of the class that `config.dictionary` asks for."""
     # not the stream of a data set of the same seed: a toy dictionary must not be its own start
     generator = torch.Generator().manual_seed((seed * 1_000_003 + 0x5AE) % 2**32)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
 from saehelpers.saes.base import SAE
 from saehelpers.symmetry import LinearAction, infer_element
 
@@ -30,11 +31,13 @@ class GroupCrosscoder(SAE):
     def canonical_bias(self) -> Float[Tensor, "*inst d"]:
         return self.decoder_bias[..., 0, :]
 
+    @checked
     def decode_orbit(self, latents: Float[Tensor, "*inst batch n_latents"]) -> Tensor:
         """Recons of the whole orbit, (batch, |G|, d)."""
         recons = torch.einsum("...bn, ...gnd -> ...bgd", latents, self.decoder_weight)
         return self._restored(recons + self.decoder_bias.unsqueeze(-3), 2)
 
+    @checked
     @torch.no_grad()
     def encode_inferred(
         self, x: Real[Tensor, "batch d"], action: LinearAction
@@ -64,6 +67,7 @@ class EquivariantSAE(nn.Module):
     encodings.
     """
 
+    @checked
     def __init__(self, sae: SAE, action: LinearAction, search: bool = False):
         super().__init__()
         self.sae, self.action, self.search = sae, action, search
@@ -75,15 +79,18 @@ class EquivariantSAE(nn.Module):
     def dictionary(self) -> Float[Tensor, "n_latents d"]:
         return self.sae.dictionary
 
+    @checked
     def encode(self, x: Real[Tensor, "batch d"]) -> Float[Tensor, "batch n_latents"]:
         return self.encode_inferred(x)[0] if self.search else self.sae.encode(x)
 
+    @checked
     def encode_given(self, x: Real[Tensor, "batch d"], element) -> Float[Tensor, "batch n_latents"]:
         """Latents of activations whose element, or tensor of elements (batch), is known."""
         if self.search:
             x = self.action.act(x, self.action.group.inverse(element))
         return self.sae.encode(x)
 
+    @checked
     @torch.no_grad()
     def encode_inferred(
         self, x: Real[Tensor, "batch d"]
@@ -94,6 +101,7 @@ class EquivariantSAE(nn.Module):
         latents = self.sae.encode(x)
         return latents, infer_element(self.action, x, self.sae.decode(latents))
 
+    @checked
     def decode(self, latents: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d"]:
         """Recons in the canonical frame."""
         return self.sae.decode(latents)
@@ -103,10 +111,12 @@ class EquivariantSAE(nn.Module):
         blocks, biases = self.sae.decoder_blocks()
         return self.action.decoder_blocks(blocks[0], biases[0])
 
+    @checked
     def mapped(self, x: Real[Tensor, "batch d"], element) -> Float[Tensor, "batch d"]:
         """Recons in the frame of the given element, or elements (batch): rho(g) D(E(x))."""
         return self.action.act(self.decode(self.encode_given(x, element)), element)
 
+    @checked
     def infer_element(self, x: Real[Tensor, "batch d"]) -> Int[Tensor, " batch"]:
         """The element under which each activation is reconstructed best."""
         return self.encode_inferred(x)[1]

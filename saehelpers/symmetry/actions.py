@@ -6,12 +6,15 @@ Hypothesis (Erdogan and Lucic, arXiv 2511.09432): psi(g^p h^q x) = M^p R^q psi(x
 import functools
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified
+from saehelpers.runs.wanted import EMPTY, Positive
 from saehelpers.symmetry.groups import Group
 from saehelpers.symmetry.inputs import check_shape
 
@@ -34,6 +37,7 @@ class LinearAction(nn.Module):
     matrices: Tensor
     origin: Tensor
 
+    @checked
     def __init__(
         self,
         group: Group,
@@ -58,6 +62,7 @@ class LinearAction(nn.Module):
         return f"{self.group.name}, order={self.group.order}, d={self.origin.shape[-1]}"
 
     @classmethod
+    @checked
     def from_generators(
         cls,
         group: Group,
@@ -85,6 +90,7 @@ class LinearAction(nn.Module):
         return cls(group, torch.stack(matrices), origin)
 
     @classmethod
+    @checked
     def from_state(cls, identifier: str, state: Mapping[str, Tensor]) -> "LinearAction":
         """The action with this state, of a group whose `identifier` it is.
 
@@ -101,22 +107,26 @@ class LinearAction(nn.Module):
         else:
             group = Group.named(identifier)
         if group.identifier != identifier:
-            raise ValueError(f"the state is one of {group.identifier}, not of {identifier}")
+            raise ValueError(
+                f"the state is one of {group.identifier}, not of the identifier {identifier}"
+            )
         # copies: tensors of a file may lie where products round otherwise
         return cls(group, state["matrices"].clone(), state["origin"].clone())
 
     @classmethod
-    def identity(cls, group: Group, d: int) -> "LinearAction":
+    @checked
+    def identity(cls, group: Group, d: Positive) -> "LinearAction":
         """The action that leaves every vector where it is: the baseline M = I."""
         return cls(group, torch.eye(d).expand(group.order, d, d).clone())
 
-    def act(self, vectors: Real[Tensor, "*batch d"], element) -> Tensor:
+    @checked
+    def act(self, vectors: Annotated[Real[Tensor, "*batch d"], EMPTY], element) -> Tensor:
         """rho(g) applied to vectors (..., d); one element for all, or a tensor of one for each.
 
         Raises:
             ValueError: an element that is not the group's, or elements of another shape.
         """
-        element, vectors = self.group.checked(element), vectors.to(self.matrices.dtype)
+        element, vectors = self.group.checked(element, "element"), vectors.to(self.matrices.dtype)
         if isinstance(element, int):
             return self.origin + (vectors - self.origin) @ self.matrices[element].T
         check_shape(element, vectors.shape[:-1])
@@ -126,15 +136,20 @@ class LinearAction(nn.Module):
             result[chosen] = self.act(vectors[chosen], index)
         return result
 
-    def orbit(self, vectors: Real[Tensor, "*batch d"]) -> Tensor:
+    @checked
+    def orbit(self, vectors: Annotated[Real[Tensor, "*batch d"], EMPTY]) -> Tensor:
         """Every element applied to every vector: (..., d) -> (..., |G|, d)."""
         return self.origin + self.orbit_of_directions(vectors - self.origin)
 
-    def orbit_of_directions(self, directions: Float[Tensor, "*batch d"]) -> Tensor:
+    @checked
+    def orbit_of_directions(
+        self, directions: Annotated[Float[Tensor, "*batch d"], EMPTY]
+    ) -> Tensor:
         """As `orbit`, of dictionary rows and features: differences of vectors have no origin."""
         directions = directions.to(self.matrices.dtype)
         return torch.einsum("...d, ged -> ...ge", directions, self.matrices)
 
+    @checked
     def decoder_blocks(
         self, dictionary: Float[Tensor, "n_latents d"], bias: Float[Tensor, " d"]
     ) -> tuple[Tensor, Tensor]:
@@ -145,6 +160,7 @@ class LinearAction(nn.Module):
         return torch.einsum("nd, ged -> gne", dictionary, self.matrices), self.orbit(bias)
 
 
+@checked
 def check_orbits(activations: Tensor, group: Group | None = None) -> None:
     """Raise a ValueError unless `activations` is a finite, non-empty (n, |G|, d) tensor."""
     shape = tuple(activations.shape)
@@ -156,6 +172,7 @@ def check_orbits(activations: Tensor, group: Group | None = None) -> None:
         raise ValueError(f"orbit activations of shape {shape} contain NaN or infinite values")
 
 
+@checked
 def canonical_direction(activations: Real[Tensor, "n order d"]) -> Float[Tensor, " d"]:
     """A unit vector along which the members of an orbit differ much, and all of them.
 
@@ -170,6 +187,7 @@ def canonical_direction(activations: Real[Tensor, "n order d"]) -> Float[Tensor,
     return identified(direction / direction.norm(), {"direction of": activations})
 
 
+@checked
 def canonicalise(
     activations: Real[Tensor, "n order d"], group: Group, direction: Float[Tensor, " d"]
 ) -> Tensor:
@@ -185,6 +203,7 @@ def canonicalise(
     return identified(first, {"canonicalised": activations, "along": direction})
 
 
+@checked
 @torch.no_grad()
 def infer_element(
     action: LinearAction,

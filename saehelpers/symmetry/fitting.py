@@ -1,32 +1,39 @@
 """Linear actions fitted to activations over orbits."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Real
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.precision import check_scale
 from saehelpers.runs.progress import tqdm
+from saehelpers.runs.wanted import Positive, Rate, Seed, one_of
 from saehelpers.symmetry.actions import LinearAction, check_orbits
 from saehelpers.symmetry.groups import Group, rotations_and_flips
 
 FIT_METHODS = ("adam", "refined", "orthogonal", "least_squares", "per_element")
 
 
+@checked
 def usual_fit(group: Group) -> str:
     """The method of `fit_action` for a group: from the identity, Adam hardly reaches a flip."""
     return "adam" if group.has_name and rotations_and_flips(group)[1] == 1 else "refined"
 
 
+@checked
 def fit_action(
     activations: Real[Tensor, "n order d"],
     group: Group,
-    method: str = "adam",
+    method: Annotated[str, one_of(FIT_METHODS)] = "adam",
     train_on_all_k: bool = True,
-    epochs: int = 60,
-    learning_rate: float = 1e-3,
-    batch_size: int = 128,
-    seed: int = 0,
+    epochs: Positive = 60,
+    learning_rate: Rate = 1e-3,
+    batch_size: Positive = 128,
+    seed: Seed = 0,
     progress: bool = True,
 ) -> LinearAction:
     """Fit the matrices by which activations transform, one for each generator, multiplied out.
@@ -53,10 +60,10 @@ def fit_action(
     """
     activations = activations.float()
     check_orbits(activations, group)
-    if method not in FIT_METHODS:
-        raise ValueError(f"unknown fit method {method!r}; known are {', '.join(FIT_METHODS)}")
     origin = activations.mean((0, 1))
     centred = activations - origin
+    scale = centred.pow(2).mean().sqrt()
+    check_scale("activations", activations, scale, origin.abs().max())
     if method == "per_element":
         return LinearAction(
             group, torch.stack([_least_squares(centred, e) for e in range(group.order)]), origin
@@ -65,7 +72,7 @@ def fit_action(
         generators = [_least_squares(centred, element) for element in group.generators]
     else:
         generators = _fit_by_adam(
-            centred / centred.pow(2).mean().sqrt(),
+            centred / scale,
             group,
             method,
             train_on_all_k,

@@ -14,9 +14,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Name
 from saehelpers.symmetry import tables
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Group:
     """A finite group: its multiplication, and elements that generate it.
@@ -40,7 +43,7 @@ class Group:
             generators do not make all of it.
     """
 
-    name: str
+    name: Name
     table: Any
     generators: tuple = ()
 
@@ -64,24 +67,26 @@ class Group:
             )
 
     @classmethod
-    def named(cls, name: str) -> "Group":
+    @checked
+    def named(cls, name: Name) -> "Group":
         """The group called `name`: "C" or "D" and its number of rotations, as in "C4"."""
         if tables.parse(name) is None:
             raise ValueError(
-                f"unknown group {name!r}; known are the cyclic groups 'C1', 'C2', ... and the "
-                "dihedral groups 'D1', 'D2', ...; any other must be given itself, as a Group"
+                f"unknown group, its name is {name!r}; known are the cyclic groups 'C1', 'C2', ... "
+                "and the dihedral groups 'D1', 'D2', ...; any other must be given, as a Group"
             )
         return _named(name)
 
     @classmethod
-    def from_permutations(cls, name: str, generators: Sequence[Sequence[int]]) -> "Group":
+    @checked
+    def from_permutations(cls, name: Name, generators: Sequence[Sequence[int]]) -> "Group":
         """The group that permutations of 0 .. n - 1 generate; `permutation[i]` is where i goes.
 
         Elements are numbered by their words (see `words`): of a rotation and a flip as in D_n.
         """
         permutations = [tuple(map(operator.index, permutation)) for permutation in generators]
         if not permutations:
-            raise ValueError("a group of permutations needs a generator, got none")
+            raise ValueError("generators of a group of permutations must be one or more, got none")
         degree = len(permutations[0])
         for i, permutation in enumerate(permutations):
             if sorted(permutation) != list(range(degree)):
@@ -99,7 +104,8 @@ class Group:
         return cls(name, np.stack(table), tuple(number[g] for g in permutations))
 
     @classmethod
-    def product(cls, first: "Group", second: "Group", name: str | None = None) -> "Group":
+    @checked
+    def product(cls, first: "Group", second: "Group", name: Name | None = None) -> "Group":
         """The direct product: element a + |first| b is a of the first and b of the second."""
         a, b = np.array(first.table), np.array(second.table)
         # [b, a, d, c]: (a, b) times (c, d)
@@ -134,7 +140,7 @@ class Group:
 
     def compose(self, second, first) -> int:
         """The element that acts as `first`, then as `second`."""
-        return self.table[self.checked(second)][self.checked(first)]
+        return self.table[self.checked(second, "second")][self.checked(first, "first")]
 
     def inverse(self, elements) -> int | Tensor:
         """The element that undoes an element, or a tensor of those of a tensor of elements."""
@@ -145,22 +151,22 @@ class Group:
 
     def element_order(self, element) -> int:
         """How often an element acts until all is as before."""
-        return len(self.powers(element))
+        return len(self.powers(self.checked(element, "element")))
 
     def powers(self, element) -> list[int]:
         """The identity, and the powers of an element until they come back to it."""
-        powers = [0]
+        element, powers = self.checked(element, "element"), [0]
         while (power := self.compose(element, powers[-1])) != 0:
             powers.append(power)
         return powers
 
-    def checked(self, elements: Any) -> int | Tensor:
+    def checked(self, elements: Any, name: str = "elements") -> int | Tensor:
         """An element as an int, or a tensor of elements as it is.
 
         Raises:
             ValueError: it is not of this group.
         """
-        where = f"{self.name} has elements 0 to {self.order - 1}, got"
+        where = f"{name}: {self.name} has elements 0 to {self.order - 1}, got"
         if isinstance(elements, Tensor) and elements.ndim:
             if elements.dtype == torch.bool or elements.is_floating_point():
                 raise ValueError(f"{where} a tensor of {elements.dtype}")
@@ -213,6 +219,7 @@ class Group:
         return Group, (self.name, self.table, self.generators)
 
 
+@checked
 def rotations_and_flips(group: Group) -> tuple[int, int]:
     """(n, 1) of C_n, and (n, 2) of D_n, whose element p + n q is g^p h^q.
 
@@ -224,6 +231,7 @@ def rotations_and_flips(group: Group) -> tuple[int, int]:
     return tables.parse(group.name)
 
 
+@checked
 def given_or_named(identifier: str, group: Group | None) -> Group:
     """The group that a config names, which must be given unless it is a C_n or D_n.
 
@@ -234,7 +242,8 @@ def given_or_named(identifier: str, group: Group | None) -> Group:
         return Group.named(identifier)
     if group.identifier != identifier:
         raise ValueError(
-            f"the config's group is {identifier!r}, the group given is {group.identifier!r}"
+            f"the config's group has the identifier {identifier!r}, the group given is "
+            f"{group.identifier!r}"
         )
     return group
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
 from saehelpers.symmetry.groups import Group, rotations_and_flips
 
 InputAction = Callable[[Tensor, int], Tensor]
@@ -16,6 +17,7 @@ CHECKED_INPUTS = 4
 EXACT = 1e-3  # of the inputs' norm: rounding errors are smaller
 
 
+@checked
 def image_action(group: Group) -> InputAction:
     """How C_n and D_n act on images: `act(images, element)`, images (..., H, W).
 
@@ -39,6 +41,7 @@ def image_action(group: Group) -> InputAction:
     return partial(_turn_images, group)
 
 
+@checked
 def action_by_generators(
     group: Group, functions: Sequence[Callable[[Tensor], Tensor]]
 ) -> InputAction:
@@ -57,6 +60,7 @@ def action_by_generators(
     return partial(_apply_word, group, tuple(functions))
 
 
+@checked
 def input_action(
     group: Group, act: InputAction | None, inputs: Shaped[Tensor, "n *shape"]
 ) -> InputAction:
@@ -71,6 +75,7 @@ def input_action(
     return act
 
 
+@checked
 def orbit(
     inputs: Shaped[Tensor, "n *shape"], group: Group, act: InputAction | None = None
 ) -> Shaped[Tensor, "n order *shape"]:
@@ -79,6 +84,7 @@ def orbit(
     return torch.stack([act(inputs, element) for element in range(group.order)], dim=1)
 
 
+@checked
 def act_each(
     inputs: Shaped[Tensor, "n *shape"], elements, group: Group, act: InputAction | None = None
 ) -> Shaped[Tensor, "n *shape"]:
@@ -105,6 +111,7 @@ def check_shape(elements: int | Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"elements must be a tensor of shape {tuple(shape)}, got {found}")
 
 
+@checked
 def check_input_action(group: Group, act: InputAction, inputs: Shaped[Tensor, "n *shape"]) -> None:
     """Raise a ValueError unless `act` is an action of the group, on the first few inputs.
 

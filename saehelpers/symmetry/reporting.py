@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
 from saehelpers.symmetry.actions import LinearAction, check_orbits
 from saehelpers.symmetry.groups import Group, rotations_and_flips
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@checked
 def report_action(
     action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> "pandas.DataFrame":
@@ -57,6 +59,7 @@ def report_action(
     return pd.DataFrame(rows, columns=["metric", "element", "value"])
 
 
+@checked
 def turning_generators(group: Group) -> tuple[int, ...]:
     """The generators that a single number is about: of C_n and D_n the rotation, else all."""
     return group.generators[:1] if group.has_name else group.generators

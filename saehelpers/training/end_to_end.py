@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
@@ -40,7 +40,9 @@ from saehelpers.networks.activations import (
 )
 from saehelpers.networks.modules import check_ran
 from saehelpers.networks.scaling import standardisation
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
+from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Name
 from saehelpers.saes import SAE, make_sae
 from saehelpers.saes.sparse import Latents, densified, firing_counts
 from saehelpers.training.fitting import Settings, fit
@@ -52,11 +54,13 @@ STANDARDISATION_BLOCKS = 64
 EVALUATION_BLOCKS = 8
 
 
-def model_id(name: str, model: nn.Module) -> str:
+@checked
+def model_id(name: Name, model: nn.Module) -> str:
     """A model's name and its identity, as they stand in configs."""
     return f"{name}/{identity(model)}"
 
 
+@checked
 def check_model(config: EndToEndRun, model: nn.Module) -> None:
     """Raise a ValueError if the config is that of an SAE of another model."""
     told = config.base_model.rpartition("/")[2]
@@ -67,13 +71,17 @@ def check_model(config: EndToEndRun, model: nn.Module) -> None:
         )
 
 
+@checked
 def activations_of(
-    config: EndToEndRun, model: nn.Module, blocks: Integer[Tensor, "n context"]
+    config: EndToEndRun,
+    model: nn.Module,
+    blocks: Annotated[Integer[Tensor, "n context"], FROM_ZERO],
 ) -> Float[Tensor, "n *positions d"]:
     """What the SAE of a config reads, on the CPU."""
     return chosen_positions(read_activations(model, blocks, config.module, 64), config.positions)
 
 
+@checked
 @dataclass(frozen=True)
 class Original:
     """What a model does with tokens by itself: what every SAE at a module is held against.
@@ -82,15 +90,18 @@ class Original:
     activations: by module, of the spliced one and of downstream ones.
     """
 
-    tokens: Integer[Tensor, "batch context"]
+    tokens: Annotated[Integer[Tensor, "batch context"], FROM_ZERO]
     prefix: dict[str, list[Any]]
     activations: dict[str, Tensor]
     predictions: Predictions
 
 
+@checked
 @torch.no_grad()
 def run_original(
-    model: nn.Module, tokens: Integer[Tensor, "batch context"], configs: Sequence[EndToEndRun]
+    model: nn.Module,
+    tokens: Annotated[Integer[Tensor, "batch context"], FROM_ZERO],
+    configs: Annotated[Sequence[EndToEndRun], NOT_EMPTY],
 ) -> Original:
     """The model's own run over tokens, once for all SAEs of these configs, at one module."""
     module = configs[0].module
@@ -104,6 +115,7 @@ def run_original(
     return Original(tokens, prefix, activations, Predictions.of(logits))
 
 
+@checked
 def end_to_end_loss(model: nn.Module, sae: SAE, original: Original, config: EndToEndRun) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
@@ -150,6 +162,7 @@ def _autocast(tokens: Tensor, config: EndToEndRun) -> torch.autocast:
     return torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.autocast)
 
 
+@checked
 def local_loss(sae: SAE, x: Float[Tensor, "batch *positions d"], config: EndToEndRun) -> Terms:
     """`end_to_end_loss` of a config without other terms than these, from activations alone."""
     latents, recons = apply_sae(sae, x)
@@ -171,7 +184,12 @@ def _weighted(terms: Terms, config: EndToEndRun) -> Terms:
     return {"loss": loss, **terms}
 
 
-def check_downstream(model: nn.Module, tokens: Tensor, config: EndToEndRun) -> None:
+@checked
+def check_downstream(
+    model: nn.Module,
+    tokens: Annotated[Integer[Tensor, "n context"], FROM_ZERO],
+    config: EndToEndRun,
+) -> None:
     """Raise a ValueError if a module does not run, or a downstream one not after the splice."""
     with torch.no_grad(), reading(model, [config.module, *config.downstream]) as found:
         logits_of(model, tokens)
@@ -186,14 +204,15 @@ def check_downstream(model: nn.Module, tokens: Tensor, config: EndToEndRun) -> N
         )
 
 
+@checked
 def train_end_to_end(
-    configs: Sequence[EndToEndRun],
+    configs: Annotated[Sequence[EndToEndRun], NOT_EMPTY],
     model: nn.Module,
-    blocks: Integer[Tensor, "n context"],
-    validation: Integer[Tensor, "m context"],
+    blocks: Annotated[Integer[Tensor, "n context"], FROM_ZERO],
+    validation: Annotated[Integer[Tensor, "m context"], FROM_ZERO],
     activations: Float[Tensor, "n *positions d"] | None = None,
     starts: Sequence[SAE | None] = (),
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     progress: bool = True,
     log: Callable[[dict], object] | None = None,
 ) -> tuple[list[SAE], list[pd.DataFrame]]:
@@ -283,7 +302,9 @@ def train_end_to_end(
 
 
 def _begin(
-    configs: Sequence[EndToEndRun], starts: Sequence[SAE | None], activations: Tensor
+    configs: Annotated[Sequence[EndToEndRun], NOT_EMPTY],
+    starts: Sequence[SAE | None],
+    activations: Tensor,
 ) -> nn.ModuleList:
     """The SAEs as they are before training."""
     width = activations.shape[-1]

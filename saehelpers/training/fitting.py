@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,14 +16,19 @@ from torch import Tensor, nn
 
 from saehelpers import runs
 from saehelpers.runs import distributed
+from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.progress import tqdm
+from saehelpers.runs.wanted import NOT_EMPTY, Count, Positive, Rate, Seed, one_of
 
 if TYPE_CHECKING:
     import pandas
 
 CHECKPOINT_SECONDS = 20.0
+SCHEDULES = ("constant", "linear", "cosine")
+Schedule = Annotated[str, one_of(SCHEDULES)]
 
 
+@checked_config
 @dataclass(frozen=True)
 class Settings:
     """The settings of `fit` itself: the fields of the same names of a run's config.
@@ -32,13 +37,13 @@ class Settings:
     fit into memory at once; clip_norm: largest norm of the gradient.
     """
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    accumulate: int = 1
-    clip_norm: float | None = None
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    schedule: Schedule = "constant"
+    warmup_steps: Count = 0
+    accumulate: Positive = 1
+    clip_norm: Rate | None = None
 
     @classmethod
     def of(cls, config: Any, **others: Any) -> "Settings":
@@ -47,17 +52,18 @@ class Settings:
         return cls(**{name: getattr(config, name) for name in named}, **others)
 
 
+@checked
 def fit(
     model: nn.Module,
     step: Callable[[Tensor, Tensor], dict[str, Tensor]],
-    n_samples: int,
-    seeds: list[int],
+    n_samples: Positive,
+    seeds: Annotated[list[Seed], NOT_EMPTY],
     settings: Settings,
     before_update: Callable[[], None] | None = None,
     after_update: Callable[[], None] | None = None,
     begin_epoch: Callable[[int], None] | None = None,
     evaluate: Callable[[int], dict[str, Tensor]] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     description: str = "",
     progress: bool = True,
     log: Callable[[dict], object] | None = None,

@@ -7,12 +7,14 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Rate, Weight, one_of
 from saehelpers.saes import SAE, BlockDiagonalSAE
 from saehelpers.saes.sparse import JumpReLU, TopK, densified
 from saehelpers.training.objectives import (
@@ -27,6 +29,7 @@ CACHED_LATENTS = 2**20  # that are worked with at a time, of heads that are trai
 MULTI_TOPK = 4  # times k latents are active in the further reconstruction of `lambda_multi_topk`
 
 
+@checked
 @dataclass(frozen=True)
 class Loss:
     """What is minimised: an objective, and what is added to it.
@@ -41,13 +44,13 @@ class Loss:
     compiled: by `torch.compile`, the same to rounding; of SAEs of heads, the loss of each.
     """
 
-    objective: str
-    lambda_sym: float = 1.0
-    lambda_mse: float = 0.0
-    sparsity: str | None = None
-    lambda_sparsity: float | Tensor = 0.0
-    p: float = 1.0
-    lambda_multi_topk: float = 0.0
+    objective: Annotated[str, one_of(OBJECTIVES)]
+    lambda_sym: Weight = 1.0
+    lambda_mse: Weight = 0.0
+    sparsity: Annotated[str, one_of(SPARSITY_TERMS)] | None = None
+    lambda_sparsity: Weight | Tensor = 0.0
+    p: Rate = 1.0
+    lambda_multi_topk: Weight = 0.0
     compiled: bool = False
 
     @classmethod
@@ -56,6 +59,7 @@ class Loss:
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
 
+@checked
 def total_loss(sae: SAE, batch: OrbitBatch, loss: Loss, revival: nn.Module | None = None) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
@@ -147,6 +151,7 @@ def _parts(batch: OrbitBatch, sae: SAE) -> Iterator[tuple[OrbitBatch, float]]:
         yield replace(batch, **samples), len(part) / n_samples
 
 
+@checked
 def differentiated(loss: Float[Tensor, ""], model: nn.Module) -> Float[Tensor, ""]:
     """A loss whose gradients by the model's parameters are taken at once.
 

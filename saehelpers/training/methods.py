@@ -2,21 +2,25 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from saehelpers import runs
 from saehelpers.runs import Registry
+from saehelpers.runs.checking import checked, checked_config
+from saehelpers.runs.wanted import Count, Name, Positive, Rate, Seed, Weight, one_of
 from saehelpers.saes import DICTIONARIES, WITHOUT_GROUP, SAEConfig, make_sae
 from saehelpers.symmetry import Group
+from saehelpers.training.fitting import Schedule
 from saehelpers.training.objectives import OBJECTIVES, SPARSITY_TERMS
 
+SIZES = ("n_latents", "encoder_hidden")  # that the number of parameters rises with
 NOT_SPARSE = ("relu", "jumprelu")  # activations that need a sparsity term
-SCHEDULES = ("constant", "linear", "cosine")
 # in which end-to-end runs that are trained side by side may differ
 OWN_FIELDS = ("name", "sae", "lambda_local", "lambda_kl", "lambda_downstream", "lambda_sparsity",
               "p", "downstream", "start")  # fmt: skip
 
 
+@checked_config
 @dataclass(frozen=True)
 class SAERun:
     """Everything that decides what an SAE learns.
@@ -44,27 +48,27 @@ class SAERun:
             gains a tenth for attention heads with ReLU there, and nothing for the others.
     """
 
-    name: str
+    name: Name
     activations: str
     sae: SAEConfig
-    objective: str = "reconstruction"
-    lambda_sym: float = 1.0
-    lambda_mse: float = 0.0
-    sparsity: str | None = None
-    lambda_sparsity: float = 0.0
-    p: float = 1.0
-    epochs: int = 500
-    batch_size: int = 128
-    learning_rate: float = 5e-4
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    seed: int = 0
-    order_seed: int | None = runs.added_later(None)
-    sparsity_warmup_steps: int = runs.added_later(0)
-    lambda_multi_topk: float = runs.added_later(0.0)
-    auxk: int = runs.added_later(0)
-    lambda_auxk: float = runs.added_later(1 / 32)
-    dead_after: int = runs.added_later(100_000)
+    objective: Name = "reconstruction"
+    lambda_sym: Weight = 1.0
+    lambda_mse: Weight = 0.0
+    sparsity: Annotated[str, one_of(SPARSITY_TERMS)] | None = None
+    lambda_sparsity: Weight = 0.0
+    p: Rate = 1.0
+    epochs: Positive = 500
+    batch_size: Positive = 128
+    learning_rate: Rate = 5e-4
+    schedule: Schedule = "constant"
+    warmup_steps: Count = 0
+    seed: Seed = 0
+    order_seed: Seed | None = runs.added_later(None)
+    sparsity_warmup_steps: Count = runs.added_later(0)
+    lambda_multi_topk: Weight = runs.added_later(0.0)
+    auxk: Count = runs.added_later(0)
+    lambda_auxk: Weight = runs.added_later(1 / 32)
+    dead_after: Positive = runs.added_later(100_000)
     autocast: bool = runs.added_later(False)
     compiled: bool = runs.added_later(False)
 
@@ -72,8 +76,6 @@ class SAERun:
 
     def __post_init__(self):
         OBJECTIVES[self.objective].check_fits(self.sae, self.lambda_mse, self.auxk)
-        _check_known("sparsity", self.sparsity, (None, *SPARSITY_TERMS))
-        _check_known("schedule", self.schedule, SCHEDULES)
         if (self.sparsity is None) != (self.lambda_sparsity == 0):
             raise ValueError(
                 "a sparsity term and its lambda_sparsity go together, got "
@@ -89,7 +91,7 @@ class SAERun:
             raise ValueError(
                 f"lambda_multi_topk needs the activation 'topk', got {self.sae.activation!r}"
             )
-        if not 0 <= self.auxk <= self.sae.n_latents:
+        if self.auxk > self.sae.n_latents:
             raise ValueError(
                 f"auxk must be between 0 and n_latents = {self.sae.n_latents}, got {self.auxk}"
             )
@@ -98,8 +100,6 @@ class SAERun:
                 f"auxk revives latents of a free dictionary, not of {self.sae.dictionary!r}: "
                 "set it to 0"
             )
-        if self.dead_after < 1:
-            raise ValueError(f"dead_after must be 1 sample or more, got {self.dead_after}")
 
     @property
     def shared_settings(self) -> "SAERun":
@@ -112,6 +112,7 @@ class SAERun:
         return self.seed if self.order_seed is None else self.order_seed
 
 
+@checked_config
 @dataclass(frozen=True)
 class EndToEndRun:
     """Everything that decides what an SAE spliced into a language model learns.
@@ -133,34 +134,33 @@ class EndToEndRun:
         seed: of the initial weights and of the order of the contexts.
     """
 
-    name: str
-    base_model: str
-    text: str
-    module: str
+    name: Name
+    base_model: Name
+    text: Name
+    module: Name
     sae: SAEConfig
-    lambda_local: float = 0.0
-    lambda_kl: float = 1.0
-    lambda_downstream: float = 0.0
+    lambda_local: Weight = 0.0
+    lambda_kl: Weight = 1.0
+    lambda_downstream: Weight = 0.0
     downstream: tuple[str, ...] = ()
-    lambda_sparsity: float = 0.0
-    p: float = 1.0
+    lambda_sparsity: Weight = 0.0
+    p: Rate = 1.0
     positions: tuple[int, ...] = ()
-    epochs: int = 10
-    blocks_per_epoch: int = 500
-    batch_size: int = 16
-    accumulate: int = 1
-    learning_rate: float = 2e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 20
-    clip_norm: float | None = 10.0
+    epochs: Positive = 10
+    blocks_per_epoch: Positive = 500
+    batch_size: Positive = 16
+    accumulate: Positive = 1
+    learning_rate: Rate = 2e-3
+    schedule: Schedule = "cosine"
+    warmup_steps: Count = 20
+    clip_norm: Rate | None = 10.0
     autocast: bool = True
     start: str = ""
-    seed: int = 0
+    seed: Seed = 0
 
     __str__ = runs.described
 
     def __post_init__(self):
-        _check_known("schedule", self.schedule, SCHEDULES)
         if bool(self.downstream) != bool(self.lambda_downstream):
             raise ValueError("downstream modules and a lambda_downstream go together")
         if self.p < 1:
@@ -196,6 +196,7 @@ class EndToEndRun:
         return " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
 
 
+@checked_config
 @dataclass(frozen=True)
 class Method:
     """How an SAE is set up: its objective, its width (times n_latents) and its dictionary.
@@ -204,8 +205,8 @@ class Method:
     `search`: it reads activations that the action has turned back, see `EquivariantSAE`.
     """
 
-    objective: str
-    width: int = 1
+    objective: Name
+    width: Positive = 1
     dictionary: str = "free"
     symmetric: bool = False
     search: bool = False
@@ -213,10 +214,6 @@ class Method:
     def __post_init__(self):
         OBJECTIVES.check(self.objective)
         DICTIONARIES.check(self.dictionary)
-        if self.width < 1:
-            raise ValueError(
-                f"a method's width must be 1 or more times n_latents, got {self.width}"
-            )
 
 
 BUILT_IN = {
@@ -234,7 +231,8 @@ BUILT_IN = {
 METHODS = Registry("method", f"{__name__}:METHODS", BUILT_IN)
 
 
-def method(name: str, objective: str, **fields: Any) -> Method:
+@checked
+def method(name: Name, objective: Name, **fields: Any) -> Method:
     """Add a method: `method("mine", "canonical", width=2)`; further fields are those of `Method`.
 
     Raises:
@@ -245,7 +243,8 @@ def method(name: str, objective: str, **fields: Any) -> Method:
     return made
 
 
-def method_run(method: str, activations: str, sae: SAEConfig, group: Group, **settings) -> SAERun:
+@checked
+def method_run(method: Name, activations: str, sae: SAEConfig, group: Group, **settings) -> SAERun:
     """The run of a named method: `sae` widened and its dictionary replaced as it asks.
 
     `settings` are further fields of `SAERun`; `lambda_mse` is left out where it has no meaning:
@@ -264,11 +263,12 @@ def method_run(method: str, activations: str, sae: SAEConfig, group: Group, **se
     return SAERun(method, activations, sae, how.objective, **settings)
 
 
+@checked
 def method_runs(
     methods: list[str],
     topks: list[int],
     seeds: list[int],
-    activations: str,
+    activations: Name,
     sae: SAEConfig,
     group: Group,
     **settings,
@@ -284,12 +284,16 @@ def method_runs(
     ]
 
 
+@checked
 def n_parameters(sae: SAEConfig) -> int:
     """Number of trained parameters."""
     return sum(parameter.numel() for parameter in make_sae(sae).parameters())
 
 
-def with_parameters(sae: SAEConfig, size: str, number: int) -> SAEConfig:
+@checked
+def with_parameters(
+    sae: SAEConfig, size: Annotated[str, one_of(SIZES)], number: Positive
+) -> SAEConfig:
     """The SAE with a `size` that brings its number of trained parameters closest to `number`.
 
     size: "n_latents" or "encoder_hidden"; the number of parameters is affine in either.
@@ -302,6 +306,7 @@ def with_parameters(sae: SAEConfig, size: str, number: int) -> SAEConfig:
     return dataclasses.replace(sae, **{size: getattr(sae, size) + more})
 
 
+@checked
 def matched_runs(config: SAERun, group: Group) -> list[SAERun]:
     """Two vanilla SAEs that a narrow one's run is to be compared with at equal parameters.
 
@@ -320,6 +325,7 @@ def matched_runs(config: SAERun, group: Group) -> list[SAERun]:
     ]
 
 
+@checked
 def run_columns(config: SAERun | EndToEndRun) -> dict[str, Any]:
     """The columns of a results row that the SAE's run decides."""
     return {
@@ -331,11 +337,6 @@ def run_columns(config: SAERun | EndToEndRun) -> dict[str, Any]:
         "epochs": config.epochs,
         "seed": config.seed,
     }
-
-
-def _check_known(name: str, value: Any, known: tuple) -> None:
-    if value not in known:
-        raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, known))}")
 
 
 def _check_sparse(sae: SAEConfig, lambda_sparsity: float) -> None:

@@ -18,15 +18,19 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from saehelpers.runs import Registry
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Name, Positive, Rate
 from saehelpers.saes import SAE, GroupCrosscoder, SAEConfig
 from saehelpers.saes.sparse import Latents, SparseLatents
 
 Terms = dict[str, Tensor]
+Rows = Float[Tensor, "*inst batch n_latents"] | SparseLatents
 PARTS = ("canonical", "transformed", "orbit")  # of a batch
 TAKEN = ("loss", "mse", "sparsity", "multi_topk", "auxk", "epoch", "step", "instance", "fvu",
          "explained_variance", "l0", "dead_latents")  # fmt: skip  # other columns of a history
 
 
+@checked
 @dataclass(frozen=True)
 class OrbitBatch:
     """Rows of orbit activations, gathered and standardised when an objective asks for them.
@@ -40,7 +44,7 @@ class OrbitBatch:
     rows: Real[Tensor, "N d"]
     starts: Int[Tensor, "*inst batch"]
     elements: Int[Tensor, "*inst batch"]
-    order: int | None
+    order: Positive | None
     mean: Float[Tensor, "statistics d"]
     scale: Float[Tensor, "statistics d_or_1"]
 
@@ -75,30 +79,37 @@ class OrbitBatch:
         return self._gather(self.starts[..., None] + offsets)
 
 
-def squared_error(target: Float[Tensor, "*inst batch d"], recons: Tensor) -> Tensor:
+@checked
+def squared_error(
+    target: Float[Tensor, "*inst batch d"], recons: Float[Tensor, "*inst batch d"]
+) -> Tensor:
     """|| target - recons ||^2, summed over d and averaged over the batch: (*inst)."""
     return mse_loss(recons, target, reduction="none").sum(-1).mean(-1)
 
 
-def squared_distance(latents: Latents, others: Latents) -> Float[Tensor, "*inst"]:
+@checked
+def squared_distance(latents: Rows, others: Rows) -> Float[Tensor, "*inst"]:
     """|| latents - others ||^2, averaged over the batch."""
     if isinstance(latents, SparseLatents):
         return latents.squared_distance(others)
     return squared_error(latents, others)
 
 
+@checked
 def reconstruction(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """|| psi(gx) - D(E(psi(gx))) ||^2: a vanilla SAE, trained on transformed inputs."""
     latents = sae.latents(batch.transformed)
     return {"reconstruction": squared_error(batch.transformed, sae.decode(latents))}, latents
 
 
+@checked
 def canonical(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """|| psi(x) - D(E(psi(gx))) ||^2 (eq. 5)."""
     latents = sae.latents(batch.transformed)
     return {"reconstruction": squared_error(batch.canonical, sae.decode(latents))}, latents
 
 
+@checked
 def latent_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """|| psi(x) - D(E(psi(x))) ||^2 + lambda || E(psi(x)) - E(psi(gx)) ||^2 (eq. 6)."""
     latents, transformed_latents = _encode_both(sae, batch)
@@ -109,6 +120,7 @@ def latent_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     return terms, latents
 
 
+@checked
 def output_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """|| psi(x) - D(E(psi(x))) ||^2 + lambda || D(E(psi(x))) - D(E(psi(gx))) ||^2 (eq. 7)."""
     latents, transformed_latents = _encode_both(sae, batch)
@@ -120,6 +132,7 @@ def output_inv(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     return terms, latents
 
 
+@checked
 def oriented(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """|| psi(x) - D(E(psi(x))) ||^2: an SAE of canonical activations alone.
 
@@ -130,6 +143,7 @@ def oriented(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     return {"reconstruction": squared_error(batch.canonical, sae.decode(latents))}, latents
 
 
+@checked
 def self_oriented(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     """min over h of || psi(hx) - D(E(psi(hx))) ||^2: every orbit is read where it is easiest.
 
@@ -148,6 +162,7 @@ def self_oriented(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     return {"reconstruction": least.mean(-1)}, latents
 
 
+@checked
 def crosscoder(sae: GroupCrosscoder, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     """sum over g of || psi(gx) - W_g E(psi(x)) - b_g ||^2 (Gorton, arXiv 2410.24184)."""
     latents = sae.encode(batch.canonical)
@@ -155,6 +170,7 @@ def crosscoder(sae: GroupCrosscoder, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     return {"reconstruction": errors.sum((-2, -1)).mean(-1)}, latents
 
 
+@checked
 def matryoshka(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     """sum over prefixes m of || psi(gx) - D(E(psi(gx))[:m]) ||^2 (Bussmann et al., 2503.17547).
 
@@ -172,6 +188,7 @@ def matryoshka(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
     return {"reconstruction": errors[-1], "prefixes": sum(errors) - errors[-1]}, latents
 
 
+@checked
 @dataclass(frozen=True)
 class Objective:
     """What an SAE is trained for.
@@ -197,7 +214,10 @@ class Objective:
         for part in (*self.reads, self.target):
             if part not in PARTS:
                 known = ", ".join(PARTS)
-                raise ValueError(f"the objective {self.name!r} reads {part!r}; known are {known}")
+                raise ValueError(
+                    f"reads and target of the objective {self.name!r} must be among {known}, got "
+                    f"{part!r}"
+                )
         wanted = f"the objective {self.name!r} must be a function (sae, batch)"
         if not callable(self.function):
             raise ValueError(f"{wanted}, got {self.function!r}")
@@ -294,8 +314,9 @@ OBJECTIVES = Registry(
 )
 
 
+@checked
 def objective(
-    name: str,
+    name: Name,
     reads: str | tuple[str, ...] = "transformed",
     target: str | None = None,
     dictionary: str | None = None,
@@ -316,12 +337,14 @@ def objective(
     return OBJECTIVES.adding(name, made)
 
 
-def l1(latents: Tensor, sae: SAE, p: float) -> Tensor:
+@checked
+def l1(latents: Float[Tensor, "*inst batch n_latents"], sae: SAE, p: Rate) -> Tensor:
     """||z||_1, averaged over the batch; latents are never negative."""
     return latents.sum(-1).mean(-1)
 
 
-def lp(latents: Tensor, sae: SAE, p: float) -> Tensor:
+@checked
+def lp(latents: Float[Tensor, "*inst batch n_latents"], sae: SAE, p: Rate) -> Tensor:
     """sum_i |z_i|^p, averaged over the batch."""
     # the gradient of |z|^p is infinite at 0 for p < 1; inactive latents must get none
     active = latents != 0
@@ -329,7 +352,8 @@ def lp(latents: Tensor, sae: SAE, p: float) -> Tensor:
     return powers.sum(-1).mean(-1)
 
 
-def decoder_l1(latents: Tensor, sae: SAE, p: float) -> Tensor:
+@checked
+def decoder_l1(latents: Float[Tensor, "*inst batch n_latents"], sae: SAE, p: Rate) -> Tensor:
     """sum_i |z_i| ||D_i||, averaged over the batch."""
     return (latents.abs() * sae.dictionary_norms.unsqueeze(-2)).sum(-1).mean(-1)
 

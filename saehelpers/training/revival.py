@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Count, Positive, Weight
 from saehelpers.saes import SAE
 from saehelpers.saes.sparse import Latents, firing_counts
 from saehelpers.training.objectives import squared_error
@@ -25,7 +27,8 @@ class Revival(nn.Module):
 
     idle: Int[Tensor, "*inst n_latents"]
 
-    def __init__(self, sae: SAE, auxk: int, dead_after: int, weight: float):
+    @checked
+    def __init__(self, sae: SAE, auxk: Count, dead_after: Positive, weight: Weight):
         super().__init__()
         self.auxk, self.dead_after, self.weight = auxk, dead_after, weight
         biases = sae.encoder_biases[-1].detach()

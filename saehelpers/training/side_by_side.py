@@ -5,12 +5,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor, nn
 
 from saehelpers.networks.scaling import standardisation
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import NOT_EMPTY
 from saehelpers.saes import SAE, WITHOUT_GROUP, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.saes.sparse import fast_products, firing_counts
 from saehelpers.symmetry.actions import check_orbits
@@ -27,6 +29,7 @@ EVALUATION_SAMPLES = 1024
 KMEANS_SAMPLES = 10_000
 
 
+@checked
 def train_sae(
     config: SAERun,
     x: Tensor | Callable[[int], Tensor],
@@ -56,11 +59,12 @@ def _as_orbits(name: str, x: Tensor) -> Tensor:
     return x if x.ndim == 3 else x[:, None]
 
 
+@checked
 def train_saes(
-    configs: list[SAERun],
-    activations: list[Tensor | Callable[[int], Tensor]],
+    configs: Annotated[list[SAERun], NOT_EMPTY],
+    activations: Annotated[list[Tensor | Callable[[int], Tensor]], NOT_EMPTY],
     validation: list[Tensor] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     progress: bool = True,
     after_epoch: Callable[[int, SAE], None] | None = None,
 ) -> tuple[list[SAE], list["pandas.DataFrame"]]:
@@ -196,6 +200,13 @@ def _check(
         raise ValueError("activations must be one tensor, or one of equal length for each config")
     if validation is not None and len(validation) != len(activations):
         raise ValueError(f"{len(activations)} activations need as many validation tensors")
+    for source, held_out in zip(activations, validation or (), strict=bool(validation)):
+        check_orbits(held_out)
+        if held_out.shape[1:] != source.shape[1:]:
+            raise ValueError(
+                f"validation must be of orbits and widths as the activations are, "
+                f"{tuple(source.shape)}, got {tuple(held_out.shape)}"
+            )
 
 
 class _Batches:

@@ -9,6 +9,8 @@ from saehelpers.datasets.galaxies.measured import measure_galaxies
 from saehelpers.datasets.galaxies.simulated import draw_galaxy, simulate_galaxies
 from saehelpers.datasets.galaxies.sky import match_sky
 from saehelpers.datasets.images import ImageSet, load_image_folder
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Positive, Seed
 
 __all__ = [
     "CLASSES",
@@ -25,12 +27,13 @@ __all__ = [
 SOURCES = ("simulated", "hubble", "galaxy_mnist")
 
 
+@checked
 def load_galaxies(
     source: str,
     folder: Path | str,
-    n_images: int = 10_000,
-    size: int = 64,
-    seed: int = 0,
+    n_images: Positive = 10_000,
+    size: Positive = 64,
+    seed: Seed = 0,
     skip_unreadable: bool = False,
 ) -> ImageSet:
     """Galaxies of a source: "simulated", "hubble" or "galaxy_mnist"; or images of one's own.

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5
 from saehelpers.datasets.images import ImageSet
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import Positive
 
 with extra("galaxies"):
     import pooch
@@ -29,7 +31,8 @@ FILES = {  # by image size: (path below the address, MD5 of the archive)
 }
 
 
-def load_galaxy_mnist(folder: Path | str, size: int = 64) -> ImageSet:
+@checked
+def load_galaxy_mnist(folder: Path | str, size: Positive = 64) -> ImageSet:
     """The 8,000 training images, followed by the 2,000 test images.
 
     Read from `train_dataset.hdf5` and `test_dataset.hdf5` in `folder`; downloaded to it, and

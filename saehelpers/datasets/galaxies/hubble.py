@@ -6,7 +6,9 @@ import torch
 
 from saehelpers.datasets.galaxies.base import CLASSES
 from saehelpers.datasets.images import ImageSet
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import Positive
 
 with extra("galaxies"):
     from photutils.background import Background2D, MedianBackground
@@ -20,7 +22,8 @@ SATURATED = (248, 5, 0.3)  # a star: pixels from this value up, how many, ellipt
 SIDE = 7.0  # of a cutout, in units of the galaxy's semi-major axis (one standard deviation)
 
 
-def load_hubble(size: int = 64) -> ImageSet:
+@checked
+def load_hubble(size: Positive = 64) -> ImageSet:
     """Cutouts of all galaxies large enough to have a shape, brought to one size.
 
     Sources are told from the sky at two standard deviations and from each other by deblending

@@ -8,8 +8,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from saehelpers.datasets.galaxies.sky import measure_sky
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.sweeps import sweep
+from saehelpers.runs.wanted import Executor
 
 with extra("galaxies"):
     from photutils.segmentation import SourceCatalog, detect_sources
@@ -20,7 +22,10 @@ CHUNK = 100  # images that a process measures at a time
 PROPERTIES = ("ellipticity", "semimajor", "concentration", "angle")
 
 
-def measure_galaxies(images: UInt8[Tensor, "n 3 size size"], executor=None) -> pd.DataFrame:
+@checked
+def measure_galaxies(
+    images: UInt8[Tensor, "n 3 size size"], executor: Executor | None = None
+) -> pd.DataFrame:
     """Properties of the galaxy in the middle of each image (photutils).
 
     ellipticity: 1 - b / a of the second moments' ellipse; semimajor: a (one standard deviation),

@@ -9,9 +9,11 @@ import torch
 
 from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5, write_hdf5
 from saehelpers.datasets.images import ImageSet
+from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.identities import identified
 from saehelpers.runs.sweeps import sweep
+from saehelpers.runs.wanted import Executor, Positive, Seed
 
 with extra("galaxies"):
     import galsim
@@ -29,12 +31,13 @@ KNOTS = np.array([0.95, 0.9, 1.35])
 SPEED = galsim.GSParams(folding_threshold=0.02, kvalue_accuracy=1e-3, maxk_threshold=5e-3)
 
 
+@checked
 def simulate_galaxies(
-    n_images: int,
+    n_images: Positive,
     folder: Path | str,
-    size: int = 64,
-    seed: int = 0,
-    executor=None,
+    size: Positive = 64,
+    seed: Seed = 0,
+    executor: Executor | None = None,
 ) -> ImageSet:
     """Images of the four classes in turn; drawn once, then read from `folder`.
 
@@ -76,7 +79,8 @@ def _draw_chunk(seed: int, start: int, stop: int, size: int):
     return start, np.stack([image for image, _ in drawn]), [row for _, row in drawn]
 
 
-def draw_galaxy(kind: str, size: int, seed) -> tuple[np.ndarray, dict[str, float]]:
+@checked
+def draw_galaxy(kind: str, size: Positive, seed) -> tuple[np.ndarray, dict[str, float]]:
     """One galaxy of a class, (size, size, 3) uint8, and its properties."""
     rng = np.random.default_rng(seed)
     psf = galsim.Moffat(beta=3.5, fwhm=size * rng.choice(SEEING), gsparams=SPEED)

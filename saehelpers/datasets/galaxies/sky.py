@@ -5,6 +5,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Seed
+
 BORDER = 4  # pixels at the edges of an image that are taken for sky
 
 
@@ -26,8 +29,9 @@ def measure_sky(
     return level, 1.4826 * np.median(np.abs(border - level[..., None]), axis=-1)
 
 
+@checked
 def match_sky(
-    images: UInt8[Tensor, "n 3 h w"], like: UInt8[Tensor, "m 3 h w"], seed: int = 0
+    images: UInt8[Tensor, "n 3 h w"], like: UInt8[Tensor, "m 3 h w"], seed: Seed = 0
 ) -> UInt8[Tensor, "n 3 h w"]:
     """Images under the sky of others: the same mean level, and noise added up to theirs.
 

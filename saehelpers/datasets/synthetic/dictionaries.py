@@ -6,12 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified, identity
+from saehelpers.runs.wanted import Count, Positive
 from saehelpers.symmetry import LinearAction
 
 
+@checked
 def make_features(
-    n_features: int, d: int, generator: torch.Generator, steps: int = 500
+    n_features: Positive, d: Positive, generator: torch.Generator, steps: Count = 500
 ) -> Float[Tensor, "n_features d"]:
     """Unit vectors: orthonormal where there is room, else nearly so.
 
@@ -29,12 +32,13 @@ def make_features(
     return identified(_spread(rows, interference, steps), cause)
 
 
+@checked
 def make_orbit_features(
-    n_features: int,
+    n_features: Positive,
     action: LinearAction,
     generator: torch.Generator,
     stabilisers: list[int] | None = None,
-    steps: int = 500,
+    steps: Count = 500,
 ) -> Float[Tensor, "n_features d"]:
     """Unit vectors whose orbits under an action interfere as little as they can.
 

@@ -15,11 +15,14 @@ from saehelpers.datasets.synthetic.firing import (
     sparse_firing,
 )
 from saehelpers.datasets.synthetic.hierarchy import Hierarchy
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Device, Positive, Seed
 from saehelpers.symmetry import LinearAction
 
 CHUNK = 16_384  # samples that are drawn at a time where only counts are kept
 
 
+@checked
 @dataclass(frozen=True)
 class SyntheticFeatures:
     """A dictionary of features, and the rules by which they fire.
@@ -77,8 +80,9 @@ class SyntheticFeatures:
     def n_features(self) -> int:
         return len(self.dictionary)
 
+    @checked
     def coefficients(
-        self, n_samples: int, generator: torch.Generator
+        self, n_samples: Positive, generator: torch.Generator
     ) -> Float[Tensor, "n n_features"]:
         """How strongly each feature fires in each of n samples; 0 where it does not."""
         if self.correlation is None and self.hierarchy is None and self._is_sparse:
@@ -100,20 +104,23 @@ class SyntheticFeatures:
             result = _modified(result, modifier)
         return result
 
+    @checked
     def activations(self, coefficients: Float[Tensor, "n n_features"]) -> Float[Tensor, "n d"]:
         """x of given coefficients."""
         x = coefficients @ self.dictionary
         return x if self.bias is None else x + self.bias
 
+    @checked
     def sample(
-        self, n_samples: int, generator: torch.Generator
+        self, n_samples: Positive, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n n_features"]]:
         """Activations and the coefficients that they are made of."""
         coefficients = self.coefficients(n_samples, generator)
         return self.activations(coefficients), coefficients
 
+    @checked
     def firing_rates(
-        self, n_samples: int, generator: torch.Generator
+        self, n_samples: Positive, generator: torch.Generator
     ) -> tuple[Float[Tensor, " n_features"], Float[Tensor, "n_features n_features"]]:
         """Share of n samples in which each feature fires, and the firings' correlations."""
         together = torch.zeros(self.n_features, self.n_features, dtype=torch.float64)
@@ -144,6 +151,7 @@ class SyntheticFeatures:
         return noise.mul_(std).add_(mean).clamp_(min=0)
 
 
+@checked
 @dataclass(frozen=True)
 class Stream:
     """Training samples straight from the features: `stream(epoch)` draws n new ones.
@@ -154,12 +162,13 @@ class Stream:
     """
 
     features: SyntheticFeatures
-    n_samples: int
-    seed: int
+    n_samples: Positive
+    seed: Seed
     action: LinearAction | None = None
-    device: str = field(default="cpu", compare=False)
+    device: Device = field(default="cpu", compare=False)
 
-    def to(self, device: str) -> "Stream":
+    @checked
+    def to(self, device: Device) -> "Stream":
         return replace(self, device=device)
 
     def __call__(self, epoch: int) -> Float[Tensor, "n order d"]:

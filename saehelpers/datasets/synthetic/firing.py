@@ -8,16 +8,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Positive, Share, Weight
+
 PROBABILITY_KINDS = ("constant", "linear", "zipfian", "random")
 SKIPPED_BELOW = 0.15  # probabilities for which jumping from firing to firing is faster
 
 
+@checked
 def firing_probabilities(
     kind: str,
-    n_features: int,
-    largest: float,
-    smallest: float = 0.0,
-    exponent: float = 1.0,
+    n_features: Positive,
+    largest: Weight,
+    smallest: Weight = 0.0,
+    exponent: Weight = 1.0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " n_features"]:
     """A firing probability for each feature.
@@ -64,6 +68,7 @@ class Correlation:
         ValueError: a row of the factor has a norm above 1.
     """
 
+    @checked
     def __init__(self, factor: Float[Tensor, "n_features rank"]):
         squared = factor.double().square().sum(1)
         if squared.max() > 1 + 1e-4:
@@ -76,6 +81,7 @@ class Correlation:
         self.own_noise = torch.where(whole, 0.0, 1 - squared).sqrt().float()
 
     @classmethod
+    @checked
     def dense(cls, matrix: Float[Tensor, "n_features n_features"]) -> "Correlation":
         """The copula of a correlation matrix, whose Cholesky factor is computed once.
 
@@ -110,7 +116,10 @@ class Correlation:
         """The correlations of g."""
         return self.factor @ self.factor.T + torch.diag(self.own_noise.square())
 
-    def normals(self, n_samples: int, generator: torch.Generator) -> Float[Tensor, "n n_features"]:
+    @checked
+    def normals(
+        self, n_samples: Positive, generator: torch.Generator
+    ) -> Float[Tensor, "n n_features"]:
         """Samples of g."""
         shared = torch.randn(n_samples, self.factor.shape[1], generator=generator)
         g = shared @ self.factor.T
@@ -143,8 +152,9 @@ class CorrelationReport:
     smallest_eigenvalue: float
 
 
+@checked
 def nearest_correlation(
-    matrix: Float[Tensor, "n n"], smallest_eigenvalue: float = 1e-4, max_iterations: int = 50
+    matrix: Float[Tensor, "n n"], smallest_eigenvalue: float = 1e-4, max_iterations: Positive = 50
 ) -> tuple[Float[Tensor, "n n"], CorrelationReport]:
     """The closest positive definite correlation matrix, and how much had to be changed.
 
@@ -170,12 +180,13 @@ def nearest_correlation(
     return made.float(), _report(asked, made, eigenvalue)
 
 
+@checked
 def random_correlation(
-    n_features: int,
-    density: float,
+    n_features: Positive,
+    density: Share,
     strength: tuple[float, float],
     generator: torch.Generator,
-    negative: float = 0.0,
+    negative: Share = 0.0,
 ) -> tuple[Float[Tensor, "n_features n_features"], CorrelationReport]:
     """A random valid correlation matrix, and what had to be given up to make it valid.
 

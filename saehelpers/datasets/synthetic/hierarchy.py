@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Positive
+
 
 @dataclass(frozen=True)
 class Node:
@@ -59,7 +62,8 @@ class Hierarchy:
             with an unknown field.
     """
 
-    def __init__(self, roots: Iterable[Node | Mapping], n_features: int):
+    @checked
+    def __init__(self, roots: Iterable[Node | Mapping], n_features: Positive):
         self.n_features = n_features
         roots = list(roots)  # nodes are told apart by their id: all must stay alive
         seen: set[int] = set()
@@ -121,6 +125,7 @@ class Hierarchy:
         fires[:, self._index] = state[:, self._real]
         return fires
 
+    @checked
     def effective_probabilities(
         self, probabilities: Float[Tensor, " n_features"]
     ) -> Float[Tensor, " n_features"]:
@@ -145,6 +150,7 @@ class Hierarchy:
                 effective[feature] = given[i] = own[feature] * chosen
         return torch.tensor(effective, dtype=torch.float64).to(probabilities)
 
+    @checked
     def compensated_probabilities(
         self, targets: Float[Tensor, " n_features"]
     ) -> Float[Tensor, " n_features"]:

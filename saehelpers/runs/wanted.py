@@ -1,0 +1,115 @@
+"""What numbers, texts and tables have to be, as annotations that `checking` reads."""
+
+import dataclasses
+import enum
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Collection, Hashable, Sized
+from dataclasses import dataclass
+from typing import Annotated, Any, Union
+
+import torch
+from torch import Tensor
+
+LONGEST = 80  # characters of a value that are shown
+
+
+class Allowed(enum.Flag):
+    """Beside a type, what is refused elsewhere: tensors without samples; NaN and infinity."""
+
+    EMPTY = enum.auto()
+    NUMBERS = enum.auto()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a value has to be, beyond its type, in words that follow "must be"."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: int | float) -> Wanted:
+    return Wanted(f"{least:g} or more", lambda value: value >= least)
+
+
+def one_of(choices: Collection[Any]) -> Wanted:
+    """One of these, which may become more."""
+    return Wanted(
+        f"one of {', '.join(map(repr, choices))}",
+        lambda value: isinstance(value, Hashable) and value in choices,
+    )
+
+
+def with_columns(*names: str) -> Wanted:
+    """A table of pandas that has these columns."""
+    return Wanted(
+        f"a table with the columns {', '.join(names)}",
+        lambda table: set(names) <= set(table.columns),
+    )
+
+
+def _is_device(text: str) -> bool:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError):  # a CPU build of torch asserts that there is CUDA
+        return False
+    return True
+
+
+NOT_EMPTY = Wanted(
+    "one or more, not empty", lambda value: not isinstance(value, Sized) or len(value)
+)
+EMPTY, RAW = Allowed.EMPTY, Allowed.EMPTY | Allowed.NUMBERS
+Positive = Annotated[int, at_least(1)]
+Count = Annotated[int, at_least(0)]
+Seed = Annotated[int, Wanted("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)]
+Rate = Annotated[float, Wanted("above 0", lambda value: value > 0)]
+Weight = Annotated[float, at_least(0)]
+Share = Annotated[float, Wanted("from 0 to 1", lambda share: 0 <= share <= 1)]
+Open = Annotated[float, Wanted("above 0 and below 1", lambda share: 0 < share < 1)]
+Cosine = Annotated[float, Wanted("from -1 to 1", lambda cosine: -1 <= cosine <= 1)]
+Name = Annotated[str, Wanted("a text that is not empty", bool)]
+Device = Annotated[str, Wanted("a device that torch finds here, 'cpu' or 'cuda'", _is_device)]
+
+
+def _is_config(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+Config = Annotated[Any, Wanted("a config, an instance of a dataclass", _is_config)]
+Executor = Annotated[Any, Wanted("an executor, with `submit`", lambda one: hasattr(one, "submit"))]
+FROM_ZERO = Wanted("of numbers from 0 up", lambda x: x.numel() == 0 or int(x.min()) >= 0)
+
+
+def bare(hint: Any) -> Any:
+    """A type without what is wanted of its values."""
+    if typing.get_origin(hint) is Annotated:
+        return typing.get_args(hint)[0]
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return Union[tuple(map(bare, typing.get_args(hint)))]  # noqa: UP007
+    return hint
+
+
+def check_columns(argument: str, table: Any, names: Collection[str]) -> None:
+    """Raise a ValueError unless a table, which is this argument, has the columns."""
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise ValueError(f"{argument} has no column {missing[0]!r}, it is {shown(table)}")
+
+
+def shown(value: Any) -> str:
+    """A value in a few words, for errors."""
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        if value.ndim == 0:
+            return f"a tensor of one number, {value.item()}"
+        return f"a tensor of shape {tuple(value.shape)} and type {kind}"
+    if hasattr(value, "columns") and hasattr(value, "to_csv"):
+        return f"a table with the columns {', '.join(map(str, value.columns))}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of shape {value.shape} and type {value.dtype}"
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = LONGEST
+    return short.repr(value)

@@ -1,0 +1,6 @@
+import json
+import sys
+
+from .table import every_outcome
+
+json.dump(every_outcome(), sys.stdout)

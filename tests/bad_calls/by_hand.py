@@ -1,0 +1,3 @@
+"""Bad calls beyond one argument of a wrong kind: (name, arguments that are bad, the one to name)."""
+
+HAND = []

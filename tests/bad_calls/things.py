@@ -1,0 +1,178 @@
+"""What the calls share: a group, activations, SAEs, models, all small, each made once."""
+
+import concurrent.futures
+import functools
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from saehelpers.datasets import ImageSet, ToyData, make_toy, train_tokeniser
+from saehelpers.datasets.synthetic import SyntheticFeatures
+from saehelpers.experiments import ActionRun, Subject
+from saehelpers.networks import make_autoencoder, make_gpt2
+from saehelpers.runs import identity
+from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae
+from saehelpers.symmetry import Group
+from saehelpers.training import EndToEndRun, SAERun, model_id
+
+C4, C2 = Group.named("C4"), Group.named("C2")
+D, N, N_LATENTS = 8, 24, 12
+TEXT = [f"the {i % 7} cats sat on {i % 5} mats, and {i} more" for i in range(40)]
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator())
+
+
+def whole(largest: int, *shape: int) -> Tensor:
+    return torch.randint(largest, shape, generator=generator())
+
+
+@functools.cache
+def toy() -> ToyData:
+    return make_toy(N, 4, 4, seed=0, d=D)
+
+
+def orbits() -> Tensor:
+    return random(N, 4, D)
+
+
+@functools.cache
+def config(**changes) -> SAEConfig:
+    return SAEConfig(D, N_LATENTS, topk=3, encoder="linear", **changes)
+
+
+@functools.cache
+def sae(**changes):
+    return make_sae(config(**changes)).eval().requires_grad_(False)
+
+
+@functools.cache
+def trained(**changes):
+    """One that gradients reach."""
+    return make_sae(config(**changes))
+
+
+@functools.cache
+def equivariant() -> EquivariantSAE:
+    return EquivariantSAE(sae(), toy().action).eval()
+
+
+def run(**changes) -> SAERun:
+    settings = {"epochs": 1, "batch_size": 8, **changes}
+    return SAERun("vanilla", identity(orbits()), config(), **settings)
+
+
+def latents() -> Tensor:
+    return sae().encode(random(N, D))
+
+
+def images(n: int = 6, channels: int = 1, size: int = 16) -> Tensor:
+    return torch.rand(n, channels, size, size, generator=generator())
+
+
+def pictures(n: int = 6, size: int = 16) -> Tensor:
+    return (255 * images(n, 3, size)).to(torch.uint8)
+
+
+def image_set() -> ImageSet:
+    return ImageSet(pictures(), whole(2, 6), ("a", "b"), "here")
+
+
+@functools.cache
+def autoencoder() -> nn.Module:
+    return make_autoencoder("mlp", D, 16, 16).eval().requires_grad_(False)
+
+
+@functools.cache
+def convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, D, 3, padding=1)).eval().requires_grad_(False)
+
+
+@functools.cache
+def tokeniser():
+    return train_tokeniser(TEXT, 280)
+
+
+@functools.cache
+def gpt2() -> nn.Module:
+    model = make_gpt2(32, 8, D, n_layers=2, n_heads=2).eval().requires_grad_(False)
+    model.set_attn_implementation("eager")
+    return model
+
+
+def tokens(n: int = 6) -> Tensor:
+    return whole(32, n, 8)
+
+
+MODULE = "transformer.h.0"
+
+
+def end_to_end_run(**changes) -> EndToEndRun:
+    settings = {"epochs": 1, "batch_size": 2, "blocks_per_epoch": 4, "autocast": False, **changes}
+    return EndToEndRun("e2e", model_id("gpt2", gpt2()), identity(tokens()), MODULE, config(),
+                       **settings)  # fmt: skip
+
+
+@functools.cache
+def features() -> SyntheticFeatures:
+    return SyntheticFeatures(random(4, D), 0.3)
+
+
+def action_run(**changes) -> ActionRun:
+    settings = {"method": "least_squares", **changes}
+    return ActionRun("action", identity(orbits()), "C4", **settings)
+
+
+def subject() -> Subject:
+    return Subject(autoencoder(), pd.DataFrame(), orbits(), orbits(), toy().action, action_run())
+
+
+def fresh(name: str) -> Path:
+    """A path at which there is nothing, below the current folder."""
+    fresh.number += 1
+    return Path(f"{name}-{fresh.number}")
+
+
+fresh.number = 0
+
+
+def score_table() -> pd.DataFrame:
+    """F1 of recons by two probes, as `figures.mean_f1` gives it."""
+    rows = [
+        {"base_model": "mlp", "group": "C4", "topk": 4, "truncation": 8, "task_type": kind,
+         "probe": probe, "features": "recons", "element": element, "method": method, "seed": seed,
+         "value": 0.5 + 0.1 * seed, "metric": "f1", "n_latents": 12, "epochs": 3,
+         "experiment": "shapes", "dataset": "shapes"}
+        for kind in ("S", "SO") for probe in ("xgboost", "logistic") for seed in (0, 1)
+        for method, element in (("vanilla", "none"), ("canonical", "true"), ("latent_inv", "true"),
+                                ("output_inv", "true"))
+    ]  # fmt: skip
+    return pd.DataFrame(rows).astype({"topk": "Int64", "truncation": "Int64"})
+
+
+def summary() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"method": ["vanilla", "canonical"], "topk": ["4", "4"], "mean": [0.5, 0.6],
+         "se": [0.1, 0.1], "seeds": [2, 2]}
+    )  # fmt: skip
+
+
+@functools.cache
+def threads():
+    return concurrent.futures.ThreadPoolExecutor(1)
+
+
+@functools.cache
+def attention_sae():
+    """An SAE that gives back what it reads, so that it counts as trained on it."""
+    made = make_sae(SAEConfig(D, D, topk=D, encoder="linear"))
+    made.encoder_weights[0].data.copy_(torch.eye(D))
+    made.decoder_weight.data.copy_(torch.eye(D))
+    return made.eval().requires_grad_(False)

@@ -1,0 +1,134 @@
+"""Calls that work of datasets and networks; None where there is nothing to call with."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from saehelpers import datasets
+from saehelpers.datasets import synthetic
+
+from . import things as t
+
+
+def _folder_of_images() -> Path:
+    folder = t.fresh("images")
+    for kind in "ab":
+        (folder / kind).mkdir(parents=True)
+        Image.new("RGB", (16, 16), (255, 0, 0)).save(folder / kind / "one.png")
+    return folder
+
+
+def _shards() -> Path:
+    return datasets.write_shards(t.fresh("shards"), [t.orbits()])
+
+
+def _array() -> Path:
+    path = t.fresh("array").with_suffix(".npy")
+    np.save(path, t.orbits().numpy())
+    return path
+
+
+def _text() -> Path:
+    path = t.fresh("text")
+    path.write_text("\n\n".join(t.TEXT))
+    return path
+
+
+def _same(x):
+    return x
+
+
+def _shapes():
+    return datasets.make_shapes(6, 0)
+
+
+CALLS = {
+    "datasets.ImageSet": lambda: {"images": t.pictures(), "labels": t.whole(2, 6),
+                                  "classes": ("a", "b"), "source": "here"},
+    "datasets.load_image_folder": lambda: {"folder": _folder_of_images(), "size": 16},
+    "datasets.split": lambda: {"images": t.image_set(), "n_test": 2},
+    "datasets.SHAPES": None,
+    "datasets.TASK_TYPES": None,
+    "datasets.ShapesData": lambda: {"images": t.images(), "shapes": t.whole(8, 6, 4)},
+    "datasets.draw_templates": None,
+    "datasets.element_ceiling": lambda: {"shapes": _shapes().shapes, "group": t.C4},
+    "datasets.list_tasks": None,
+    "datasets.make_shapes": lambda: {"n_samples": 6, "seed": 0},
+    "datasets.orientations": lambda: {"group": t.C4},
+    "datasets.quadrant_sources": lambda: {"group": t.C4},
+    "datasets.task_labels": lambda: {"shapes": _shapes().shapes, "elements": t.whole(4, 6),
+                                     "group": t.C4},
+    "datasets.ShardStream": lambda: {"path": _shards(), "n_samples": 8},
+    "datasets.map_activations": lambda: {"path": _array()},
+    "datasets.map_shards": lambda: {"path": _shards()},
+    "datasets.write_shards": lambda: {"folder": t.fresh("shards"), "parts": [t.orbits()]},
+    "datasets.documentation": lambda: {"folder": _documentation()},
+    "datasets.held_out": lambda: {"documents": t.TEXT, "share": 0.1},
+    "datasets.read_documents": lambda: {"path": _text()},
+    "datasets.repeated_tokens": lambda: {"n": 3, "context": 8, "vocab_size": 32,
+                                         "generator": t.generator(), "period": 3},
+    "datasets.stream_documents": lambda: {"source": _text()},
+    "datasets.token_blocks": lambda: {"documents": t.TEXT, "tokeniser": t.tokeniser(),
+                                      "context": 8, "n_blocks": 3},
+    "datasets.train_tokeniser": lambda: {"documents": t.TEXT, "vocab_size": 280},
+    "datasets.ToyData": lambda: {name: getattr(t.toy(), name) for name in (
+        "activations", "coefficients", "features", "action", "stream")},
+    "datasets.ToyData.part": lambda: (t.toy().part, {"start": 0, "stop": 3}),
+    "datasets.make_action": lambda: {"order": 4, "d": 8, "generator": t.generator()},
+    "datasets.make_toy": lambda: {"n_samples": 8, "n_features": 4, "order": 4, "seed": 0, "d": 8},
+    "datasets.synthetic.make_features": lambda: (synthetic.make_features, {
+        "n_features": 4, "d": 8, "generator": t.generator(), "steps": 5}),
+    "datasets.synthetic.firing_probabilities": lambda: (synthetic.firing_probabilities, {
+        "kind": "zipfian", "n_features": 4, "largest": 0.5, "smallest": 0.1, "exponent": 1.0}),
+    "datasets.synthetic.SyntheticFeatures": lambda: (synthetic.SyntheticFeatures, {
+        "dictionary": t.random(4, t.D), "probabilities": 0.3}),
+    "datasets.synthetic.Stream": lambda: (synthetic.Stream, {
+        "features": t.features(), "n_samples": 8, "seed": 0}),
+    "networks.at_positions": lambda: {"edit": _same, "positions": [1]},
+    "networks.chosen_positions": lambda: {"x": t.random(2, 4, 3), "positions": [1]},
+    "networks.orbit_activations": lambda: {"model": t.autoencoder(), "inputs": t.images(),
+                                           "group": t.C4},
+    "networks.read_activations": lambda: {"model": t.autoencoder(), "inputs": t.images(),
+                                          "module": "encoder"},
+    "networks.reading": lambda: {"model": t.autoencoder(), "modules": ["encoder"]},
+    "networks.recording_prefix": lambda: {"model": t.autoencoder(), "modules": ["encoder"]},
+    "networks.replaying": lambda: {"model": t.autoencoder(), "outputs": {"encoder": [1]}},
+    "networks.splice": lambda: {"model": t.autoencoder(), "edits": {"encoder": _same}},
+    "networks.token_activations": lambda: {"model": t.gpt2(), "tokens": t.tokens(),
+                                           "module": t.MODULE},
+    "networks.ARCHITECTURES": None,
+    "networks.Autoencoder": lambda: {"encoder": nn.Identity(), "decoder": nn.Identity()},
+    "networks.make_autoencoder": lambda: {"architecture": "mlp", "latent_dim": 8,
+                                          "hidden_dim": 16, "size": 16},
+    "networks.VIT_B_16": None,
+    "networks.PretrainedViT": lambda: {"model": nn.Identity(), "size": 16},
+    "networks.load_encoder": lambda: {"source": "torch.nn:Identity"},
+    "networks.load_pretrained_vit": lambda: {"source": t.fresh("vit")},
+    "networks.make_convnext": lambda: {"widths": (8,), "depths": (1,)},
+    "networks.latent_maps": lambda: {"sae": t.sae(), "maps": t.random(2, t.D, 3, 3)},
+    "networks.leading_tokens": lambda: {"model": t.autoencoder()},
+    "networks.mean_latents": lambda: {"sae": t.sae(), "maps": t.random(2, t.D, 3, 3)},
+    "networks.orbit_pixels": lambda: {"model": t.convolutions(), "images": t.images(),
+                                      "group": t.C4, "module": "0",
+                                      "path": t.fresh("pixels").with_suffix(".npy"),
+                                      "pixels_per_image": 3},
+    "networks.to_feature_maps": lambda: {"activations": t.random(2, t.D, 3, 3)},
+    "networks.load_pretrained_language_model": lambda: {"source": t.fresh("model")},
+    "networks.make_gpt2": lambda: {"vocab_size": 32, "context": 8, "width": 8, "n_layers": 1,
+                                   "n_heads": 2},
+    "networks.evaluation_mode": lambda: {"*": [t.autoencoder()]},
+    "networks.standardisation": lambda: {"activations": t.random(20, t.D), "n_heads": 1},
+}  # fmt: skip
+NOT_THERE = ("networks.load_pretrained_vit", "networks.load_pretrained_language_model",
+             "experiments.push_to_hub")  # fmt: skip
+
+
+def _documentation() -> Path:
+    folder = t.fresh("documentation")
+    folder.mkdir()
+    (folder / "documentation.txt").write_text("some text")
+    return folder
+
+
