@@ -52,7 +52,9 @@ def split(images: ImageSet, n_test: Positive, seed: Seed = 0) -> tuple[ImageSet,
     """
     n_images = len(images.images)
     if not 0 < n_test < n_images:
-        raise ValueError(f"of {n_images} images between 1 and {n_images - 1} can be held out")
+        raise ValueError(
+            f"n_test of {n_images} images must be from 1 to {n_images - 1}, got {n_test}"
+        )
     order = torch.randperm(n_images, generator=torch.Generator().manual_seed(seed))
 
     def take(index: Tensor) -> ImageSet:

@@ -48,8 +48,6 @@ class ShapesData:
 @checked
 def make_shapes(n_samples: Positive, seed: Seed) -> ShapesData:
     """Draw the shape of every quadrant uniformly, with replacement."""
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     generator = torch.Generator().manual_seed(seed)
     shapes = torch.randint(len(SHAPES), (n_samples, len(QUADRANTS)), generator=generator)
     tiles = draw_templates()[shapes].unflatten(1, (2, 2))  # (n, row, column, 32, 32)

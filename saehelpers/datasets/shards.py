@@ -47,7 +47,7 @@ def write_shards(
     with runs.temporary_folder(folder, overwrite) as temporary:
         for number, part in enumerate(parts):
             if not isinstance(part, Tensor):
-                raise ValueError(f"part {number} is no tensor, but of {type(part)}")
+                raise ValueError(f"parts[{number}] is no tensor, but of {type(part)}")
             name = f"{number:05d}.safetensors"
             first = part[:0] if first is None else first
             _check_alike("the first part", first, f"part {number}", part)
@@ -161,10 +161,6 @@ class ShardStream:
     seed: Seed = 0
     device: Device = "cpu"
     _reading: dict[int, Future] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self):
-        if self.n_samples < 1:
-            raise ValueError(f"n_samples must be 1 or more, got {self.n_samples}")
 
     def __reduce__(self):
         return type(self), (self.path, self.n_samples, self.seed, self.device)

@@ -1,6 +1,7 @@
 from . import (
     attribution as attribution,
     consistency as consistency,
+    dependence as dependence,
     ground_truth as ground_truth,
     inputs as inputs,
     language_metrics as language_metrics,
@@ -39,6 +40,10 @@ from .consistency import (
     shared_strength as shared_strength,
     svcca as svcca,
 )
+from .dependence import (
+    angle_dependence as angle_dependence,
+    correlations as correlations,
+)
 from .ground_truth import (
     Evaluation as Evaluation,
     evaluate as evaluate,
@@ -73,8 +78,6 @@ from .matching import (
     recovery as recovery,
 )
 from .metrics import (
-    angle_dependence as angle_dependence,
-    correlations as correlations,
     dead_latents as dead_latents,
     detection as detection,
     equivariance_error as equivariance_error,

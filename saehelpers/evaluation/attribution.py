@@ -208,6 +208,11 @@ def residual_readers(
     SAE wrote into the stream are the same: take the product with what it wrote.
     """
     block = _block(model, layer)
+    if direction.numel() != block.attn.c_proj.weight.shape[0]:
+        raise ValueError(
+            f"direction must be of all heads' outputs, {block.attn.c_proj.weight.shape[0]} numbers "
+            f"(heads, d_head), got {tuple(direction.shape)}"
+        )
     weights = (block.attn.c_attn.weight, block.attn.c_attn.bias, block.ln_1.weight, block.ln_1.bias)
     weight, bias, norm_weight, norm_bias = map(full_precision, weights)
     weight = weight.chunk(3, dim=1)[2].unflatten(1, direction.shape)
@@ -314,7 +319,7 @@ def _checked(
     sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY], n_heads: int
 ) -> Int[Tensor, " latents"]:
     if n_heads < 1 or sae.config.d % n_heads:
-        raise ValueError(f"{n_heads} heads do not divide the SAE's width {sae.config.d}")
+        raise ValueError(f"n_heads = {n_heads} does not divide the SAE's width {sae.config.d}")
     if isinstance(sae, BlockDiagonalSAE) and sae.config.n_heads != n_heads:
         raise ValueError(f"the SAE has {sae.config.n_heads} heads, the model {n_heads}")
     chosen = torch.as_tensor(list(latents), dtype=torch.long)
@@ -327,7 +332,7 @@ def _checked(
 def _block(model: nn.Module, layer: int) -> nn.Module:
     blocks = getattr(getattr(model, "transformer", None), "h", None)
     if blocks is None:
-        raise ValueError(f"attributions are of GPT-2 models, {type(model).__name__} is none")
+        raise ValueError(f"attributions are of GPT-2s, the model {type(model).__name__} is none")
     if not 0 <= layer < len(blocks):
-        raise ValueError(f"the model has layers 0 to {len(blocks) - 1}, not {layer}")
+        raise ValueError(f"layer must be one of the model's, 0 to {len(blocks) - 1}, got {layer}")
     return blocks[layer]

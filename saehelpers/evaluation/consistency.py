@@ -21,6 +21,10 @@ from saehelpers.runs.precision import full_precision
 from saehelpers.runs.wanted import NOT_EMPTY, Cosine, Open, Positive, Wanted, Weight
 
 
+def _are_all_pairs(pairs: dict[tuple[int, int], float]) -> bool:
+    return {*pairs} == {*combinations(sorted({seed for pair in pairs for seed in pair}), 2)}
+
+
 def _rise(edges: Sequence[float]) -> bool:
     return len(edges) > 1 and all(low < high for low, high in pairwise(edges))
 
@@ -187,7 +191,9 @@ def over_pairs(
 
 @checked
 def bootstrap_interval(
-    pairs: dict[tuple[int, int], float],
+    pairs: Annotated[
+        dict[tuple[int, int], float], Wanted("of every pair of seeds (i, j), i < j", _are_all_pairs)
+    ],
     generator: np.random.Generator,
     n_draws: Positive = 2000,
     level: Open = 0.95,
@@ -213,6 +219,6 @@ def bootstrap_interval(
 def _check_samples(x: Tensor, y: Tensor) -> None:
     if len(x) != len(y):
         raise ValueError(f"samples must be the same for both: got {len(x)} and {len(y)}")
-    for z in (x, y):
+    for name, z in (("x", x), ("y", y)):
         if not (z != z[:1]).any():
-            raise ValueError(f"activations of shape {tuple(z.shape)} are all the same")
+            raise ValueError(f"activations {name} of shape {tuple(z.shape)} are all the same")

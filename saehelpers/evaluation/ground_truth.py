@@ -76,6 +76,10 @@ def evaluate(
 
     Works batch by batch: memory is that of a batch and of the cosines of all pairs.
     """
+    if data.dictionary.shape[1] != sae.config.d:
+        raise ValueError(
+            f"data has features of width {data.dictionary.shape[1]}, the SAE reads {sae.config.d}"
+        )
     was_training = sae.training
     sae.eval()
     matching = match(data.dictionary, sae.dictionary)

@@ -183,7 +183,9 @@ def check_text(
     advice = "the tokeniser does not match the model"
     largest = int(blocks.long().max())
     if largest >= n_tokens:
-        raise ValueError(f"token {largest}, but the model knows {n_tokens} tokens: {advice}")
+        raise ValueError(
+            f"blocks has token {largest}, but the model knows {n_tokens} tokens: {advice}"
+        )
     loss = metrics.next_token_loss(logits_of(model, sample), sample).item()
     uniform = torch.tensor(n_tokens).log().item()
     if loss > 1.1 * uniform:

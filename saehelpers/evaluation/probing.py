@@ -6,11 +6,11 @@ themselves, of images their means over the pixels (`saehelpers.networks.feature_
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real, Shaped
 from torch import Tensor
 
 from saehelpers.evaluation.inputs import ProbeInput
@@ -19,7 +19,7 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
 from saehelpers.runs.sweeps import sweep
-from saehelpers.runs.wanted import Executor, Name, Positive
+from saehelpers.runs.wanted import Executor, Positive, one_of
 
 if TYPE_CHECKING:
     import xgboost
@@ -41,7 +41,7 @@ def probe_tasks(
     probe_input: ProbeInput,
     labels: Bool[Tensor, "n tasks"],
     n_train: Positive,
-    probe: Name,
+    probe: Annotated[str, one_of(PROBES)],
     truncation: Positive | None = None,
 ) -> list[float]:
     """F1 on held-out samples of one probe per task.
@@ -77,10 +77,10 @@ def probe_tasks(
 
 @checked
 def fit_predict(
-    probe: Name,
-    x_train: np.ndarray,
-    y_train: np.ndarray,
-    x_test: np.ndarray,
+    probe: Annotated[str, one_of(PROBES)],
+    x_train: Real[np.ndarray, "n columns"],
+    y_train: Shaped[np.ndarray, " n"],
+    x_test: Real[np.ndarray, "m columns"],
     width: Positive | None = None,
 ) -> np.ndarray:
     """Predicted labels of a probe of one task for `x_test`.
@@ -172,7 +172,7 @@ def _probe_chunk(job, probe_input, tasks, labels, n_train):
 def fit_class_probe(
     latents: Float[Tensor, "n n_latents"],
     labels: Int[Tensor, " n"],
-    probe: Name,
+    probe: Annotated[str, one_of(PROBES)],
     truncation: Positive | None = None,
 ) -> Callable[[Float[Tensor, "m n_latents"]], Int[np.ndarray, " m"]]:
     """What predicts the class of an image, from the `separating_latents` (all if None).

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from jaxtyping import Real
 from torch import Tensor
 
 from saehelpers import runs
@@ -31,7 +32,7 @@ def load_or_train_saes(
     configs: list[SAERun],
     activations: Tensor | Path | list[Tensor] | list[Stream] | list[ShardStream],
     models: Path | str,
-    validation: Tensor | None = None,
+    validation: Real[Tensor, "m order d"] | None = None,
     device: Device = "cpu",
     executor: Executor | None = None,
     force: bool = False,

@@ -10,7 +10,7 @@ from saehelpers import runs
 from saehelpers.experiments.loading import FILES, ActionConfig, EquivariantConfig, load
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
-from saehelpers.runs.wanted import Name
+from saehelpers.runs.wanted import Metadata, Name
 from saehelpers.saes import SAE, EquivariantSAE
 from saehelpers.symmetry import LinearAction
 
@@ -19,7 +19,7 @@ from saehelpers.symmetry import LinearAction
 def save_equivariant(
     folder: Path | str,
     sae: EquivariantSAE,
-    metadata: Mapping[str, Any] = MappingProxyType({}),
+    metadata: Metadata = MappingProxyType({}),
     overwrite: bool = False,
 ) -> Path:
     """Write an SAE, its action and its `search` for `load` to read, and return the folder.
@@ -58,7 +58,7 @@ def _write(folder: Path, thing: Any, metadata: Mapping[str, Any], overwrite: boo
 
 @checked
 def push_to_hub(
-    thing: Any,
+    thing: SAE | EquivariantSAE | LinearAction | Path | str,
     repo_id: Name,
     subfolder: str = "",
     private: bool = False,

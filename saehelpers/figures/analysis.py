@@ -98,7 +98,7 @@ def at_every(f1: Scores, column: Name) -> pd.DataFrame:
 
     Means at different values are then means over the same SAEs.
     """
-    check_columns("f1", f1, [column])
+    check_columns("f1", f1, column=column)
     measured = f1.groupby(["base_model", "seed"])[column].transform("nunique")
     return f1[measured == f1[column].nunique()]
 
@@ -165,7 +165,7 @@ def beside_published(
 @checked
 def above_baseline(cells: Cells, column: Name, baseline: str = "vanilla") -> pd.Series:
     """How far each equivariant SAE is above the baseline, for every cell that has them all."""
-    check_columns("cells", cells, [column])
+    check_columns("cells", cells, column=column)
     wide = cells.pivot_table(index=list(CELL), columns="method", values=column)
     wide = wide.reindex(columns=[*EQUIVARIANT, baseline]).dropna()
     return wide[list(EQUIVARIANT)].sub(wide[baseline], axis=0).stack()

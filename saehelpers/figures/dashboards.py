@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from jaxtyping import Float, Int, Integer, UInt8
@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from saehelpers.evaluation import attribution
 from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import read_activations
-from saehelpers.runs.checking import checked
+from saehelpers.runs.checking import check_finite, checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.folders import write_atomically
-from saehelpers.runs.wanted import Count, Positive, Seed
+from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Count, Positive, Seed
 from saehelpers.saes import SAE
 
 if TYPE_CHECKING:
     import IPython.display
 
+Latents = Annotated[Sequence[Count], NOT_EMPTY]
 N_TOP, N_SAMPLED = 12, 8  # examples of each latent: the strongest, and others that are active
 N_WORDS, N_NEIGHBOURS, N_BINS = 10, 8, 40
 BEFORE, AFTER = 48, 15  # tokens shown around the strongest one of a context
@@ -39,9 +40,9 @@ N_SOURCES, LEAST_SOURCE = 6, 0.01  # of each active token; smaller shares of the
 @checked
 def text_dashboard(
     path: Path | str,
-    tokens: Integer[Tensor, "n context"],
-    vocabulary: Sequence[str],
-    latents: Sequence[int],
+    tokens: Annotated[Integer[Tensor, "n context"], FROM_ZERO],
+    vocabulary: Annotated[Sequence[str], NOT_EMPTY],
+    latents: Latents,
     activations: Float[Tensor, "n context latents"],
     title: str = "Latents",
     sources: Callable[[int, Int[Tensor, " examples"]], Float[Tensor, "examples t s"]] | None = None,
@@ -74,7 +75,12 @@ def text_dashboard(
         )
     tokens = tokens.long()
     if tokens.max() >= len(vocabulary):
-        raise ValueError(f"token {int(tokens.max())} is not among {len(vocabulary)} words")
+        raise ValueError(f"tokens has {int(tokens.max())}, vocabulary only {len(vocabulary)} words")
+    if effects is not None and effects.shape[1] > len(vocabulary):
+        raise ValueError(
+            f"effects {tuple(effects.shape)} are on more words than the {len(vocabulary)} of the "
+            "vocabulary"
+        )
     words = _Table()
     generator = torch.Generator().manual_seed(seed)
     pages = []
@@ -84,6 +90,8 @@ def text_dashboard(
         groups = _examples(peaks, generator)
         chosen = torch.tensor([example for group in groups.values() for example in group]).long()
         found = None if sources is None or not len(chosen) else sources(i, chosen)
+        if found is not None:
+            check_finite(f"what sources({i}, ...) returns", found)
         row = 0
         for group, examples in groups.items():
             page[group] = []
@@ -112,7 +120,7 @@ def text_dashboard(
 def image_dashboard(
     path: Path | str,
     images: UInt8[Tensor, "n channels height width"],
-    latents: Sequence[int],
+    latents: Latents,
     activations: Float[Tensor, "n latents rows columns"],
     title: str = "Latents",
     dictionary: Float[Tensor, "n_latents d"] | None = None,
@@ -127,6 +135,8 @@ def image_dashboard(
             f"activations {tuple(activations.shape)} are not of {len(images)} images and "
             f"{len(latents)} latents"
         )
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images must have one or three channels, got {tuple(images.shape)}")
     pictures = _Table()
     generator = torch.Generator().manual_seed(seed)
     pages = []
@@ -151,9 +161,9 @@ def attention_dashboard(
     model: nn.Module,
     layer: Count,
     sae: SAE,
-    latents: Sequence[int],
-    tokens: Integer[Tensor, "n context"],
-    vocabulary: Sequence[str],
+    latents: Latents,
+    tokens: Annotated[Integer[Tensor, "n context"], FROM_ZERO],
+    vocabulary: Annotated[Sequence[str], NOT_EMPTY],
     title: str = "Attention latents",
 ) -> Path:
     """`text_dashboard` of an attention-output SAE, with all that attribution tells.
@@ -215,8 +225,7 @@ class _Table:
 
 def _pages(latents, activations: Float[Tensor, "*n latents"], heads, dictionary) -> list[dict]:
     """What does not depend on the kind of data: numbers, histogram, heads, neighbours."""
-    if not len(latents):
-        raise ValueError("a dashboard needs one latent or more")
+    check_finite("activations", activations)
     if dictionary is not None:
         outside = [latent for latent in latents if not 0 <= latent < len(dictionary)]
         if outside:

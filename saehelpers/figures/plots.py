@@ -210,7 +210,7 @@ def summarise(
     Within a seed, rows (the tasks of a type, say) are averaged first, so that the standard
     error is that between seeds; it is missing for a single seed.
     """
-    check_columns("table", table, by)
+    check_columns("table", table, by=by)
     per_seed = table.groupby([*by, "seed"], observed=True)["value"].mean().reset_index()
     groups = per_seed.groupby(list(by), observed=True)["value"]
     return groups.agg(mean="mean", se="sem", seeds="count").reset_index()
@@ -267,7 +267,7 @@ def grouped_points(
 
 def _grouped(table, x, order, names, by) -> Iterator[tuple[str, np.ndarray, pd.DataFrame, float]]:
     """Of each name: its place in every group, its rows in the order of the groups, the width."""
-    check_columns("table", table, [x, by])
+    check_columns("table", table, x=x, by=by)
     width = 0.85 / len(names)
     for i, name in enumerate(names):
         rows = table[table[by] == name].set_index(x).reindex(order)
@@ -275,9 +275,14 @@ def _grouped(table, x, order, names, by) -> Iterator[tuple[str, np.ndarray, pd.D
 
 
 @checked
-def dots(ax: Axes, table: Summary, y: Name, order: Sequence[str]) -> None:
+def dots(
+    ax: Axes,
+    table: Annotated[pd.DataFrame, with_columns("mean", "se", "seeds")],
+    y: Name,
+    order: Sequence[str],
+) -> None:
     """Points of a `summarise`d table, one line per value of `y`, with their numbers of seeds."""
-    check_columns("table", table, [y, "seeds"])
+    check_columns("table", table, y=y)
     rows = table.set_index(y).reindex(order).fillna({"se": 0})
     places = np.arange(len(order))
     ax.errorbar(rows["mean"], places, xerr=rows["se"], fmt="o", color="black", capsize=2)
@@ -300,7 +305,7 @@ def curves(
     marker: Annotated[str, one_of(Line2D.markers)] = "o",
 ) -> None:
     """Lines of a `summarise`d table against column `x`, with error bars, one per method."""
-    check_columns("table", table, [x, "method"])
+    check_columns("table", table, x=x)
     for method in methods:
         rows = table[table["method"] == method].sort_values(x)
         ax.errorbar(

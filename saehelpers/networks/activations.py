@@ -14,7 +14,7 @@ from saehelpers.networks.modules import Edit, check_ran, find_place, hook, in_ev
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified
 from saehelpers.runs.precision import full_precision
-from saehelpers.runs.wanted import FROM_ZERO, Name, Positive
+from saehelpers.runs.wanted import FROM_ZERO, Positive
 from saehelpers.symmetry import Group, InputAction, input_action
 
 
@@ -167,7 +167,7 @@ def replaying(model: nn.Module, outputs: Mapping[str, list[Any]]) -> Iterator[No
 @torch.no_grad()
 @in_evaluation_mode
 def read_activations(
-    model: nn.Module, inputs: Tensor, module: Name, batch_size: Positive = 256
+    model: nn.Module, inputs: Tensor, module: str, batch_size: Positive = 256
 ) -> Tensor:
     """Outputs of the named module for every input, on the CPU: (n, ...) -> (n, *output).
 
@@ -219,7 +219,7 @@ def read_activations(
 def token_activations(
     model: nn.Module,
     tokens: Annotated[Integer[Tensor, "n context"], FROM_ZERO],
-    module: Name,
+    module: str,
     batch_size: Positive = 256,
 ) -> Float[Tensor, "samples 1 d"]:
     """Outputs of the named module at every token, as orbits of one: (n * context, 1, d)."""
@@ -283,7 +283,7 @@ def orbit_activations(
     model: nn.Module,
     inputs: Tensor,
     group: Group,
-    module: Name = "encoder",
+    module: str = "encoder",
     act: InputAction | None = None,
 ) -> Tensor:
     """Activations of the whole orbit of every input: (n, ...) -> (n, |G|, d).

@@ -12,7 +12,7 @@ from saehelpers import runs
 from saehelpers.datasets.shards import map_activations
 from saehelpers.networks.activations import read_activations
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Name, Positive, Seed
+from saehelpers.runs.wanted import Positive, Seed
 from saehelpers.saes import SAE
 from saehelpers.symmetry import Group, InputAction, input_action
 
@@ -59,7 +59,7 @@ def to_feature_maps(
         channels_last = first == second != third
         return activations.permute(0, 3, 1, 2) if channels_last else activations
     raise ValueError(
-        "a layer for maps gives (n, d, h, w), (n, tokens, d) or (n, d), this one gives "
+        "activations for maps are (n, d, h, w), (n, tokens, d) or (n, d), these are "
         f"{tuple(activations.shape)}"
     )
 
@@ -71,18 +71,18 @@ def _laid_out(activations: Tensor, n_leading: int) -> Tensor:
         if side and side**2 == n_tokens - n_front:
             return activations[:, n_front:].mT.unflatten(-1, (side, side))
     raise ValueError(
-        f"{n_tokens} tokens, {n_leading} of them in front of those of the patches, are no square "
-        "map: pass the model, and if it does not say how many stand in front, give it an attribute "
-        "num_prefix_tokens"
+        f"activations of {n_tokens} tokens, {n_leading} of them in front of those of the patches, "
+        "are no square map: pass the model, and if it does not say how many stand in front, give "
+        "it an attribute num_prefix_tokens"
     )
 
 
 @checked
 def orbit_pixels(
     model: nn.Module,
-    images: Shaped[Tensor, "n c h w"],
+    images: Shaped[Tensor, "images c h w"],
     group: Group,
-    module: Name,
+    module: str,
     path: Path | str,
     pixels_per_image: Positive | None = None,
     seed: Seed = 0,

@@ -1,8 +1,10 @@
 from . import (
     checking as checking,
+    columns as columns,
     devices as devices,
     distributed as distributed,
     extras as extras,
+    files as files,
     folders as folders,
     identities as identities,
     precision as precision,
@@ -16,6 +18,11 @@ from . import (
 from .checking import (
     checked as checked,
     checked_config as checked_config,
+)
+from .columns import (
+    COLUMNS as COLUMNS,
+    KEY as KEY,
+    SAMPLES as SAMPLES,
 )
 from .devices import (
     default_device as default_device,
@@ -34,6 +41,9 @@ from .distributed import (
 )
 from .extras import (
     extra as extra,
+)
+from .files import (
+    file_fingerprint as file_fingerprint,
 )
 from .folders import (
     added_later as added_later,
@@ -56,7 +66,6 @@ from .folders import (
 )
 from .identities import (
     derived as derived,
-    file_fingerprint as file_fingerprint,
     identified as identified,
     identity as identity,
     joined as joined,
@@ -88,9 +97,6 @@ from .registry import (
     extensions as extensions,
 )
 from .results import (
-    COLUMNS as COLUMNS,
-    KEY as KEY,
-    SAMPLES as SAMPLES,
     agree as agree,
     append as append,
     causes as causes,

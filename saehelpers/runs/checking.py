@@ -219,8 +219,8 @@ class _Check:
             )
         if hint is not array:
             self.shape(name, shape, hint.dim_str.split())
-        if Allowed.NUMBERS not in allowed and not _is_finite(value):
-            raise ValueError(f"{name} has NaN or infinite values, of shape {shape}")
+        if Allowed.NUMBERS not in allowed:
+            check_finite(name, value)
 
     def shape(self, name: str, shape: tuple[int, ...], axes: list[str]) -> None:
         free = [axis for axis in axes if axis == "..." or axis.startswith("*")]
@@ -267,6 +267,12 @@ def _is_called(kind: type, names: str) -> bool:
 @functools.cache
 def _of_any_shape(hint: Any) -> Any:
     return hint.dtype[hint.array_type, "..."]
+
+
+def check_finite(name: str, value: Tensor | np.ndarray) -> None:
+    """Raise a ValueError unless all numbers of this tensor, or array, are finite."""
+    if 0 not in value.shape and not _is_finite(value):
+        raise ValueError(f"{name} has NaN or infinite values, of shape {tuple(value.shape)}")
 
 
 def _is_finite(value: Tensor | np.ndarray) -> bool:

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from saehelpers.runs import distributed
 from saehelpers.runs.checking import checked
 from saehelpers.runs.registry import extensions
-from saehelpers.runs.wanted import Config, bare
+from saehelpers.runs.wanted import Config, Metadata, bare
 
 if TYPE_CHECKING:
     import pandas
@@ -189,7 +189,7 @@ def write_folder(
     tensors: Mapping[str, torch.Tensor],
     files: Mapping[str, str] = MappingProxyType({}),
     overwrite: bool = False,
-    metadata: Mapping[str, Any] = MappingProxyType({}),
+    metadata: Metadata = MappingProxyType({}),
 ) -> None:
     """Write a config, tensors and text files into a folder of any name, as `save_run` does."""
     record = {"version": VERSION, "kind": type(config).__name__, "config": settings(config)}

@@ -59,6 +59,8 @@ def check_parameters(
         ValueError: it is not among those known, beyond a bound, no multiple, or an empty list.
     """
     for name, default in _defaults(notebook).items():
+        if name not in values:
+            raise ValueError(f"values lacks {name}, a parameter of the notebook")
         _check_type(name, values[name], default)
     for name, choices in (known or {}).items():
         for item in _items(values[name]):
@@ -90,7 +92,10 @@ def _items(value: Any) -> list[Any]:
 
 def _defaults(notebook: str) -> dict[str, Any]:
     """The parameters of a notebook, as its file has them."""
-    (path,) = enter_notebooks().glob(f"{notebook}*.ipynb")
+    found = list(enter_notebooks().glob(f"{notebook}*.ipynb"))
+    if len(found) != 1:
+        raise FileNotFoundError(f"notebook must begin one file's name, got {notebook!r}")
+    (path,) = found
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     statements = ast.parse("".join(cell["source"])).body

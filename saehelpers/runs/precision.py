@@ -36,7 +36,7 @@ def check_scale(name: str, activations: Tensor, scale: Tensor, largest: Tensor) 
     heads = f" in heads {(same | (scale < SMALLEST)).nonzero().flatten().tolist()}"
     heads = heads if len(scale) > 1 else ""
     if (largest >= SMALLEST).all():
-        raise ValueError(f"{what} are all the same{heads}, but for rounding")
+        raise ValueError(f"{what} are all the same{heads}")
     raise ValueError(
         f"{what} are all the same{heads}, or no larger than {SMALLEST:g}, whose squares are 0 in "
         "float32: multiply them by a factor"

@@ -5,7 +5,7 @@ import json
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from saehelpers.runs import folders
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
-from saehelpers.runs.wanted import Config
+from saehelpers.runs.wanted import Config, Wanted
 
 if TYPE_CHECKING:
     import pandas
@@ -147,8 +147,14 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         raise unreadable(folder, f"its weights.safetensors is damaged ({error})") from error
 
 
+Record = Annotated[
+    dict[str, Any],
+    Wanted("a record with its config", lambda record: isinstance(record.get("config"), dict)),
+]
+
+
 @checked
-def read_config(folder: Path, record: dict[str, Any], classes: Iterable[type]) -> Any:
+def read_config(folder: Path, record: Record, classes: Iterable[type]) -> Any:
     """The config that a record tells of, an instance of one of the dataclasses.
 
     A record names its class; those that were written before it did are known by their fields.

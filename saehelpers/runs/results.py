@@ -24,24 +24,12 @@ import pandas as pd
 from filelock import FileLock
 
 from saehelpers.runs.checking import checked
+from saehelpers.runs.columns import COLUMNS, DESCRIPTION, KEY, NUMERIC, Rows
 from saehelpers.runs.folders import git_state, now_utc, write_atomically
 from saehelpers.runs.identities import identity
-from saehelpers.runs.wanted import NOT_EMPTY, Positive, check_columns, with_columns
-
-CAUSES = ("weights", "action", "data", "measure")
-SAMPLES = ("n_train", "n_test")
-DESCRIPTION = (
-    "run_id", "experiment", "dataset", "data_source", "base_model", "group", "method",
-    "n_latents", "topk", "objective", "epochs", "base_seed", "seed", "task_type", "task", "probe",
-    "features", "truncation", "element", "split", "metric",
-)  # fmt: skip
-KEY = (*DESCRIPTION, *SAMPLES, *CAUSES)
-COLUMNS = (*KEY, "value", "git_commit", "created_utc")
-Rows = Annotated[pd.DataFrame, with_columns(*DESCRIPTION)]
-NUMERIC = ("n_latents", "topk", "epochs", "base_seed", "seed", "truncation", "value", *SAMPLES)
+from saehelpers.runs.wanted import NOT_EMPTY, Positive, check_columns
 
 
-@checked
 def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> dict[str, str]:
     """The columns that tell what a value was measured on, and how.
 
@@ -151,7 +139,7 @@ def take(path: Path | str, wanted: list[Mapping[str, Any]]) -> pd.DataFrame:
 @checked
 def agree(table: Rows, wanted: list[Mapping[str, Any]]) -> pd.Series:
     """Which rows agree with one of some descriptions in all columns that it gives."""
-    found = pd.Series(False, index=table.index)
+    found = pd.Series(False, table.index)
     for names in {_told_by(row) for row in wanted}:
         rows = _table([row for row in wanted if _told_by(row) == names])
         found |= pd.Series(keys(table, names), index=table.index).isin(keys(rows, names))
@@ -196,10 +184,8 @@ def trained_for(table: Rows, epochs: Positive | None = None) -> pd.DataFrame:
 @checked
 def keys(table: pd.DataFrame, names: Annotated[Iterable[str], NOT_EMPTY] = KEY) -> list[str]:
     """What these columns hold in every row, as it stands in the row's line in the file."""
-    names = list(names)
-    check_columns("table", table, names)
-    told_by = table[names]
-    return told_by.to_csv(index=False, header=False, lineterminator="\n").splitlines()
+    check_columns("table", table, names=(names := list(names)))
+    return table[names].to_csv(index=False, header=False, lineterminator="\n").splitlines()
 
 
 @checked

@@ -2,10 +2,11 @@
 
 import dataclasses
 import enum
+import json
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Collection, Hashable, Sized
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Annotated, Any, Union
 
@@ -74,12 +75,21 @@ Name = Annotated[str, Wanted("a text that is not empty", bool)]
 Device = Annotated[str, Wanted("a device that torch finds here, 'cpu' or 'cuda'", _is_device)]
 
 
+def _is_json(value: Mapping) -> bool:
+    try:
+        json.dumps(dict(value))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _is_config(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 Config = Annotated[Any, Wanted("a config, an instance of a dataclass", _is_config)]
 Executor = Annotated[Any, Wanted("an executor, with `submit`", lambda one: hasattr(one, "submit"))]
+Metadata = Annotated[Mapping[str, Any], Wanted("of what JSON has: texts, numbers, lists", _is_json)]
 FROM_ZERO = Wanted("of numbers from 0 up", lambda x: x.numel() == 0 or int(x.min()) >= 0)
 
 
@@ -92,11 +102,14 @@ def bare(hint: Any) -> Any:
     return hint
 
 
-def check_columns(argument: str, table: Any, names: Collection[str]) -> None:
-    """Raise a ValueError unless a table, which is this argument, has the columns."""
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        raise ValueError(f"{argument} has no column {missing[0]!r}, it is {shown(table)}")
+def check_columns(argument: str, table: Any, **names: str | Sequence[str]) -> None:
+    """Raise a ValueError unless a table, which is this argument, has the columns others name."""
+    for name, columns in names.items():
+        for column in [columns] if isinstance(columns, str) else columns:
+            if column not in table.columns:
+                raise ValueError(
+                    f"{name} must be of columns of {argument}, got {column!r}: it is {shown(table)}"
+                )
 
 
 def shown(value: Any) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from saehelpers.runs import Registry
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Name
+from saehelpers.runs.wanted import Config, Name
 from saehelpers.saes.sparse import BatchTopK, JumpReLU, TopK
 
 ACTIVATIONS = Registry(
@@ -45,7 +45,7 @@ def activation(name: Name) -> Callable[[Callable], Callable]:
 
 
 @checked
-def make_activation(config: Any) -> Callable[[Tensor], Tensor]:
+def make_activation(config: Config) -> Callable[[Tensor], Tensor]:
     """The activation function that an SAEConfig asks for."""
     return ACTIVATIONS[config.activation](config)
 

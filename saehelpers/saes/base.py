@@ -237,7 +237,9 @@ class SAE(nn.Module):
     def last_input(self, x: Tensor) -> Tensor:
         """What the last layer of the encoder reads."""
         if x.shape[-1] != self.config.d:
-            raise ValueError(f"the SAE reads activations of width {self.config.d}, got {x.shape}")
+            raise ValueError(
+                f"x must be of the width {self.config.d} that the SAE reads, got {tuple(x.shape)}"
+            )
         x = x.to(self.mean.dtype)
         if self.standardises:
             inverse = 1 / self.scale[..., None, None]
@@ -267,6 +269,11 @@ class SAE(nn.Module):
     @checked
     def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
         """Reconstructions (recons), in the activations' original units."""
+        if isinstance(latents, Tensor) and latents.shape[-1] != self.config.n_latents:
+            raise ValueError(
+                f"latents must be the {self.config.n_latents} of the SAE, got shape "
+                f"{tuple(latents.shape)}"
+            )
         return self._restored(self._sum_of_rows(latents, self.canonical_bias), 1)
 
     def contribution(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:

@@ -14,6 +14,8 @@ from saehelpers.saes.base import SAE
 @checked
 def stack(saes: Annotated[list[SAE], NOT_EMPTY]) -> SAE:
     """One SAE with a leading axis of instances, out of several of the same config."""
+    if len({sae.config for sae in saes}) > 1:
+        raise ValueError("saes must have one config, those of these differ")
     stacked = copy.deepcopy(saes[0])
     states = [sae.state_dict() for sae in saes]
     _replace(stacked, {name: torch.stack([s[name] for s in states]) for name in states[0]})

@@ -11,7 +11,6 @@
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from saehelpers import runs
 from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Metadata
 from saehelpers.saes import ACTIVATIONS as KNOWN_ACTIVATIONS, SAE, SAEConfig
 
 FORMAT = "6.0.0"  # the release of SAELens since which cfg.json is as it is written here
@@ -37,7 +37,7 @@ ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}  # by
 def save_sae_lens(
     sae: SAE,
     folder: Path | str,
-    metadata: Mapping[str, Any] = MappingProxyType({}),
+    metadata: Metadata = MappingProxyType({}),
     overwrite: bool = False,
 ) -> Path:
     """Write an SAE with a linear encoder for SAELens to read, and return the folder.

@@ -70,6 +70,11 @@ class EquivariantSAE(nn.Module):
     @checked
     def __init__(self, sae: SAE, action: LinearAction, search: bool = False):
         super().__init__()
+        if action.origin.shape[-1] != sae.config.d:
+            raise ValueError(
+                f"action must be of the width {sae.config.d} that the SAE reads, got "
+                f"{action.origin.shape[-1]}"
+            )
         self.sae, self.action, self.search = sae, action, search
 
     def extra_repr(self) -> str:

@@ -18,6 +18,7 @@ from saehelpers.runs.wanted import EMPTY, Positive
 from saehelpers.symmetry.groups import Group
 from saehelpers.symmetry.inputs import check_shape
 
+ROUNDING = 1e-3  # of the identity's matrix
 CHECKED_SAMPLES = 2**18  # that are looked at in one go
 
 
@@ -49,6 +50,9 @@ class LinearAction(nn.Module):
             raise ValueError(
                 f"{group.name} has {group.order} elements, got {len(matrices)} matrices"
             )
+        identity = torch.eye(matrices.shape[-1]).to(matrices)
+        if not torch.allclose(matrices[0], identity, atol=ROUNDING):
+            raise ValueError("matrices[0] must be the identity, as element 0 of a group is")
         self.group = group
         self.register_buffer("matrices", matrices)
         self.register_buffer(
@@ -127,9 +131,10 @@ class LinearAction(nn.Module):
             ValueError: an element that is not the group's, or elements of another shape.
         """
         element, vectors = self.group.checked(element, "element"), vectors.to(self.matrices.dtype)
+        self._check_width("vectors", vectors)
         if isinstance(element, int):
             return self.origin + (vectors - self.origin) @ self.matrices[element].T
-        check_shape(element, vectors.shape[:-1])
+        check_shape("element", element, vectors.shape[:-1], "vectors")
         result = torch.empty_like(vectors)
         for index in range(self.group.order):
             chosen = element == index
@@ -139,6 +144,7 @@ class LinearAction(nn.Module):
     @checked
     def orbit(self, vectors: Annotated[Real[Tensor, "*batch d"], EMPTY]) -> Tensor:
         """Every element applied to every vector: (..., d) -> (..., |G|, d)."""
+        self._check_width("vectors", vectors)
         return self.origin + self.orbit_of_directions(vectors - self.origin)
 
     @checked
@@ -146,8 +152,16 @@ class LinearAction(nn.Module):
         self, directions: Annotated[Float[Tensor, "*batch d"], EMPTY]
     ) -> Tensor:
         """As `orbit`, of dictionary rows and features: differences of vectors have no origin."""
+        self._check_width("directions", directions)
         directions = directions.to(self.matrices.dtype)
         return torch.einsum("...d, ged -> ...ge", directions, self.matrices)
+
+    def _check_width(self, name: str, vectors: Tensor) -> None:
+        if vectors.shape[-1] != len(self.origin):
+            raise ValueError(
+                f"{name} must be of the width {len(self.origin)} of the action, got "
+                f"{tuple(vectors.shape)}"
+            )
 
     @checked
     def decoder_blocks(
@@ -167,7 +181,9 @@ def check_orbits(activations: Tensor, group: Group | None = None) -> None:
     if activations.ndim != 3 or 0 in shape:
         raise ValueError(f"orbit activations must have shape (n, |G|, d), got {shape}")
     if group is not None and shape[1] != group.order:
-        raise ValueError(f"{group.name} has orbits of {group.order} elements, got shape {shape}")
+        raise ValueError(
+            f"{group.name} has orbits of {group.order} elements, the activations have shape {shape}"
+        )
     if not all(torch.isfinite(part).all() for part in activations.split(CHECKED_SAMPLES)):
         raise ValueError(f"orbit activations of shape {shape} contain NaN or infinite values")
 

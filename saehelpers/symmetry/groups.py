@@ -53,7 +53,9 @@ class Group:
         table = tables.as_table(self.table)
         tables.check_laws(table)
         object.__setattr__(self, "table", tuple(map(tuple, table.tolist())))
-        generators = tuple(map(self.checked, self.generators)) or tables.first_generators(table)
+        generators = tuple(
+            self.checked(one, "generators") for one in self.generators
+        ) or tables.first_generators(table)
         object.__setattr__(self, "generators", generators)
         made = int(tables.products(table, generators).sum())
         if made < self.order:

@@ -95,7 +95,7 @@ def act_each(
     """
     act = image_action(group) if act is None else act
     elements = group.checked(elements)
-    check_shape(elements, inputs.shape[:1])
+    check_shape("elements", elements, inputs.shape[:1], "inputs")
     result = torch.empty_like(inputs)
     for element in range(group.order):
         rows = (elements == element).nonzero().flatten()
@@ -104,11 +104,14 @@ def act_each(
     return result
 
 
-def check_shape(elements: int | Tensor, shape: tuple[int, ...]) -> None:
-    """Raise a ValueError unless elements are a tensor of this shape: one for each input."""
+def check_shape(name: str, elements: int | Tensor, shape: tuple[int, ...], whose: str) -> None:
+    """Raise a ValueError unless elements are a tensor of this shape: one for each of some."""
     if not isinstance(elements, Tensor) or elements.shape != shape:
         found = f"shape {tuple(elements.shape)}" if isinstance(elements, Tensor) else elements
-        raise ValueError(f"elements must be a tensor of shape {tuple(shape)}, got {found}")
+        raise ValueError(
+            f"{name} must be a tensor of shape {tuple(shape)}, one for each of the {whose}, got "
+            f"{found}"
+        )
 
 
 @checked

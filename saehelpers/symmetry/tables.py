@@ -77,7 +77,7 @@ def check_laws(table: np.ndarray) -> None:
         wrong = np.flatnonzero(product != elements)
         if len(wrong):
             raise ValueError(
-                f"no group: element 0 must be the identity, and {form.format(wrong[0])} = "
+                f"the table is of no group: element 0 must be the identity, and {form.format(wrong[0])} = "
                 f"{product[wrong[0]]}"
             )
     # (a g) b = a (g b) for all a and b is enough for generators g (Light's test)
@@ -87,9 +87,11 @@ def check_laws(table: np.ndarray) -> None:
         if len(wrong):
             a, b = wrong[0].tolist()
             raise ValueError(
-                f"no group: not associative, ({a} {g}) {b} = {left[a, b]} and "
+                f"the table is of no group: not associative, ({a} {g}) {b} = {left[a, b]} and "
                 f"{a} ({g} {b}) = {right[a, b]}"
             )
     without = np.flatnonzero((table != 0).all(axis=1))
     if len(without):
-        raise ValueError(f"no group: element {without[0]} has no inverse, no product of it is 0")
+        raise ValueError(
+            f"the table is of no group: element {without[0]} has no inverse, no product of it is 0"
+        )

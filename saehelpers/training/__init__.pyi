@@ -6,6 +6,7 @@ from . import (
     objectives as objectives,
     revival as revival,
     side_by_side as side_by_side,
+    sparsity as sparsity,
 )
 from .end_to_end import (
     Original as Original,
@@ -42,15 +43,11 @@ from .methods import (
 )
 from .objectives import (
     OBJECTIVES as OBJECTIVES,
-    SPARSITY_TERMS as SPARSITY_TERMS,
     Objective as Objective,
     OrbitBatch as OrbitBatch,
     canonical as canonical,
     crosscoder as crosscoder,
-    decoder_l1 as decoder_l1,
-    l1 as l1,
     latent_inv as latent_inv,
-    lp as lp,
     matryoshka as matryoshka,
     objective as objective,
     oriented as oriented,
@@ -66,4 +63,10 @@ from .revival import (
 from .side_by_side import (
     train_sae as train_sae,
     train_saes as train_saes,
+)
+from .sparsity import (
+    SPARSITY_TERMS as SPARSITY_TERMS,
+    decoder_l1 as decoder_l1,
+    l1 as l1,
+    lp as lp,
 )

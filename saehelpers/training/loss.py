@@ -19,11 +19,11 @@ from saehelpers.saes import SAE, BlockDiagonalSAE
 from saehelpers.saes.sparse import JumpReLU, TopK, densified
 from saehelpers.training.objectives import (
     OBJECTIVES,
-    SPARSITY_TERMS,
     OrbitBatch,
     Terms,
     reconstruction,
 )
+from saehelpers.training.sparsity import SPARSITY_TERMS
 
 CACHED_LATENTS = 2**20  # that are worked with at a time, of heads that are trained one by one
 MULTI_TOPK = 4  # times k latents are active in the further reconstruction of `lambda_multi_topk`

@@ -11,7 +11,8 @@ from saehelpers.runs.wanted import Count, Name, Positive, Rate, Seed, Weight, on
 from saehelpers.saes import DICTIONARIES, WITHOUT_GROUP, SAEConfig, make_sae
 from saehelpers.symmetry import Group
 from saehelpers.training.fitting import Schedule
-from saehelpers.training.objectives import OBJECTIVES, SPARSITY_TERMS
+from saehelpers.training.objectives import OBJECTIVES
+from saehelpers.training.sparsity import SPARSITY_TERMS
 
 SIZES = ("n_latents", "encoder_hidden")  # that the number of parameters rises with
 NOT_SPARSE = ("relu", "jumprelu")  # activations that need a sparsity term
@@ -137,7 +138,7 @@ class EndToEndRun:
     name: Name
     base_model: Name
     text: Name
-    module: Name
+    module: str
     sae: SAEConfig
     lambda_local: Weight = 0.0
     lambda_kl: Weight = 1.0

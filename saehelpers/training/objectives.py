@@ -8,9 +8,9 @@ uniformly for each sample. Equations: Erdogan and Lucic, arXiv 2511.09432.
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int, Real
@@ -19,13 +19,14 @@ from torch.nn.functional import mse_loss
 
 from saehelpers.runs import Registry
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Name, Positive, Rate
+from saehelpers.runs.wanted import Name, Positive, one_of
 from saehelpers.saes import SAE, GroupCrosscoder, SAEConfig
 from saehelpers.saes.sparse import Latents, SparseLatents
 
 Terms = dict[str, Tensor]
-Rows = Float[Tensor, "*inst batch n_latents"] | SparseLatents
+Dense = Float[Tensor, "*inst batch n_latents"]
 PARTS = ("canonical", "transformed", "orbit")  # of a batch
+Part = Annotated[str, one_of(PARTS)]
 TAKEN = ("loss", "mse", "sparsity", "multi_topk", "auxk", "epoch", "step", "instance", "fvu",
          "explained_variance", "l0", "dead_latents")  # fmt: skip  # other columns of a history
 
@@ -88,7 +89,9 @@ def squared_error(
 
 
 @checked
-def squared_distance(latents: Rows, others: Rows) -> Float[Tensor, "*inst"]:
+def squared_distance(
+    latents: Dense | SparseLatents, others: Dense | SparseLatents
+) -> Float[Tensor, "*inst"]:
     """|| latents - others ||^2, averaged over the batch."""
     if isinstance(latents, SparseLatents):
         return latents.squared_distance(others)
@@ -204,27 +207,19 @@ class Objective:
     """
 
     name: str
-    function: Any
-    reads: tuple[str, ...] = ("transformed",)
-    target: str = "transformed"
+    function: Callable
+    reads: tuple[Part, ...] = ("transformed",)
+    target: Part = "transformed"
     dictionary: str | None = None
     prefixes: bool = False
 
     def __post_init__(self):
-        for part in (*self.reads, self.target):
-            if part not in PARTS:
-                known = ", ".join(PARTS)
-                raise ValueError(
-                    f"reads and target of the objective {self.name!r} must be among {known}, got "
-                    f"{part!r}"
-                )
-        wanted = f"the objective {self.name!r} must be a function (sae, batch)"
-        if not callable(self.function):
-            raise ValueError(f"{wanted}, got {self.function!r}")
         try:
             inspect.signature(self.function).bind("sae", "batch")
         except TypeError as error:
-            raise ValueError(f"{wanted}: {error}") from error
+            raise ValueError(
+                f"the objective {self.name!r} must be a function (sae, batch): {error}"
+            ) from error
 
     @property
     def is_canonical(self) -> bool:
@@ -335,30 +330,6 @@ def objective(
         return Objective(name, function, reads, target or reads[0], dictionary, prefixes)
 
     return OBJECTIVES.adding(name, made)
-
-
-@checked
-def l1(latents: Float[Tensor, "*inst batch n_latents"], sae: SAE, p: Rate) -> Tensor:
-    """||z||_1, averaged over the batch; latents are never negative."""
-    return latents.sum(-1).mean(-1)
-
-
-@checked
-def lp(latents: Float[Tensor, "*inst batch n_latents"], sae: SAE, p: Rate) -> Tensor:
-    """sum_i |z_i|^p, averaged over the batch."""
-    # the gradient of |z|^p is infinite at 0 for p < 1; inactive latents must get none
-    active = latents != 0
-    powers = torch.where(active, latents, 1.0).abs().pow(p) * active
-    return powers.sum(-1).mean(-1)
-
-
-@checked
-def decoder_l1(latents: Float[Tensor, "*inst batch n_latents"], sae: SAE, p: Rate) -> Tensor:
-    """sum_i |z_i| ||D_i||, averaged over the batch."""
-    return (latents.abs() * sae.dictionary_norms.unsqueeze(-2)).sum(-1).mean(-1)
-
-
-SPARSITY_TERMS: Mapping[str, Callable] = {"l1": l1, "lp": lp, "decoder_l1": decoder_l1}
 
 
 def _encode_both(sae: SAE, batch: OrbitBatch) -> tuple[Latents, Latents]:

@@ -185,7 +185,9 @@ def _check(
     """Raise a ValueError unless these can be trained side by side."""
     config, objective = configs[0], OBJECTIVES[configs[0].objective]
     if len({run.shared_settings for run in configs}) > 1:
-        raise ValueError("SAEs trained side by side may differ in seeds and activations only")
+        raise ValueError(
+            "configs of SAEs trained side by side may differ in seeds and activations only"
+        )
     for source in activations:
         check_orbits(source)
         if source.shape[-1] != config.sae.d:
@@ -200,8 +202,7 @@ def _check(
         raise ValueError("activations must be one tensor, or one of equal length for each config")
     if validation is not None and len(validation) != len(activations):
         raise ValueError(f"{len(activations)} activations need as many validation tensors")
-    for source, held_out in zip(activations, validation or (), strict=bool(validation)):
-        check_orbits(held_out)
+    for source, held_out in zip(activations, validation or activations, strict=True):
         if held_out.shape[1:] != source.shape[1:]:
             raise ValueError(
                 f"validation must be of orbits and widths as the activations are, "

@@ -14,11 +14,6 @@ NAN, INF = float("nan"), float("inf")
 
 def mutations(value: Any) -> Iterator[tuple[str, Any]]:
     """(description, value) of everything that is put into the place of an argument."""
-    for text, bad in _mutations(value):
-        yield text, bad
-
-
-def _mutations(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Tensor):
         yield from _of_tensor(value)
     elif isinstance(value, np.ndarray):

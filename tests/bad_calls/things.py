@@ -176,3 +176,7 @@ def attention_sae():
     made.encoder_weights[0].data.copy_(torch.eye(D))
     made.decoder_weight.data.copy_(torch.eye(D))
     return made.eval().requires_grad_(False)
+
+
+def narrow_features() -> SyntheticFeatures:
+    return SyntheticFeatures(random(4, 5), 0.3)

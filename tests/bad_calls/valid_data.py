@@ -130,5 +130,3 @@ def _documentation() -> Path:
     folder.mkdir()
     (folder / "documentation.txt").write_text("some text")
     return folder
-
-

@@ -51,7 +51,8 @@ CALLS = {
     "evaluation.attribution_by_source": lambda: {"patterns": t.random(2, 2, 5, 5),
                                                  "values": t.random(2, 5, 2, 4),
                                                  "directions": t.random(3, 2, 4)},
-    "evaluation.check_trained_here": lambda: {"sae": t.attention_sae(), "outputs": t.random(4, 5, t.D)},
+    "evaluation.check_trained_here": lambda: {"sae": t.attention_sae(),
+                                              "outputs": t.random(4, 5, t.D)},
     "evaluation.decoder_directions": lambda: {"sae": t.sae(), **DIRECTIONS},
     "evaluation.encoder_directions": lambda: {"sae": t.sae(), **DIRECTIONS},
     "evaluation.head_attribution": lambda: {"sae": t.sae(), "n_heads": 2},
@@ -89,7 +90,8 @@ CALLS = {
     "evaluation.shared_strength": lambda: {"encoders": (t.random(4, t.D), t.random(5, t.D)),
                                            "dictionaries": (t.random(4, t.D), t.random(5, t.D))},
     "evaluation.svcca": _two,
-    "evaluation.Evaluation": lambda: {"summary": {"mcc": 0.5}, "features": pd.DataFrame({"f": [1]})},
+    "evaluation.Evaluation": lambda: {"summary": {"mcc": 0.5},
+                                      "features": pd.DataFrame({"f": [1]})},
     "evaluation.evaluate": lambda: {"sae": t.sae(), "data": t.features(),
                                     "generator": t.generator(), "n_samples": 20, "batch_size": 8},
     "evaluation.initialise_at": lambda: {"sae": t.trained(), "features": t.random(4, t.D),
@@ -172,4 +174,3 @@ CALLS = {
     "evaluation.probe_tasks": lambda: {"probe_input": _probe_input(), "labels": _labels(),
                                        "n_train": 12, "probe": "logistic", "truncation": 2},
 }  # fmt: skip
-

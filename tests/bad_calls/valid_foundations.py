@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from saehelpers import runs, symmetry
-
 from saehelpers.saes import ArchetypalSAE, make_sae, save_sae_lens, stack
 
 from . import things as t
@@ -202,4 +201,3 @@ CALLS = {
         make_sae(t.config(dictionary="blocks", group_order=4)).decode_orbit,
         {"latents": t.latents()}),
 }  # fmt: skip
-

@@ -19,7 +19,7 @@ import torch
 from saehelpers import runs
 from saehelpers.datasets import write_shards
 from saehelpers.experiments import ActionRun, BaseModelRun, load_sae
-from saehelpers.runs import folders, results
+from saehelpers.runs import columns, folders, results
 from saehelpers.saes import SAEConfig, make_sae, save_sae_lens
 from saehelpers.training.methods import EndToEndRun, SAERun
 
@@ -377,10 +377,10 @@ def test_nothing_to_append(tmp_path):
     assert results.read(path).empty
 
 
-@pytest.mark.parametrize("column", [*results.KEY, *results.SAMPLES])
+@pytest.mark.parametrize("column", [*results.KEY, *columns.SAMPLES])
 def test_rows_are_told_apart_by_every_column_but_what_came_out(tmp_path, column):
     path = tmp_path / "results.csv"
-    value = 7 if column in results.NUMERIC else "seven"
+    value = 7 if column in columns.NUMERIC else "seven"
     assert results.missing(path, [row()]) == [True]
     results.append(path, [row()])
     rows = [row(), row(**{column: value}), row(value=0.9, git_commit="another")]
@@ -467,7 +467,7 @@ def test_descriptions_agree_in_the_columns_that_they_give(tmp_path):
     assert table["seed"].tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("cause", results.CAUSES)
+@pytest.mark.parametrize("cause", columns.CAUSES)
 def test_rows_measured_on_anything_else_are_other_rows(cause):
     given = {"measure": row, "data": torch.zeros(2), "weights": "w", "action": "a"}
     changed = {"measure": own, "data": torch.ones(2), "weights": "v", "action": "b"}
@@ -482,7 +482,7 @@ def test_rows_say_what_they_were_measured_on(tmp_path):
 
 def test_file_of_the_older_format_is_converted(tmp_path):
     path = tmp_path / "results.csv"
-    old = [name for name in results.COLUMNS if name not in (*results.CAUSES, "base_seed")]
+    old = [name for name in results.COLUMNS if name not in (*columns.CAUSES, "base_seed")]
     results._table([row(created_utc="2020-01-01T00:00:00Z")])[old].to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"results\.csv, line 2: .*older format, see .*convert"):
         results.read(path)
@@ -494,7 +494,7 @@ def test_file_of_the_older_format_is_converted(tmp_path):
 
 def test_what_is_renewed_takes_the_place_of_rows_without_causes(tmp_path):
     path = tmp_path / "results.csv"
-    old = [name for name in results.COLUMNS if name not in (*results.CAUSES, "base_seed")]
+    old = [name for name in results.COLUMNS if name not in (*columns.CAUSES, "base_seed")]
     rows = [row(seed=seed, value=0.1, created_utc="2020-01-01T00:00:00Z") for seed in (0, 1)]
     results._table(rows)[old].to_csv(path, index=False)
     results.convert(path)

@@ -16,8 +16,9 @@ from saehelpers.saes.sparse import SparseLatents, choice, densified
 from saehelpers.training import loss as loss_module
 from saehelpers.training.loss import Loss, total_loss
 from saehelpers.training.methods import SAERun
-from saehelpers.training.objectives import OrbitBatch, decoder_l1
+from saehelpers.training.objectives import OrbitBatch
 from saehelpers.training.side_by_side import train_saes
+from saehelpers.training.sparsity import decoder_l1
 
 HEADS, WIDTH, LATENTS = 3, 4, 8  # of each head the latter two
 CONFIG = SAEConfig(

@@ -4,7 +4,8 @@ from torch.testing import assert_close
 
 from saehelpers.saes import SAEConfig, make_sae, stack
 from saehelpers.training.loss import Loss, total_loss
-from saehelpers.training.objectives import OBJECTIVES, SPARSITY_TERMS, OrbitBatch
+from saehelpers.training.objectives import OBJECTIVES, OrbitBatch
+from saehelpers.training.sparsity import SPARSITY_TERMS
 
 N, ORDER, D = 6, 4, 5
 OF_ANY_SAE = [name for name in OBJECTIVES if name != "matryoshka"]  # which needs prefixes

@@ -1,0 +1,37 @@
+"""What makes latents sparse, beside TopK: terms of the loss."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import Rate
+from saehelpers.saes import SAE
+
+Dense = Float[Tensor, "*inst batch n_latents"]
+
+
+@checked
+def l1(latents: Dense, sae: SAE, p: Rate) -> Tensor:
+    """||z||_1, averaged over the batch; latents are never negative."""
+    return latents.sum(-1).mean(-1)
+
+
+@checked
+def lp(latents: Dense, sae: SAE, p: Rate) -> Tensor:
+    """sum_i |z_i|^p, averaged over the batch."""
+    # the gradient of |z|^p is infinite at 0 for p < 1; inactive latents must get none
+    active = latents != 0
+    powers = torch.where(active, latents, 1.0).abs().pow(p) * active
+    return powers.sum(-1).mean(-1)
+
+
+@checked
+def decoder_l1(latents: Dense, sae: SAE, p: Rate) -> Tensor:
+    """sum_i |z_i| ||D_i||, averaged over the batch."""
+    return (latents.abs() * sae.dictionary_norms.unsqueeze(-2)).sum(-1).mean(-1)
+
+
+SPARSITY_TERMS: Mapping[str, Callable] = {"l1": l1, "lp": lp, "decoder_l1": decoder_l1}
