@@ -40,6 +40,12 @@ class ImageSet:
     source: str
     properties: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    def __post_init__(self):
+        if self.labels is not None and int(self.labels.max()) >= len(self.classes):
+            raise ValueError(
+                f"labels go up to {int(self.labels.max())}, there are {len(self.classes)} classes"
+            )
+
 
 @checked
 def split(images: ImageSet, n_test: Positive, seed: Seed = 0) -> tuple[ImageSet, ImageSet]:

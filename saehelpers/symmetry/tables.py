@@ -77,8 +77,8 @@ def check_laws(table: np.ndarray) -> None:
         wrong = np.flatnonzero(product != elements)
         if len(wrong):
             raise ValueError(
-                f"the table is of no group: element 0 must be the identity, and {form.format(wrong[0])} = "
-                f"{product[wrong[0]]}"
+                "the table is of no group: element 0 must be the identity, and "
+                f"{form.format(wrong[0])} = {product[wrong[0]]}"
             )
     # (a g) b = a (g b) for all a and b is enough for generators g (Light's test)
     for g in first_generators(table):

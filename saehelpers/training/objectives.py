@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 
 from saehelpers.runs import Registry
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Name, Positive, one_of
+from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Name, Positive, one_of
 from saehelpers.saes import SAE, GroupCrosscoder, SAEConfig
 from saehelpers.saes.sparse import Latents, SparseLatents
 
@@ -43,8 +43,8 @@ class OrbitBatch:
     """
 
     rows: Real[Tensor, "N d"]
-    starts: Int[Tensor, "*inst batch"]
-    elements: Int[Tensor, "*inst batch"]
+    starts: Annotated[Int[Tensor, "*inst batch"], FROM_ZERO]
+    elements: Annotated[Int[Tensor, "*inst batch"], FROM_ZERO]
     order: Positive | None
     mean: Float[Tensor, "statistics d"]
     scale: Float[Tensor, "statistics d_or_1"]
@@ -206,9 +206,9 @@ class Objective:
     prefixes: whether it is for the nested dictionaries of a Matryoshka SAE.
     """
 
-    name: str
+    name: Name
     function: Callable
-    reads: tuple[Part, ...] = ("transformed",)
+    reads: Annotated[tuple[Part, ...], NOT_EMPTY] = ("transformed",)
     target: Part = "transformed"
     dictionary: str | None = None
     prefixes: bool = False
@@ -312,8 +312,8 @@ OBJECTIVES = Registry(
 @checked
 def objective(
     name: Name,
-    reads: str | tuple[str, ...] = "transformed",
-    target: str | None = None,
+    reads: Part | Annotated[tuple[Part, ...], NOT_EMPTY] = "transformed",
+    target: Part | None = None,
     dictionary: str | None = None,
     prefixes: bool = False,
 ) -> Callable[[Callable], Callable]:

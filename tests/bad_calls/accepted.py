@@ -1,3 +1,117 @@
-"""What is taken though it was changed, and why that does no harm."""
+"""What is taken though it was changed, or is told less clearly, and why that is right.
 
-ACCEPTED = {}
+By "argument: what was put in its place", anywhere, or "room.name argument: ..." of one name.
+"""
+
+ACCEPTED = {
+    "0 is a number of this kind like others": (
+        "seed: 0", "auxk: 0", "done: 0", "element: 0", "elements: 0", "first: 0", "second: 0",
+        "start: 0", "layer: 0", "example: 0", "t: 0", "warmup_steps: 0",
+        "sparsity_warmup_steps: 0", "runs.seconds_each pause: 0", "runs.seconds_each pause: 2.5",
+        "datasets.synthetic.make_features steps: 0",
+    ),
+    "None stands for what the docstring says": (
+        "act: None", "action: None", "dictionary: None", "effects: None", "epochs: None",
+        "executor: None", "generator: None", "group: None", "heads: None", "labels: None",
+        "n_blocks: None", "order: None", "origin: None", "period: None", "pixels_per_image: None",
+        "truncation: None", "validation: None", "stop: None",
+    ),
+    "a label for people, or of one's own: any text": (
+        "name: misspelt", "label: misspelt", "label: empty", "description: misspelt",
+        "description: empty", "title: misspelt", "title: empty", "kind: misspelt", "kind: empty",
+        "home: misspelt", "home: empty", "what: misspelt", "what: empty", "why: misspelt",
+        "why: empty", "source: misspelt", "source: empty", "rows: misspelt", "columns: misspelt",
+        "columns: empty", "figures.similarities rows: empty", "stream: misspelt", "stream: empty",
+        "evaluation.ProbeInput element: misspelt", "figures.curves marker: empty",
+    ),
+    "an identity, or a name, that is compared when the run is made": (
+        "activations: misspelt", "activations: empty", "base_model: misspelt", "data: misspelt",
+        "encoder: misspelt", "images: misspelt", "images: empty", "text: misspelt",
+        "start: misspelt", "start: empty", "group: misspelt", "architecture: misspelt",
+        "experiments.PixelsRun layer: misspelt", "experiments.PixelsRun act: misspelt",
+        "experiments.PixelsRun act: empty", "training.EndToEndRun module: misspelt",
+    ),
+    "nothing is asked for, and nothing is done": (
+        "column_titles: empty", "configs: empty", "downstream: empty", "generators: empty",
+        "jobs: empty", "later: empty", "methods: empty", "modifiers: empty", "modules: empty",
+        "runs.local_folder names: empty", "order: empty", "positions: empty", "prefixes: empty",
+        "row_titles: empty", "runs.append rows: empty", "seeds: empty", "sources: empty",
+        "starts: empty", "subfolder: empty", "suffixes: empty", "times: empty", "topks: empty",
+        "values: empty", "wanted: empty", "runs.joined tensors: empty", "vectors: empty",
+        "saes.SAE.encode x: empty", "runs.derived arguments: empty", "runs.own_part batch: empty",
+        "runs.part stop: 0",
+    ),
+    "the name of a whole model is empty": ("module: empty",),
+    "axes in front are samples": (
+        "vectors: axis fewer", "vectors: axis more", "x: axis more", "x: axis fewer",
+        "logits: axis more", "latents: axis more", "latents: axis fewer",
+        "activations: axis more", "runs.derived arguments: axis fewer",
+        "runs.derived arguments: axis more", "runs.own_part batch: axis fewer",
+        "runs.own_part batch: axis more", "tensor: axis fewer", "tensor: axis more",
+        "runs.identified value: axis fewer", "runs.identified value: axis more",
+    ),
+    "inputs are of any kind; which, the model or the action says": (
+        "inputs: axis fewer", "inputs: axis more", "images: axis fewer", "images: axis more",
+    ),
+    "tensors are passed on as they are": (
+        "runs.derived arguments: NaN", "runs.derived arguments: inf", "runs.own_part batch: NaN",
+        "runs.own_part batch: inf", "runs.joined tensors: NaN", "runs.joined tensors: inf",
+    ),
+    "anything can be told by its identity": (
+        "value: -1", "value: 0", "value: 2.5", "value: text", "value: NaN", "value: None",
+        "value: number", "cause: -1", "cause: 0", "cause: 2.5", "cause: text", "cause: NaN",
+        "cause: None", "measure: text", "measure: number", "measure: None", "data: -1", "data: 0",
+        "data: 2.5", "data: text", "data: NaN", "data: None",
+    ),
+    "for who adds to the package: said when it is used": (
+        "default: -1", "default: 0", "default: 2.5", "default: text", "default: NaN",
+        "default: None", "thing: text", "thing: number", "thing: None", "value_of: text",
+        "value_of: number", "value_of: None", "built_in: items of another kind",
+        "runs.Registry.adding name: empty", 
+        "runs.listed values: items of another kind", "runs.local_folder subfolder: misspelt",
+    ),
+    "a table of any columns": ("features: misspelt columns", "history: misspelt columns"),
+    "classes are any whole numbers": (
+        "evaluation.fit_class_probe labels: negative", "trained_on: negative", "truth: negative",
+    ),
+    "a score may be negative": ("observed: -1", "null: -1", "threshold: -1"),
+    "max(0, mean + std e): such a feature adds nothing": ("magnitude_mean: -1",),
+    "no such rows, no cells: as of a baseline that was not measured": (
+        "baseline: misspelt", "baseline: empty",
+    ),
+}  # fmt: skip
+UNCLEAR = {
+    "what the model says of inputs that it does not take": (
+        "networks.orbit_activations inputs: axis more",
+        "networks.read_activations inputs: axis more",
+        "evaluation.spliced_loss inputs: axis more",
+    ),
+    "the first of its arguments is called `function`, further ones are those of that function": (
+        "runs.derived arguments: text", "runs.derived arguments: number",
+        "runs.derived arguments: None", "runs.derived arguments: list",
+    ),
+    "names the place or the value, and what may stand there": (
+        "runs.read_config classes: empty", "saes.load_sae_lens subfolder: misspelt",
+        "networks.load_encoder source: misspelt",
+        "experiments.prepare_pixel_subject layer: misspelt", "experiments.load subfolder: misspelt",
+        "experiments.load action: text", "experiments.push_to_hub thing: text",
+        "experiments.push_to_hub repo_id: misspelt", "experiments.push_to_hub subfolder: misspelt",
+        "experiments.push_to_hub subfolder: empty",
+        "symmetry.LinearAction.from_state identifier: misspelt",
+        "symmetry.LinearAction.from_state identifier: empty",
+        "runs.Registry.check name: number", "runs.Registry.check name: None",
+        "runs.Registry.check name: misspelt", "runs.Registry.check name: empty",
+        "runs.Registry.identity name: number", "runs.Registry.identity name: None",
+        "runs.Registry.identity name: misspelt", "runs.Registry.identity name: empty",
+    ),
+    "(n, d) is taken for activations without a group: the validation does not fit then": (
+        "training.train_sae x: axis fewer",
+    ),
+}  # fmt: skip
+
+
+def known(table: dict[str, tuple[str, ...]], name: str, argument: str, bad: str) -> str | None:
+    """The entry of a table that is about this call, if there is one."""
+    entries = {entry for group in table.values() for entry in group}
+    of_call = f"{argument}: {bad}"
+    return next((e for e in (f"{name} {of_call}", of_call) if e in entries), None)

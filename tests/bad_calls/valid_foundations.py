@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from saehelpers import runs, symmetry
+from saehelpers.runs import notebooks
 from saehelpers.saes import ArchetypalSAE, make_sae, save_sae_lens, stack
 
 from . import things as t
@@ -83,7 +84,7 @@ CALLS = {
     "runs.identity": lambda: {"value": 1},
     "runs.joined": lambda: {"*": [t.random(3, 2), t.random(2, 2)]},
     "runs.part": lambda: {"tensor": t.random(8, 2), "start": 0, "stop": 4, "step": 2},
-    "runs.check_parameters": lambda: {"notebook": "01", "values": runs.notebooks._defaults("01")},
+    "runs.check_parameters": lambda: {"notebook": "01", "values": notebooks._defaults("01")},
     "runs.enter_notebooks": None,
     "runs.full_precision": lambda: {"x": t.random(3)},
     "runs.progress_line": lambda: {"label": "SAEs", "done": 1, "total": 3},

@@ -162,7 +162,22 @@ def test_an_sae_of_something_else(explained, tmp_path):
 
 BAD = {
     "shape": ({"latents": [1, 2]}, ValueError, r"are not of tokens \(60, 16\) and 2 latents"),
-    "word": ({"vocabulary": WORDS[:5]}, ValueError, "is not among 5 words"),
+    "NaN": ({"effects": torch.full((4, 30), float("nan"))}, ValueError, "effects has NaN"),
+    "infinite": ({"heads": torch.full((4, 2), float("inf"))}, ValueError, "heads has NaN or inf"),
+    "rows": ({"dictionary": torch.full((12, 5), float("nan"))}, ValueError, "dictionary has NaN"),
+    "sources": (
+        {"sources": lambda i, some: torch.full((len(some), 16, 16), float("nan"))},
+        ValueError,
+        r"sources\(0, ...\) returns has NaN",
+    ),
+    "no text": ({"vocabulary": list(range(30))}, TypeError, r"vocabulary\[0\] must be a text"),
+    "effects": (
+        {"effects": torch.zeros(4, 31)},
+        ValueError,
+        "effects .* on more words than the 30",
+    ),
+    "negative": ({"latents": [3, 7, 11, -1]}, ValueError, r"latents\[3\] must be 0 or more"),
+    "word": ({"vocabulary": WORDS[:5]}, ValueError, "vocabulary only 5 words"),
     "latent": ({"dictionary": torch.eye(11)}, IndexError, "latent 11 of an SAE with 11 latents"),
 }
 
@@ -177,8 +192,19 @@ def test_bad_input(case, tmp_path, tokens, activations):
 
 
 def test_no_latents(tmp_path, tokens, activations):
-    with pytest.raises(ValueError, match="needs one latent or more"):
-        dashboards.text_dashboard(tmp_path / "a", tokens, WORDS, [], activations[..., :0])
+    with pytest.raises(ValueError, match="latents must be one or more"):
+        dashboards.text_dashboard(tmp_path / "a", tokens, WORDS, [], activations)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_activations_that_are_no_numbers(number, tmp_path, tokens, activations):
+    bad = activations.clone()
+    bad[3, 5, 1] = number
+    with pytest.raises(ValueError, match="activations has NaN or infinite values"):
+        dashboards.text_dashboard(tmp_path / "a", tokens, WORDS, LATENTS, bad)
+    with pytest.raises(ValueError, match="tokens must be of numbers from 0 up"):
+        dashboards.text_dashboard(tmp_path / "a", tokens - 1, WORDS, LATENTS, activations)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["grey", "colour"])
@@ -265,6 +291,26 @@ def test_what_comes_from_the_data_is_text(browse, page):
         assert word in tab.inner_text("#examples")
         assert word.replace(" ", "␣") in tab.inner_text("#facts")
     assert tab.locator("main script, main img").count() == 0
+
+
+def test_what_turns_text_round_does_not_reach_further(browse, tmp_path):
+    """U+202E, unclosed, in a token: the words behind it stand to its right, as written."""
+    words = ["left", "\u202e", "one ", "two ", "three"]
+    tokens = torch.tensor([[0, 1, 2, 3, 4]])
+    path = tmp_path / "turned.html"
+    dashboards.text_dashboard(
+        path, tokens, words, [0], torch.ones(1, 5, 1), effects=torch.rand(1, 5)
+    )
+    tab = browse(path)
+    boxes = [tab.locator(".context .token").nth(i).bounding_box()["x"] for i in range(5)]
+    assert boxes == sorted(boxes) and "\u202e" not in tab.inner_text("body")
+
+
+def test_a_long_title_is_broken(browse, tmp_path, tokens, activations):
+    path = tmp_path / "long.html"
+    dashboards.text_dashboard(path, tokens, WORDS, LATENTS, activations, title=5000 * "w")
+    tab = browse(path, viewport={"width": 800, "height": 600})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 800
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
