@@ -296,15 +296,14 @@ def test_an_objective_that_takes_something_else():
     for wrong in (lambda sae: None, lambda: None, lambda sae, batch, more: None):
         with pytest.raises(ValueError, match=r"'mine' must be a function \(sae, batch\): "):
             objective("mine")(wrong)
-    with pytest.raises(ValueError, match=r"'mine' must be a function \(sae, batch\), got 3"):
+    with pytest.raises(TypeError, match="function must be a function, got 3"):
         objective("mine")(3)
     assert "mine" not in OBJECTIVES
 
 
 def test_an_objective_of_unknown_activations():
-    known = "known are canonical, transformed, orbit"
     for reads, target in (("both", None), (("canonical", "both"), None), ("canonical", "both")):
-        with pytest.raises(ValueError, match=f"the objective 'mine' reads 'both'; {known}"):
+        with pytest.raises(ValueError, match=r"(reads|target).* must be one of .*, got 'both'"):
             objective("mine", reads, target)(lambda sae, batch: None)
 
 

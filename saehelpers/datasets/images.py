@@ -40,12 +40,6 @@ class ImageSet:
     source: str
     properties: pd.DataFrame = field(default_factory=pd.DataFrame)
 
-    def __post_init__(self):
-        if self.labels is not None and int(self.labels.max()) >= len(self.classes):
-            raise ValueError(
-                f"labels go up to {int(self.labels.max())}, there are {len(self.classes)} classes"
-            )
-
 
 @checked
 def split(images: ImageSet, n_test: Positive, seed: Seed = 0) -> tuple[ImageSet, ImageSet]:
@@ -59,7 +53,8 @@ def split(images: ImageSet, n_test: Positive, seed: Seed = 0) -> tuple[ImageSet,
     n_images = len(images.images)
     if not 0 < n_test < n_images:
         raise ValueError(
-            f"n_test of {n_images} images must be from 1 to {n_images - 1}, got {n_test}"
+            f"of {n_images} images between 1 and {n_images - 1} can be held out, got n_test "
+            f"{n_test}"
         )
     order = torch.randperm(n_images, generator=torch.Generator().manual_seed(seed))
 

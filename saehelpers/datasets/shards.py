@@ -47,7 +47,9 @@ def write_shards(
     with runs.temporary_folder(folder, overwrite) as temporary:
         for number, part in enumerate(parts):
             if not isinstance(part, Tensor):
-                raise ValueError(f"parts[{number}] is no tensor, but of {type(part)}")
+                raise ValueError(
+                    f"part {number} is no tensor, but of {type(part)}: parts must be tensors"
+                )
             name = f"{number:05d}.safetensors"
             first = part[:0] if first is None else first
             _check_alike("the first part", first, f"part {number}", part)

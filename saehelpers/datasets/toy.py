@@ -6,6 +6,7 @@ alpha_i ~ Bernoulli(1 / N) is invariant under the group; the directions v_i turn
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from torch import Tensor
 from saehelpers.datasets.synthetic import make_features
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified, identity
-from saehelpers.runs.wanted import Count, Positive, Seed
+from saehelpers.runs.wanted import Count, Positive, Seed, one_of
 from saehelpers.symmetry import Group, LinearAction
 
 ACTION_KINDS = ("rotation", "shift")
@@ -52,7 +53,7 @@ def make_toy(
     seed: Seed,
     d: Positive = 16,
     representatives: str = "fixed",
-    action_kind: str = "rotation",
+    action_kind: Annotated[str, one_of(ACTION_KINDS)] = "rotation",
 ) -> ToyData:
     """Draw features, a cyclic action of the given order, and samples.
 
@@ -111,8 +112,6 @@ def make_action(
             raise ValueError(f"shifts of order {order} need it to divide d = {d}")
         matrix = torch.block_diag(*[torch.eye(order).roll(1, 0)] * (d // order))
     else:
-        raise ValueError(
-            f"unknown kind of action_kind {kind!r}; known are {', '.join(ACTION_KINDS)}"
-        )
+        raise ValueError(f"unknown action kind {kind!r}; known are {', '.join(ACTION_KINDS)}")
     basis = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
     return LinearAction.from_generators(Group.named(f"C{order}"), [basis @ matrix @ basis.T])

@@ -319,7 +319,10 @@ def _checked(
     sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY], n_heads: int
 ) -> Int[Tensor, " latents"]:
     if n_heads < 1 or sae.config.d % n_heads:
-        raise ValueError(f"n_heads = {n_heads} does not divide the SAE's width {sae.config.d}")
+        raise ValueError(
+            f"{n_heads} heads do not divide the SAE's width {sae.config.d}: n_heads must be one that "
+            "does"
+        )
     if isinstance(sae, BlockDiagonalSAE) and sae.config.n_heads != n_heads:
         raise ValueError(f"the SAE has {sae.config.n_heads} heads, the model {n_heads}")
     chosen = torch.as_tensor(list(latents), dtype=torch.long)
@@ -332,7 +335,9 @@ def _checked(
 def _block(model: nn.Module, layer: int) -> nn.Module:
     blocks = getattr(getattr(model, "transformer", None), "h", None)
     if blocks is None:
-        raise ValueError(f"attributions are of GPT-2s, the model {type(model).__name__} is none")
+        raise ValueError(
+            f"attributions are of GPT-2 models, {type(model).__name__} is none: pass such a model"
+        )
     if not 0 <= layer < len(blocks):
         raise ValueError(f"layer must be one of the model's, 0 to {len(blocks) - 1}, got {layer}")
     return blocks[layer]

@@ -180,7 +180,7 @@ def separating_latents(
     """
     if m > latents.shape[-1]:
         raise ValueError(
-            f"cannot keep m = {m} (the truncation of a probe) of {latents.shape[-1]} latents"
+            f"cannot keep {m} of {latents.shape[-1]} latents: m, a probe's truncation, is too large"
         )
     latents = full_precision(latents)
     several = labels.ndim == 2

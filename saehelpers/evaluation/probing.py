@@ -19,7 +19,7 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
 from saehelpers.runs.sweeps import sweep
-from saehelpers.runs.wanted import Executor, Positive, one_of
+from saehelpers.runs.wanted import AnyExecutor, Positive, one_of
 
 if TYPE_CHECKING:
     import xgboost
@@ -148,7 +148,7 @@ def probe_sweep(
     jobs: list[tuple[dict, ProbeInput, list[int]]],
     labels: Bool[Tensor, "n tasks"],
     n_train: Positive,
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
 ) -> Iterator[tuple[dict, list[int], list[float]]]:
     """Probe many inputs in parallel, yielding (job, tasks, scores) as they are done.
 

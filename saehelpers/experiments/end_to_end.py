@@ -15,7 +15,7 @@ from saehelpers.experiments.saes import load_sae
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import check_identity, identity
 from saehelpers.runs.sweeps import is_seen, sweep
-from saehelpers.runs.wanted import FROM_ZERO, Device, Executor
+from saehelpers.runs.wanted import FROM_ZERO, AnyExecutor, Device
 from saehelpers.saes import SAE
 from saehelpers.training.end_to_end import check_model, train_end_to_end
 from saehelpers.training.methods import EndToEndRun
@@ -29,7 +29,7 @@ def load_or_train_end_to_end(
     validation: Annotated[Integer[Tensor, "m context"], FROM_ZERO],
     models: Path | str,
     device: Device = "cpu",
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
     force: bool = False,
 ) -> list[SAE]:
     """The SAEs of these configs, in their order, loaded from disk or trained.

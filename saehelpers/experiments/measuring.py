@@ -17,7 +17,7 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import sweep
-from saehelpers.runs.wanted import NOT_EMPTY, Executor, Positive, with_columns
+from saehelpers.runs.wanted import NOT_EMPTY, AnyExecutor, Positive, with_columns
 from saehelpers.saes import SAE, EquivariantSAE
 from saehelpers.symmetry import LinearAction
 from saehelpers.training.methods import EndToEndRun, SAERun, run_columns
@@ -30,7 +30,7 @@ def measure_runs(
     measure: Callable[..., dict[str, float] | list[dict[str, Any]]],
     jobs: list[tuple[Run, dict[str, Any], tuple]],
     path: Path | str,
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
 ) -> pd.DataFrame:
     """Measure whatever the results table has no rows of yet, and return the rows of these jobs.
 
@@ -78,7 +78,7 @@ def measure_probes(
     tasks: Annotated[pd.DataFrame, with_columns("task_type", "task")],
     n_train: Positive,
     path_of: Callable[[dict[str, Any]], Path],
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
 ) -> pd.DataFrame:
     """F1 of every planned probe on every task: the rows of the results tables.
 

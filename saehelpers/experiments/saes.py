@@ -20,7 +20,7 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import check_identity, identity
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import is_seen, sweep
-from saehelpers.runs.wanted import Device, Executor
+from saehelpers.runs.wanted import AnyExecutor, Device
 from saehelpers.saes import SAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group
 from saehelpers.training.methods import EndToEndRun, SAERun, method_runs
@@ -34,7 +34,7 @@ def load_or_train_saes(
     models: Path | str,
     validation: Real[Tensor, "m order d"] | None = None,
     device: Device = "cpu",
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
     force: bool = False,
 ) -> list[SAE]:
     """The SAEs of these configs, in their order, loaded from disk or trained.
@@ -85,7 +85,7 @@ def load_or_train_methods(
     group: Group,
     models: Path | str,
     device: Device = "cpu",
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
     **settings,
 ) -> dict[str, dict[SAERun, SAE]]:
     """The SAEs of every method, TopK and seed, for every subject: by its name, then by config.

@@ -16,7 +16,7 @@ from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.identities import check_identity, identified, identity
 from saehelpers.runs.sweeps import sweep
-from saehelpers.runs.wanted import Device, Executor, Name, Positive, Rate, Seed, one_of
+from saehelpers.runs.wanted import AnyExecutor, Device, Name, Positive, Rate, Seed, one_of
 from saehelpers.symmetry import (
     FIT_METHODS,
     Group,
@@ -126,7 +126,7 @@ def prepare_subjects(
     test_images: Float[Tensor, "m c h w"],
     models: Path | str,
     device: Device = "cpu",
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
     force: bool = False,
     act: InputAction | None = None,
     **action_settings,

@@ -38,7 +38,9 @@ def make_gpt2(
         from transformers import GPT2Config, GPT2LMHeadModel
 
     if width % n_heads:
-        raise ValueError(f"n_heads = {n_heads} does not divide the width {width}")
+        raise ValueError(
+            f"{n_heads} heads do not divide the width {width}: n_heads must be a divisor"
+        )
     config = GPT2Config(
         vocab_size=vocab_size, n_positions=context, n_embd=width, n_layer=n_layers,
         n_head=n_heads, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, bos_token_id=0,

@@ -15,6 +15,7 @@ from saehelpers.runs import distributed
 from saehelpers.runs.checking import checked
 from saehelpers.runs.progress import tqdm
 from saehelpers.runs.registry import carrying
+from saehelpers.runs.wanted import AnyExecutor
 
 KEPT_SECONDS = 60  # that a process waits for the next sweep, whose imports would take seconds
 POLL_SECONDS = 0.5  # between looks at jobs that do not tell when they are done
@@ -25,7 +26,7 @@ def sweep(
     function: Callable,
     jobs: Iterable[tuple],
     description: str = "",
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
     alone_here: bool = False,
 ) -> Iterator[Any]:
     """Yield `function(*job)` for every job as it is done, in any order.

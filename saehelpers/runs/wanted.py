@@ -83,14 +83,20 @@ def _is_json(value: Mapping) -> bool:
     return True
 
 
+def _is_from_zero(numbers: Tensor) -> bool:
+    return not (numbers.dtype.is_signed and numbers.numel()) or int(numbers.min()) >= 0
+
+
 def _is_config(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 Config = Annotated[Any, Wanted("a config, an instance of a dataclass", _is_config)]
-Executor = Annotated[Any, Wanted("an executor, with `submit`", lambda one: hasattr(one, "submit"))]
+AnyExecutor = Annotated[
+    Any, Wanted("an executor, with `submit`", lambda one: hasattr(one, "submit"))
+]
 Metadata = Annotated[Mapping[str, Any], Wanted("of what JSON has: texts, numbers, lists", _is_json)]
-FROM_ZERO = Wanted("of numbers from 0 up", lambda x: x.numel() == 0 or int(x.min()) >= 0)
+FROM_ZERO = Wanted("of numbers from 0 up", _is_from_zero)
 
 
 def bare(hint: Any) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from saehelpers.runs import Registry
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Config, Name
+from saehelpers.runs.wanted import Config
 from saehelpers.saes.sparse import BatchTopK, JumpReLU, TopK
 
 ACTIVATIONS = Registry(
@@ -25,7 +25,7 @@ ACTIVATIONS = Registry(
 
 
 @checked
-def activation(name: Name) -> Callable[[Callable], Callable]:
+def activation(name: Any) -> Callable[[Callable], Callable]:
     """Add an activation function: `@activation("mine")` above it, or above a module's class.
 
     A function takes pre-activations (*inst, batch, n_latents) and returns latents of that shape. A

@@ -238,7 +238,7 @@ class SAE(nn.Module):
         """What the last layer of the encoder reads."""
         if x.shape[-1] != self.config.d:
             raise ValueError(
-                f"x must be of the width {self.config.d} that the SAE reads, got {tuple(x.shape)}"
+                f"the SAE reads activations of width {self.config.d}, got x of {x.shape}"
             )
         x = x.to(self.mean.dtype)
         if self.standardises:

@@ -7,7 +7,7 @@ import torch
 
 from saehelpers.runs import Registry
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Name, Seed
+from saehelpers.runs.wanted import Seed
 from saehelpers.saes.archetypal import ArchetypalSAE
 from saehelpers.saes.base import SAE, SAEConfig
 from saehelpers.saes.block_diagonal import BlockDiagonalSAE
@@ -27,7 +27,7 @@ DICTIONARIES = Registry(
 
 
 @checked
-def dictionary(name: Name) -> Callable[[type[SAE]], type[SAE]]:
+def dictionary(name: Any) -> Callable[[type[SAE]], type[SAE]]:
     """Add a kind of SAE: `@dictionary("mine")` above `class Mine(SAE)`.
 
     Its `dictionary`, (*inst, n_latents, d), is what it is made for; where this needs parameters of

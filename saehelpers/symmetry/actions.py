@@ -112,7 +112,7 @@ class LinearAction(nn.Module):
             group = Group.named(identifier)
         if group.identifier != identifier:
             raise ValueError(
-                f"the state is one of {group.identifier}, not of the identifier {identifier}"
+                f"the state is one of {group.identifier}, not of {identifier}, by its identifier"
             )
         # copies: tensors of a file may lie where products round otherwise
         return cls(group, state["matrices"].clone(), state["origin"].clone())
@@ -182,7 +182,7 @@ def check_orbits(activations: Tensor, group: Group | None = None) -> None:
         raise ValueError(f"orbit activations must have shape (n, |G|, d), got {shape}")
     if group is not None and shape[1] != group.order:
         raise ValueError(
-            f"{group.name} has orbits of {group.order} elements, the activations have shape {shape}"
+            f"{group.name} has orbits of {group.order} elements, got shape {shape} of activations"
         )
     if not all(torch.isfinite(part).all() for part in activations.split(CHECKED_SAMPLES)):
         raise ValueError(f"orbit activations of shape {shape} contain NaN or infinite values")

@@ -48,8 +48,6 @@ class Group:
     generators: tuple = ()
 
     def __post_init__(self):
-        if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"the name of a group must be some text, got {self.name!r}")
         table = tables.as_table(self.table)
         tables.check_laws(table)
         object.__setattr__(self, "table", tuple(map(tuple, table.tolist())))
@@ -74,8 +72,8 @@ class Group:
         """The group called `name`: "C" or "D" and its number of rotations, as in "C4"."""
         if tables.parse(name) is None:
             raise ValueError(
-                f"unknown group, its name is {name!r}; known are the cyclic groups 'C1', 'C2', ... "
-                "and the dihedral groups 'D1', 'D2', ...; any other must be given, as a Group"
+                f"unknown group {name!r}; known are the cyclic groups 'C1', 'C2', ... "
+                "and the dihedral groups 'D1', 'D2', ...; any other must be given, not its name"
             )
         return _named(name)
 
@@ -88,7 +86,9 @@ class Group:
         """
         permutations = [tuple(map(operator.index, permutation)) for permutation in generators]
         if not permutations:
-            raise ValueError("generators of a group of permutations must be one or more, got none")
+            raise ValueError(
+                "a group of permutations needs a generator, got none: generators is empty"
+            )
         degree = len(permutations[0])
         for i, permutation in enumerate(permutations):
             if sorted(permutation) != list(range(degree)):
@@ -244,8 +244,8 @@ def given_or_named(identifier: str, group: Group | None) -> Group:
         return Group.named(identifier)
     if group.identifier != identifier:
         raise ValueError(
-            f"the config's group has the identifier {identifier!r}, the group given is "
-            f"{group.identifier!r}"
+            f"the config's group is {identifier!r}, the group given is {group.identifier!r}, by "
+            "their identifier"
         )
     return group
 

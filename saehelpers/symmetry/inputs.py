@@ -109,8 +109,8 @@ def check_shape(name: str, elements: int | Tensor, shape: tuple[int, ...], whose
     if not isinstance(elements, Tensor) or elements.shape != shape:
         found = f"shape {tuple(elements.shape)}" if isinstance(elements, Tensor) else elements
         raise ValueError(
-            f"{name} must be a tensor of shape {tuple(shape)}, one for each of the {whose}, got "
-            f"{found}"
+            f"{name} must be a tensor of shape {tuple(shape)}, got {found}: one for each of the "
+            f"{whose}"
         )
 
 

@@ -233,7 +233,7 @@ METHODS = Registry("method", f"{__name__}:METHODS", BUILT_IN)
 
 
 @checked
-def method(name: Name, objective: Name, **fields: Any) -> Method:
+def method(name: Any, objective: Name, **fields: Any) -> Method:
     """Add a method: `method("mine", "canonical", width=2)`; further fields are those of `Method`.
 
     Raises:

@@ -311,7 +311,7 @@ OBJECTIVES = Registry(
 
 @checked
 def objective(
-    name: Name,
+    name: Any,
     reads: Part | Annotated[tuple[Part, ...], NOT_EMPTY] = "transformed",
     target: Part | None = None,
     dictionary: str | None = None,

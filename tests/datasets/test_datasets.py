@@ -142,7 +142,7 @@ def test_share_of_negatives():
 
 
 def test_bad_shapes_arguments():
-    with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_samples must be 1 or more, got 0"):
         make_shapes(0, seed=0)
     with pytest.raises(ValueError, match="orientations under C1, C2, C4, D1, D2 and D4"):
         orientations(Group.named("C8"))
@@ -228,7 +228,7 @@ def test_toy_seeds():
     ("options", "message"),
     [
         ({"representatives": "some"}, r"representatives must be one of .*, got 'some'"),
-        ({"action_kind": "dance"}, "unknown action kind 'dance'; known are rotation, shift"),
+        ({"action_kind": "dance"}, "action_kind must be one of 'rotation', 'shift', got 'dance'"),
         ({"d": 7}, "need an even d, got 7"),
         ({"d": 10, "action_kind": "shift"}, "shifts of order 4 need it to divide d = 10"),
     ],

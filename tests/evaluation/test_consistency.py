@@ -161,7 +161,7 @@ def of_seeds(n: int) -> dict[tuple[int, int], float]:
 def test_every_pair_of_runs_is_scored_once():
     assert of_seeds(3) == {(0, 1): 5, (0, 2): 7, (1, 2): 5}
     for n_runs in (0, 1):
-        with pytest.raises(ValueError, match=f"needs two runs or more, got {n_runs}"):
+        with pytest.raises(ValueError, match=f"or more, got {n_runs}"):
             of_seeds(n_runs)
 
 
@@ -189,7 +189,7 @@ def test_two_runs_have_no_interval():
 @pytest.mark.parametrize("name", ["svcca", "linear_cka"])
 def test_samples_that_are_missing_or_all_the_same(unchecked, name):
     score = getattr(consistency, name)
-    with pytest.raises(ValueError, match="samples must be the same for both: got 5 and 4"):
+    with pytest.raises(ValueError, match="y must have the shape .*: its samples is 4, as x has 5"):
         score(random(5, 3), random(4, 3))
     with pytest.raises(ValueError, match=r"shape \(5, 3\) are all the same"):
         score(random(5, 3), torch.ones(5, 3))

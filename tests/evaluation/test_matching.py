@@ -198,9 +198,9 @@ def test_latent_order_of_fewer_latents_skips_features():
 @pytest.mark.parametrize(
     "a, b, message",
     [
-        ((3, 8), (4, 6), r"rows of one width, got \(3, 8\) and \(4, 6\)"),
-        ((0, 8), (4, 8), r"got \(0, 8\) and \(4, 8\)"),
-        ((3, 8), (0, 8), r"got \(3, 8\) and \(0, 8\)"),
+        ((3, 8), (4, 6), r"must have the shape .*, got \(4, 6\): its d is 6, as \w+ has 8"),
+        ((0, 8), (4, 8), r"(a|dictionary) is empty, of shape \(0, 8\)"),
+        ((3, 8), (0, 8), r"(b|features) is empty, of shape \(0, 8\)"),
         ((3, 6), (4, 6), r"action is one of R\^8, the dictionaries have width 6"),
     ],
 )

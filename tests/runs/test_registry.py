@@ -137,7 +137,7 @@ def test_no_name(kind):
         (lambda: activation("mine")(3), "the activation 'mine' must be a function, got 3"),
         (lambda: method("mine", "none"), "unknown objective 'none'; known are reconstruction, "),
         (lambda: method("mine", "canonical", dictionary="none"), "unknown dictionary 'none'"),
-        (lambda: method("mine", "canonical", width=0), "width must be 1 or more times n_latents"),
+        (lambda: method("mine", "canonical", width=0), "width must be 1 or more, got 0"),
     ],
 )
 def test_things_that_cannot_be_added(wrong, message):

@@ -243,7 +243,7 @@ def test_sparsity_warms_up():
     [
         ({"n_heads": 5}, r"n_heads = 5 must divide the width d = 12 and n_latents = 24"),
         ({"d": 13}, r"must divide the width d = 13"),
-        ({"n_heads": 0}, r"n_heads = 0"),
+        ({"n_heads": 0}, r"n_heads must be 1 or more, got 0"),
         ({"dictionary": "free"}, r"kind 'free' has no n_heads"),
         ({"activation": "topk", "topk": 9, "topk_per_head": True}, r"n_latents = 8, got 9"),
         ({"initial_norm": 0.1, "unit_decoder": True}, r"initial_norm is of rows that are free"),

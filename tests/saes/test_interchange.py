@@ -318,7 +318,7 @@ def test_no_sae(tmp_path):
         ({"normalize_activations": "expected_average_only_in"}, "_only_in', by a factor that is"),
         ({"architecture": "topk"}, "lacks d_in, d_sae or k"),
         ({"architecture": "topk", "k": 21}, "topk must be between 1 and n_latents = 20, got 21"),
-        ({"architecture": "topk", "k": 0}, "topk must be between 1 and n_latents = 20, got 0"),
+        ({"architecture": "topk", "k": 0}, "topk must be 1 or more, got 0"),
         ({"d_in": None}, "lacks d_in, d_sae or k"),
     ],
 )

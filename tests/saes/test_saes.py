@@ -377,11 +377,14 @@ def test_searching_sae_reads_what_each_element_turns_back(action):
     ("options", "message"),
     [
         ({"topk": 13}, "topk must be between 1 and n_latents = 12, got 13"),
-        ({"topk": 0}, "topk must be between 1 and n_latents = 12, got 0"),
+        ({"topk": 0}, "topk must be 1 or more, got 0"),
         ({"topk": 13, "activation": "batch_topk"}, "between 1 and n_latents = 12, got 13"),
         ({"activation": "softmax"}, "unknown activation 'softmax'; known are topk"),
-        ({"encoder": "deep"}, "unknown encoder 'deep'; known are linear, two_layer"),
-        ({"encoder_activation": "tanh"}, "unknown encoder_activation 'tanh'; known are relu"),
+        ({"encoder": "deep"}, "encoder must be one of 'linear', 'two_layer', got 'deep'"),
+        (
+            {"encoder_activation": "tanh"},
+            "encoder_activation must be one of 'relu', .*, got 'tanh'",
+        ),
         ({"dictionary": "big"}, "unknown dictionary 'big'; known are free"),
         ({"dictionary": "archetypal", "unit_decoder": True}, "unit_decoder has no effect"),
     ],

@@ -101,7 +101,8 @@ def test_report_of_the_true_action(action):
 @BOTH
 def test_report_agrees_with_plain_loops(action):
     group = action.group
-    wrong = LinearAction(group, action.matrices + 0.1 * random_vectors(8), random_vectors(1)[0])
+    wrong = LinearAction(group, action.matrices.clone(), random_vectors(1)[0])
+    wrong.matrices.add_(0.1 * random_vectors(8))
     orbits = action.orbit(random_vectors(50) + 1) + 0.5
     report = report_action(wrong, orbits).set_index(["metric", "element"])["value"]
     sse, sse_identity = 0.0, 0.0
@@ -265,7 +266,7 @@ def test_acting_by_what_is_no_element(c4_action, element, message):
 
 
 def test_unknown_fit_method(c4_action):
-    with pytest.raises(ValueError, match="unknown fit method 'magic'; known are adam"):
+    with pytest.raises(ValueError, match=r"method must be one of 'adam', .*, got 'magic'"):
         fit_action(c4_action.orbit(random_vectors(4)), c4_action.group, "magic")
 
 
@@ -273,10 +274,10 @@ def test_unknown_fit_method(c4_action):
     ("activations", "message"),
     [
         (torch.zeros(5, 8), r"shape \(n, \|G\|, d\), got \(5, 8\)"),
-        (torch.zeros(0, 4, 8), r"shape \(n, \|G\|, d\), got \(0, 4, 8\)"),
+        (torch.zeros(0, 4, 8), r"activations is empty, of shape \(0, 4, 8\)"),
         (torch.zeros(5, 3, 8), r"C4 has orbits of 4 elements, got shape \(5, 3, 8\)"),
-        (torch.full((5, 4, 8), math.nan), r"\(5, 4, 8\) contain NaN or infinite"),
-        (torch.full((5, 4, 8), -math.inf), r"\(5, 4, 8\) contain NaN or infinite"),
+        (torch.full((5, 4, 8), math.nan), r"has NaN or infinite values, of shape \(5, 4, 8\)"),
+        (torch.full((5, 4, 8), -math.inf), r"has NaN or infinite values, of shape \(5, 4, 8\)"),
     ],
 )
 def test_bad_orbit_activations(activations, message):

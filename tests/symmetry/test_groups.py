@@ -218,7 +218,7 @@ def test_names_that_are_taken_or_too_large():
         with pytest.raises(ValueError, match="the name 'C4' is that of a cyclic"):
             Group("C4", table, generators)
     assert Group("C4", Group.named("C4").table) == Group.named("C4")
-    with pytest.raises(ValueError, match="name of a group must be some text, got ''"):
+    with pytest.raises(ValueError, match="name must be a text that is not empty, got ''"):
         Group("", V4)
     with pytest.raises(ValueError, match="C9999 has more than 4096 elements"):
         Group.named("C9999")

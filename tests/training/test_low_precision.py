@@ -10,6 +10,7 @@ from saehelpers import EquivariantSAE, Group, SAEConfig, SAERun, fit_action
 from saehelpers.datasets import ShardStream, write_shards
 from saehelpers.datasets.shards import map_activations
 from saehelpers.evaluation import (
+    dependence,
     evaluate_spliced,
     fit_class_probe,
     matching,
@@ -136,8 +137,8 @@ def test_metrics_of_halves_are_those_of_the_same_numbers():
             matching.cosine_matrix(x[:9], y[:9]),
             metrics.separating_latents(x, tasks, 3),
             metrics.separating_latents(x, labels, 3),
-            metrics.correlations(x, y[:, 0]),
-            metrics.angle_dependence(x, y[:, 1] / 1000),
+            dependence.correlations(x, y[:, 0]),
+            dependence.angle_dependence(x, y[:, 1] / 1000),
             metrics.detection(x, tasks, 2),
             svcca(x, y),
             linear_cka(x, y),

@@ -11,7 +11,7 @@ from saehelpers.datasets.galaxies.sky import measure_sky
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.sweeps import sweep
-from saehelpers.runs.wanted import Executor
+from saehelpers.runs.wanted import AnyExecutor
 
 with extra("galaxies"):
     from photutils.segmentation import SourceCatalog, detect_sources
@@ -24,7 +24,7 @@ PROPERTIES = ("ellipticity", "semimajor", "concentration", "angle")
 
 @checked
 def measure_galaxies(
-    images: UInt8[Tensor, "n 3 size size"], executor: Executor | None = None
+    images: UInt8[Tensor, "n 3 size size"], executor: AnyExecutor | None = None
 ) -> pd.DataFrame:
     """Properties of the galaxy in the middle of each image (photutils).
 

@@ -13,7 +13,7 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.identities import identified
 from saehelpers.runs.sweeps import sweep
-from saehelpers.runs.wanted import Executor, Positive, Seed
+from saehelpers.runs.wanted import AnyExecutor, Positive, Seed
 
 with extra("galaxies"):
     import galsim
@@ -37,7 +37,7 @@ def simulate_galaxies(
     folder: Path | str,
     size: Positive = 64,
     seed: Seed = 0,
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
 ) -> ImageSet:
     """Images of the four classes in turn; drawn once, then read from `folder`.
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Positive, Share, Weight
+from saehelpers.runs.wanted import Count, Positive, Share, Weight
 
 PROBABILITY_KINDS = ("constant", "linear", "zipfian", "random")
 SKIPPED_BELOW = 0.15  # probabilities for which jumping from firing to firing is faster
@@ -82,7 +82,7 @@ class Correlation:
 
     @classmethod
     @checked
-    def dense(cls, matrix: Float[Tensor, "n_features n_features"]) -> "Correlation":
+    def dense(cls, matrix: Real[Tensor, "n_features n_features"]) -> "Correlation":
         """The copula of a correlation matrix, whose Cholesky factor is computed once.
 
         Raises:
@@ -154,7 +154,7 @@ class CorrelationReport:
 
 @checked
 def nearest_correlation(
-    matrix: Float[Tensor, "n n"], smallest_eigenvalue: float = 1e-4, max_iterations: Positive = 50
+    matrix: Float[Tensor, "n n"], smallest_eigenvalue: float = 1e-4, max_iterations: Count = 50
 ) -> tuple[Float[Tensor, "n n"], CorrelationReport]:
     """The closest positive definite correlation matrix, and how much had to be changed.
 
