@@ -320,8 +320,8 @@ def _checked(
 ) -> Int[Tensor, " latents"]:
     if n_heads < 1 or sae.config.d % n_heads:
         raise ValueError(
-            f"{n_heads} heads do not divide the SAE's width {sae.config.d}: n_heads must be one that "
-            "does"
+            f"{n_heads} heads do not divide the SAE's width {sae.config.d}: n_heads must "
+            "be one that does"
         )
     if isinstance(sae, BlockDiagonalSAE) and sae.config.n_heads != n_heads:
         raise ValueError(f"the SAE has {sae.config.n_heads} heads, the model {n_heads}")

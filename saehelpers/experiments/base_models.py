@@ -44,7 +44,7 @@ class BaseModelRun:
     """
 
     name: Name
-    data: Name
+    data: str
     architecture: Name
     latent_dim: Positive = 256
     hidden_dim: Positive = 256
@@ -90,7 +90,7 @@ class LanguageModelRun:
     """
 
     name: Name
-    text: Name
+    text: str
     vocab_size: Positive = 4096
     context: Positive = 128
     width: Positive = 128

@@ -40,7 +40,7 @@ class EncoderRun:
     """
 
     name: Name
-    data: Name
+    data: str
     widths: Annotated[tuple[Positive, ...], NOT_EMPTY] = (48, 96, 192)
     depths: Annotated[tuple[Positive, ...], NOT_EMPTY] = (1, 2, 1)
     patch: Positive = 4
@@ -142,7 +142,7 @@ class PixelsRun:
     """
 
     name: Name
-    encoder: Name
+    encoder: str
     images: str
     layer: Name
     group: Name

@@ -39,7 +39,7 @@ class ActionRun:
     """
 
     name: Name
-    activations: Name
+    activations: str
     group: Name
     method: Annotated[str, one_of(FIT_METHODS)] = "adam"
     train_on_all_k: bool = True

@@ -72,8 +72,8 @@ class Group:
         """The group called `name`: "C" or "D" and its number of rotations, as in "C4"."""
         if tables.parse(name) is None:
             raise ValueError(
-                f"unknown group {name!r}; known are the cyclic groups 'C1', 'C2', ... "
-                "and the dihedral groups 'D1', 'D2', ...; any other must be given, not its name"
+                f"unknown group {name!r}; known are the cyclic groups 'C1', 'C2', ... and the "
+                "dihedral groups 'D1', 'D2', ...; any other must be given itself, not by name"
             )
         return _named(name)
 

@@ -136,8 +136,8 @@ class EndToEndRun:
     """
 
     name: Name
-    base_model: Name
-    text: Name
+    base_model: str
+    text: str
     module: str
     sae: SAEConfig
     lambda_local: Weight = 0.0

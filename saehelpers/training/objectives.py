@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 
 from saehelpers.runs import Registry
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Name, Positive, one_of
+from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Positive, one_of
 from saehelpers.saes import SAE, GroupCrosscoder, SAEConfig
 from saehelpers.saes.sparse import Latents, SparseLatents
 
@@ -206,7 +206,7 @@ class Objective:
     prefixes: whether it is for the nested dictionaries of a Matryoshka SAE.
     """
 
-    name: Name
+    name: str
     function: Callable
     reads: Annotated[tuple[Part, ...], NOT_EMPTY] = ("transformed",)
     target: Part = "transformed"

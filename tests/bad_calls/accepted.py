@@ -26,6 +26,7 @@ ACCEPTED = {
     ),
     "an identity, or a name, that is compared when the run is made": (
         "activations: misspelt", "activations: empty", "base_model: misspelt", "data: misspelt",
+        "base_model: empty", "data: empty", "encoder: empty", "text: empty",
         "encoder: misspelt", "images: misspelt", "images: empty", "text: misspelt",
         "start: misspelt", "start: empty", "group: misspelt", "architecture: misspelt",
         "experiments.PixelsRun layer: misspelt", "experiments.PixelsRun act: misspelt",
@@ -67,7 +68,7 @@ ACCEPTED = {
         "default: -1", "default: 0", "default: 2.5", "default: text", "default: NaN",
         "default: None", "thing: text", "thing: number", "thing: None", "value_of: text",
         "value_of: number", "value_of: None", "built_in: items of another kind",
-        "runs.Registry.adding name: empty", 
+        "runs.Registry.adding name: empty", "training.Objective name: empty", 
         "runs.listed values: items of another kind", "runs.local_folder subfolder: misspelt",
     ),
     "a table of any columns": ("features: misspelt columns", "history: misspelt columns"),

@@ -359,7 +359,7 @@ def test_values_that_are_no_numbers(run, tmp_path):
     x = torch.randn(100, 1, 8)
     x[70, 0, 3] = torch.nan
     stream = ShardStream(write_shards(tmp_path / "shards", [x]), 100)
-    with pytest.raises(ValueError, match="activations (contain|has) NaN or infinite values"):
+    with pytest.raises(ValueError, match=r"activations (contain|has) NaN or infinite values"):
         train_saes([run], [stream], progress=False)
 
 

@@ -256,7 +256,7 @@ def test_repeated_tokens_repeat():
 @pytest.mark.parametrize(("period", "vocabulary"), [(9, 300), (0, 300), (None, 1)])
 def test_tokens_that_cannot_be_repeated(period, vocabulary):
     with pytest.raises(
-        ValueError, match="a period from 1 to 8 repeats within 16 tokens|period must be 1 or more"
+        ValueError, match=r"a period from 1 to 8 repeats within 16 tokens|period must be 1 or more"
     ):
         text.repeated_tokens(3, 16, vocabulary, torch.Generator(), period)
 

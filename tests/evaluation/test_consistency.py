@@ -189,7 +189,7 @@ def test_two_runs_have_no_interval():
 @pytest.mark.parametrize("name", ["svcca", "linear_cka"])
 def test_samples_that_are_missing_or_all_the_same(unchecked, name):
     score = getattr(consistency, name)
-    with pytest.raises(ValueError, match="y must have the shape .*: its samples is 4, as x has 5"):
+    with pytest.raises(ValueError, match=r"y must have the shape .*: its samples is 4, as x has 5"):
         score(random(5, 3), random(4, 3))
     with pytest.raises(ValueError, match=r"shape \(5, 3\) are all the same"):
         score(random(5, 3), torch.ones(5, 3))

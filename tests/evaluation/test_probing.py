@@ -488,7 +488,7 @@ def test_bad_probe_or_truncation(probe, truncation, message, separable):
 def test_unknown_probe():
     with pytest.raises(
         ValueError,
-        match="unknown probe 'forest'|probe must be one of 'xgboost', 'logistic', got 'forest'",
+        match=r"unknown probe 'forest'|probe must be one of 'xgboost', 'logistic', got 'forest'",
     ):
         probe_tasks(random_input(), alternating(40)[:, None], 20, "forest")
 

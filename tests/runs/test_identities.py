@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from saehelpers.runs import identities as module
+from saehelpers.runs import files
 from saehelpers.runs.identities import derived, file_fingerprint, identified, identity
 from saehelpers.saes import ACTIVATIONS, SAEConfig, activation, make_sae
 
@@ -304,7 +304,7 @@ def test_files_and_folders_are_told_by_their_bytes(tmp_path):
 
 
 def test_large_file_is_read_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(files, "LARGE", 4)
     path, beside = tmp_path / "x.npy", tmp_path / "x.npy.fingerprint"
     path.write_bytes(b"12345678")
     digits = file_fingerprint(path)

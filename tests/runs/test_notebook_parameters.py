@@ -77,7 +77,7 @@ def test_other_types_are_named(check, changed, message):
     ("options", "message"),
     [
         ({"SEEDS": []}, "SEEDS is empty"),
-        ({"known": {"KIND": "bc"}}, "KIND has 'a', which is unknown; known are 'b', 'c'"),
+        ({"known": {"KIND": ["b", "c"]}}, "KIND has 'a', which is unknown; known are 'b', 'c'"),
         ({"known": {"SEEDS": [0]}}, "SEEDS has 1, which is unknown; known are 0"),
         ({"least": {"EPOCHS": 41}}, "EPOCHS must be 41 or more, got 40"),
         ({"least": {"SIZES": 3}}, "SIZES must be 3 or more, got 2"),

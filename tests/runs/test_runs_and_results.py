@@ -34,6 +34,8 @@ def other_value(value):
     """A value of the same kind that is not this one."""
     if isinstance(value, bool):
         return not value
+    if value in ("constant", "adam"):  # one of few
+        return {"constant": "linear", "adam": "refined"}[value]
     return value + "x" if isinstance(value, str) else value + 1
 
 

@@ -404,7 +404,7 @@ def test_orbits_of_a_wrong_size_for_a_crosscoder(toy):
 def test_activations_that_are_not_finite(toy, bad):
     activations = toy.activations.clone()
     activations[100, 2, 3] = bad
-    with pytest.raises(ValueError, match="(contain|has) NaN or infinite values"):
+    with pytest.raises(ValueError, match=r"(contain|has) NaN or infinite values"):
         train([RUN], [activations])
 
 
