@@ -24,7 +24,7 @@ from torch import Tensor
 from saehelpers.runs.wanted import Allowed, Wanted, shown
 
 INSIDE = "saehelpers."
-PASSED_ON = "dataclasses"  # whose `replace` makes an instance for its own caller
+PASSED_ON = ("dataclasses", "jaxtyping", "beartype")  # that call for whoever calls them
 NOTHING = Allowed(0)
 ROWS = 2**18  # of a tensor that are looked at in one go
 NUMBERS = {"Float": "floating-point numbers", "Real": "numbers", "Bool": "truth values",
@@ -69,8 +69,9 @@ def _checked(thing: Callable, always: bool) -> Callable:
 
 def _from_outside(frame: types.FrameType) -> bool:
     name = frame.f_globals.get("__name__", "")
-    if name == PASSED_ON and frame.f_back is not None:
-        name = frame.f_back.f_globals.get("__name__", "")
+    while name.partition(".")[0] in PASSED_ON and frame.f_back is not None:
+        frame = frame.f_back
+        name = frame.f_globals.get("__name__", "")
     return not name.startswith(INSIDE)
 
 

@@ -151,7 +151,7 @@ def test_split_of_images_whose_channels_come_last_in_memory(capsys):
 
 @pytest.mark.parametrize("n_test", [0, 10, 11])
 def test_split_leaves_something_on_both_sides(n_test):
-    with pytest.raises(ValueError, match="of 10 images between 1 and 9 can be held out"):
+    with pytest.raises(ValueError, match="n_test"):
         split(numbered(10), n_test)
 
 

@@ -431,8 +431,8 @@ def test_more_archetypes_than_samples(toy):
     "changes, message",
     [
         ({"objective": "invariance"}, "unknown objective 'invariance'; known are reconstruction,"),
-        ({"schedule": "step"}, "unknown schedule 'step'; known are constant, linear, cosine"),
-        ({"sparsity": "l2"}, "unknown sparsity 'l2'; known are None, l1, lp, decoder_l1"),
+        ({"schedule": "step"}, "schedule must be one of 'constant', 'linear', 'cosine', got 'step'"),
+        ({"sparsity": "l2"}, "sparsity must be one of 'l1', 'lp', 'decoder_l1', got 'l2'"),
         ({"objective": "crosscoder"}, "'crosscoder' and a dictionary of 'blocks' go together"),
     ],
 )
