@@ -23,7 +23,7 @@ from saehelpers.networks import VIT_B_16, load_pretrained_vit, make_autoencoder,
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.extras import extra
 from saehelpers.runs.identities import check_identity, identity
-from saehelpers.runs.wanted import NOT_EMPTY, Device, Name, Positive, Rate, Seed, Share
+from saehelpers.runs.wanted import NOT_EMPTY, Count, Device, Name, Positive, Rate, Seed, Share
 from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, input_action
 from saehelpers.training.fitting import Schedule
 
@@ -50,7 +50,7 @@ class BaseModelRun:
     hidden_dim: Positive = 256
     augment: bool = True
     group: Name = "C4"
-    epochs: Positive = 100
+    epochs: Count = 100
     batch_size: Positive = 64
     learning_rate: Rate = 1e-3
     schedule: Schedule = "constant"
@@ -67,7 +67,7 @@ def acted_on(inputs: Tensor, group: Group, act: InputAction) -> str:
 
 @checked
 def shapes_base_run(
-    architecture: Name, images: Tensor, group: Name, epochs: Positive, **settings
+    architecture: Name, images: Tensor, group: Name, epochs: Count, **settings
 ) -> BaseModelRun:
     """The run of a base model of notebook 02, which others load, trained on these images.
 

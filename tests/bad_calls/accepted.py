@@ -5,7 +5,8 @@ By "argument: what was put in its place", anywhere, or "room.name argument: ..."
 
 ACCEPTED = {
     "0 is a number of this kind like others": (
-        "seed: 0", "auxk: 0", "done: 0", "element: 0", "elements: 0", "first: 0", "second: 0",
+        "seed: 0", "auxk: 0", "experiments.BaseModelRun epochs: 0",
+        "experiments.shapes_base_run epochs: 0", "done: 0", "element: 0", "elements: 0", "first: 0", "second: 0",
         "start: 0", "layer: 0", "example: 0", "t: 0", "warmup_steps: 0",
         "sparsity_warmup_steps: 0", "runs.seconds_each pause: 0", "runs.seconds_each pause: 2.5",
         "datasets.synthetic.make_features steps: 0",

@@ -337,7 +337,7 @@ def test_what_does_not_go_to_the_hub(hub, sae_folder, tmp_path, monkeypatch):
     (sae_folder / "weights.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"cannot be loaded: its weights\.safetensors is damaged"):
         push_to_hub(sae_folder, "me/sae")
-    with pytest.raises(ValueError, match=r"what can be saved is an SAE, .* got tuple"):
+    with pytest.raises(TypeError, match=r"thing must be a SAE or .*, got \(1, 2\)"):
         push_to_hub((1, 2), "me/sae")
     assert not hub.exists()
 

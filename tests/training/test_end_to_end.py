@@ -372,7 +372,10 @@ def test_what_does_not_fit_the_model(settings, error, config, model, blocks):
             {"sae": SAEConfig(D, 32, "relu", encoder="linear")},
             "nothing makes an SAE with the activation 'relu' sparse",
         ),
-        ({"schedule": "step"}, "schedule must be one of 'constant', 'linear', 'cosine', got 'step'"),
+        (
+            {"schedule": "step"},
+            "schedule must be one of 'constant', 'linear', 'cosine', got 'step'",
+        ),
     ],
 )
 def test_configs_that_mean_nothing(settings, error, config):

@@ -297,5 +297,8 @@ def test_latents_after_a_prefix_get_no_gradient_from_it(batch):
 
 @pytest.mark.parametrize("prefixes", [(3, 1, 7), (3, 3, 7), (0, 7), (-1, 7), (1, 3), (1, 8), (8,)])
 def test_prefixes_that_do_not_rise_to_the_number_of_latents(prefixes):
-    with pytest.raises(ValueError, match=r"prefixes must rise to n_latents = 7, got \("):
+    with pytest.raises(
+        ValueError,
+        match=r"prefixes must rise to n_latents = 7, got \(|prefixes\[0\] must be 1 or more",
+    ):
         SAEConfig(d=D, n_latents=7, topk=2, prefixes=prefixes)

@@ -386,7 +386,9 @@ def test_archetypal_constraints_hold_after_training(toy, delta):
 
 @pytest.mark.parametrize("shape", [(256, 8), (256, 4, 8, 1), (0, 4, 8), (256, 0, 8)])
 def test_activations_of_a_wrong_shape(shape):
-    with pytest.raises(ValueError, match=r"must have shape \(n, \|G\|, d\), got \("):
+    with pytest.raises(
+        ValueError, match=r"must have shape \(n, \|G\|, d\), got \(|is empty, of shape \("
+    ):
         train([RUN], [torch.zeros(shape)])
 
 
@@ -431,7 +433,10 @@ def test_more_archetypes_than_samples(toy):
     "changes, message",
     [
         ({"objective": "invariance"}, "unknown objective 'invariance'; known are reconstruction,"),
-        ({"schedule": "step"}, "schedule must be one of 'constant', 'linear', 'cosine', got 'step'"),
+        (
+            {"schedule": "step"},
+            "schedule must be one of 'constant', 'linear', 'cosine', got 'step'",
+        ),
         ({"sparsity": "l2"}, "sparsity must be one of 'l1', 'lp', 'decoder_l1', got 'l2'"),
         ({"objective": "crosscoder"}, "'crosscoder' and a dictionary of 'blocks' go together"),
     ],
@@ -485,7 +490,7 @@ def test_blocks_without_the_crosscoders_objective():
 
 @pytest.mark.parametrize("topk", [0, 13])
 def test_more_active_latents_than_there_are(topk):
-    with pytest.raises(ValueError, match=f"between 1 and n_latents = 12, got {topk}"):
+    with pytest.raises(ValueError, match=f"topk must be .*, got {topk}"):
         dataclasses.replace(SAE_CONFIG, topk=topk)
 
 
