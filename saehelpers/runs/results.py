@@ -45,8 +45,7 @@ def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> 
 @checked
 def tables(folder: Path | str) -> list[Path]:
     """The tables of a folder, shipped ones and own ones, by name: what `read` takes."""
-    folder = Path(folder)
-    found = [*folder.glob("*.csv*"), *(folder / "own").glob("*.csv")]
+    found = [*(folder := Path(folder)).glob("*.csv*"), *(folder / "own").glob("*.csv")]
     return sorted({folder / path.name.removesuffix(".gz") for path in found})
 
 
@@ -141,8 +140,8 @@ def agree(table: Rows, wanted: list[Mapping[str, Any]]) -> pd.Series:
     """Which rows agree with one of some descriptions in all columns that it gives."""
     found = pd.Series(False, table.index)
     for names in {_told_by(row) for row in wanted}:
-        rows = _table([row for row in wanted if _told_by(row) == names])
-        found |= pd.Series(keys(table, names), index=table.index).isin(keys(rows, names))
+        rows = keys(_table([row for row in wanted if _told_by(row) == names]), names)
+        found |= pd.Series(keys(table, names), index=table.index).isin(rows)
     return found
 
 
@@ -157,8 +156,7 @@ def latest(table: Rows) -> pd.DataFrame:
     Runs of the same method, epochs and seed with other settings are told apart by their run and
     causes alone; a figure should show one of them.
     """
-    told_by = [name for name in DESCRIPTION if name != "run_id"]
-    return table.drop_duplicates(told_by, keep="last")
+    return table.drop_duplicates([c for c in DESCRIPTION if c != "run_id"], keep="last")
 
 
 @checked

@@ -6,7 +6,8 @@ By "argument: what was put in its place", anywhere, or "room.name argument: ..."
 ACCEPTED = {
     "0 is a number of this kind like others": (
         "seed: 0", "auxk: 0", "experiments.BaseModelRun epochs: 0",
-        "experiments.shapes_base_run epochs: 0", "done: 0", "element: 0", "elements: 0", "first: 0", "second: 0",
+        "experiments.shapes_base_run epochs: 0", "done: 0", "element: 0", "elements: 0",
+        "first: 0", "second: 0",
         "start: 0", "layer: 0", "example: 0", "t: 0", "warmup_steps: 0",
         "sparsity_warmup_steps: 0", "runs.seconds_each pause: 0", "runs.seconds_each pause: 2.5",
         "datasets.synthetic.make_features steps: 0",
@@ -34,7 +35,8 @@ ACCEPTED = {
         "experiments.PixelsRun act: empty", "training.EndToEndRun module: misspelt",
     ),
     "nothing is asked for, and nothing is done": (
-        "column_titles: empty", "configs: empty", "downstream: empty", "generators: empty",
+        "datasets.ImageSet classes: empty", "column_titles: empty", "configs: empty",
+        "downstream: empty", "generators: empty",
         "jobs: empty", "later: empty", "methods: empty", "modifiers: empty", "modules: empty",
         "runs.local_folder names: empty", "order: empty", "positions: empty", "prefixes: empty",
         "row_titles: empty", "runs.append rows: empty", "seeds: empty", "sources: empty",
@@ -69,7 +71,9 @@ ACCEPTED = {
         "default: -1", "default: 0", "default: 2.5", "default: text", "default: NaN",
         "default: None", "thing: text", "thing: number", "thing: None", "value_of: text",
         "value_of: number", "value_of: None", "built_in: items of another kind",
-        "runs.Registry.adding name: empty", "training.Objective name: empty", 
+        "runs.Registry.adding name: empty", "training.Objective name: empty",
+        "saes.dictionary name: empty", "saes.activation name: empty",
+        "training.objective name: empty", 
         "runs.listed values: items of another kind", "runs.local_folder subfolder: misspelt",
     ),
     "a table of any columns": ("features: misspelt columns", "history: misspelt columns"),
