@@ -159,6 +159,12 @@ class _Check:
             for key, item in value.items():
                 self(f"{name}[{key!r}]", item, parts[1], allowed)
         elif isinstance(origin, type) and issubclass(origin, Iterable):
+            if (
+                origin is not list
+                and hasattr(value, "__array__")
+                and getattr(value, "ndim", 0) == 1
+            ):
+                value = list(value)  # an array, or a column of a table
             several = Sequence if issubclass(origin, Sequence) else Iterable
             _demand(isinstance(value, several), name, value, hint)
             _demand(not isinstance(value, str | bytes), name, value, hint)
