@@ -135,6 +135,7 @@ def task_labels(
     shapes: Int[Tensor, "n quadrants"], elements: Int[Tensor, " n"], group: Group
 ) -> Bool[Tensor, "n tasks"]:
     """Labels of the tasks of `list_tasks` for images turned by the given elements."""
+    group.checked(elements)
     seen = shapes.gather(1, quadrant_sources(group)[elements])  # (n, quadrants)
     turned = orientations(group)[seen, elements[:, None]]  # (n, quadrants)
     labels = []
