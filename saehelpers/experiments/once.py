@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from saehelpers import runs
+from saehelpers.training.checkpoints import remove_checkpoint
 from saehelpers.training.fitting import Settings, fit
 
 
@@ -32,6 +33,7 @@ def load_or_train(
         model, history = train()
         tensors = {k: v.half() if half else v for k, v in model.state_dict().items()}
         runs.save_run(models, config, tensors, history, force, files)
+        remove_checkpoint(checkpoint_path(models, [config]))
         run = runs.load_run(models, config)
     else:
         print(f"loaded   {runs.run_id(config)}")
@@ -66,12 +68,13 @@ def fill(
 
 def begin_anew(models: Path | str, configs: list) -> None:
     """Remove what an earlier training of these configs left unfinished."""
-    checkpoint_path(models, configs).unlink(missing_ok=True)
+    remove_checkpoint(checkpoint_path(models, configs))
 
 
 def checkpoint_path(models: Path | str, configs: list) -> Path:
     hashes = sorted(runs.config_hash(config) for config in configs)
-    name = f"{configs[0].name}-{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}"
+    digits = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    name = f"{runs.checked_name(configs[0])}-{digits}"
     return Path(models) / ".unfinished" / f"{name}.safetensors"
 
 
@@ -95,5 +98,6 @@ def fit_run(
         begin_epoch=begin_epoch,
         evaluate=evaluate,
         checkpoint=checkpoint_path(models, [config]),
+        of=runs.config_hash(config),
         description=config.name,
     ).drop(columns="instance")

@@ -22,7 +22,7 @@ from saehelpers.evaluation import attribution
 from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import read_activations
 from saehelpers.runs.extras import extra
-from saehelpers.runs.folders import write_atomically
+from saehelpers.runs.files import write_atomically
 from saehelpers.saes import SAE
 
 if TYPE_CHECKING:

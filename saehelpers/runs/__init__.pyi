@@ -2,6 +2,8 @@ from . import (
     devices as devices,
     distributed as distributed,
     extras as extras,
+    files as files,
+    fingerprints as fingerprints,
     folders as folders,
     identities as identities,
     precision as precision,
@@ -9,7 +11,9 @@ from . import (
     reading as reading,
     registry as registry,
     results as results,
+    saving as saving,
     sweeps as sweeps,
+    threads as threads,
 )
 from .devices import (
     default_device as default_device,
@@ -29,28 +33,34 @@ from .distributed import (
 from .extras import (
     extra as extra,
 )
-from .folders import (
-    added_later as added_later,
+from .files import (
     check_free as check_free,
-    config_hash as config_hash,
-    damaged as damaged,
-    described as described,
-    fingerprint as fingerprint,
-    git_state as git_state,
-    listed as listed,
-    now_utc as now_utc,
-    provenance as provenance,
-    run_id as run_id,
-    save_run as save_run,
-    settings as settings,
+    guarded as guarded,
+    is_visible as is_visible,
+    naming_full_disk as naming_full_disk,
+    read_json as read_json,
+    save_tensors as save_tensors,
     temporary_folder as temporary_folder,
     temporary_path as temporary_path,
     write_atomically as write_atomically,
-    write_folder as write_folder,
+)
+from .fingerprints import (
+    check_file as check_file,
+    file_fingerprint as file_fingerprint,
+    keep_fingerprint as keep_fingerprint,
+)
+from .folders import (
+    added_later as added_later,
+    checked_name as checked_name,
+    config_hash as config_hash,
+    described as described,
+    fingerprint as fingerprint,
+    listed as listed,
+    run_id as run_id,
+    settings as settings,
 )
 from .identities import (
     derived as derived,
-    file_fingerprint as file_fingerprint,
     identified as identified,
     identity as identity,
     joined as joined,
@@ -98,7 +108,18 @@ from .results import (
     take as take,
     trained_for as trained_for,
 )
+from .saving import (
+    damaged as damaged,
+    git_state as git_state,
+    now_utc as now_utc,
+    provenance as provenance,
+    save_run as save_run,
+    write_folder as write_folder,
+)
 from .sweeps import (
     n_cores as n_cores,
     sweep as sweep,
+)
+from .threads import (
+    one_thread as one_thread,
 )

@@ -25,7 +25,6 @@ import dis
 import functools
 import hashlib
 import inspect
-import json
 import sys
 import sysconfig
 import textwrap
@@ -38,13 +37,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saehelpers.runs.folders import settings, write_atomically
+from saehelpers.runs.files import is_visible
+from saehelpers.runs.fingerprints import SIDECAR, file_fingerprint
+from saehelpers.runs.folders import settings
 from saehelpers.runs.registry import Registry
 
 DIGITS = 16
-CHUNK = 2**26  # bytes of a tensor or file that are read at a time
+CHUNK = 2**26  # bytes of a tensor that are read at a time
 SIMPLE = str | bool | torch.dtype | torch.device | np.dtype
-SIDECAR = ".fingerprint"  # ends the name of the file beside another that keeps its fingerprint
 PLACES = tuple(
     sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
@@ -122,44 +122,6 @@ def identity(value: Any) -> str:
     digest = hashlib.sha256()
     _add(digest, value, ())
     return digest.hexdigest()[:DIGITS]
-
-
-def file_fingerprint(path: Path | str) -> str:
-    """64 hexadecimal digits: the SHA-256 of a file.
-
-    They are kept in a file beside it, `<name>.fingerprint`, with its size and time of change,
-    and taken from there while these are the same, so that a large file is read once.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: what is kept beside the file is no fingerprint.
-    """
-    path = Path(path)
-    about = path.stat()
-    now = {"size": about.st_size, "changed_ns": about.st_mtime_ns}
-    beside = path.with_name(path.name + SIDECAR)
-    kept = _read_sidecar(beside)
-    if kept and {name: kept[name] for name in now} == now:
-        return kept["sha256"]
-    with path.open("rb") as file:
-        digits = hashlib.file_digest(file, "sha256").hexdigest()
-    if about.st_size >= CHUNK:  # a small one is read as fast
-        record = json.dumps({**now, "sha256": digits}).encode()
-        with contextlib.suppress(OSError):  # a folder that cannot be written to: read it again
-            write_atomically(beside, record)
-    return digits
-
-
-def _read_sidecar(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if {*kept} == {"size", "changed_ns", "sha256"} and len(kept["sha256"]) == 64:
-            return kept
-    except (ValueError, TypeError):
-        pass
-    raise ValueError(f"{path} is no fingerprint of {path.name.removesuffix(SIDECAR)}: delete it")
 
 
 def _add(digest, value: Any, above: tuple) -> None:
@@ -259,8 +221,7 @@ def _described_path(path: Path) -> tuple[str, Iterable, Iterable]:
 
 
 def _is_content(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and not path.name.endswith(SIDECAR)
+    return is_visible(path, folder) and not path.name.endswith(SIDECAR)
 
 
 def _described_code(code: Callable, above: tuple) -> tuple[str, Iterable, Iterable]:

@@ -23,8 +23,9 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from saehelpers.runs.folders import git_state, now_utc, write_atomically
+from saehelpers.runs.files import guarded, is_visible, write_atomically
 from saehelpers.runs.identities import identity
+from saehelpers.runs.saving import git_state, now_utc
 
 CAUSES = ("weights", "action", "data", "measure")
 SAMPLES = ("n_train", "n_test")
@@ -53,7 +54,8 @@ def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> 
 def tables(folder: Path | str) -> list[Path]:
     """The tables of a folder, shipped ones and own ones, by name: what `read` takes."""
     folder = Path(folder)
-    found = [*folder.glob("*.csv*"), *(folder / "own").glob("*.csv")]
+    found = [*folder.glob("*.csv"), *folder.glob("*.csv.gz"), *(folder / "own").glob("*.csv")]
+    found = [path for path in found if is_visible(path, folder)]
     return sorted({folder / path.name.removesuffix(".gz") for path in found})
 
 
@@ -124,19 +126,26 @@ def missing(path: Path | str, wanted: list[Mapping[str, Any]]) -> list[bool]:
 def take(path: Path | str, wanted: list[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows that agree with one of `wanted` in all columns that it gives; own before shipped.
 
-    They stand last in the own table from then on: `latest` prefers what was last asked for.
+    They stand last in the own table from then on, where it can be written: `latest` prefers what
+    was last asked for.
     """
     target = _writable(Path(path))
     own, shipped = _rows(Path(path))
     table = _joined([shipped, own])
     chosen = table[agree(table, wanted)]
-    end = keys(own)[-len(chosen) :] if len(chosen) else []
-    if len(chosen) and end != keys(chosen):
-        with _locked(target):
-            kept = _parse(target) if target.exists() else _table([])
-            rest = kept[~pd.Series(keys(kept), index=kept.index, dtype=object).isin(keys(chosen))]
-            _write(target, _csv(pd.concat([rest, chosen])))
+    if len(chosen) and keys(own)[-len(chosen) :] != keys(chosen):
+        try:
+            _put_last(target, chosen)
+        except OSError as error:  # what is measured can be read without
+            print(f"the order of rows stays as it was: {error.filename}: {error.strerror}")
     return chosen.reset_index(drop=True)
+
+
+def _put_last(path: Path, chosen: pd.DataFrame) -> None:
+    with _locked(path):
+        kept = _parse(path) if path.exists() else _table([])
+        rest = kept[~pd.Series(keys(kept), index=kept.index, dtype=object).isin(keys(chosen))]
+        _write(path, _csv(pd.concat([rest, chosen])))
 
 
 def agree(table: pd.DataFrame, wanted: list[Mapping[str, Any]]) -> pd.Series:
@@ -337,13 +346,4 @@ def _write(path: Path, text: str) -> None:
 
 
 def _guarded(path: Path, write) -> None:
-    """Run a write; let its OSError name the results file and what to do."""
-    try:
-        write()
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"results cannot be written ({error.strerror}); nothing was changed. Free space, "
-            "make the folder writable, or choose another with SAVE_PATH",
-            str(path),
-        ) from error
+    guarded(path, write, "results", "another with SAVE_PATH")

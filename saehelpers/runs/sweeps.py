@@ -14,6 +14,7 @@ from loky import get_reusable_executor
 from saehelpers.runs import distributed
 from saehelpers.runs.progress import tqdm
 from saehelpers.runs.registry import carrying
+from saehelpers.runs.threads import one_thread
 
 KEPT_SECONDS = 60  # that a process waits for the next sweep, whose imports would take seconds
 POLL_SECONDS = 0.5  # between looks at jobs that do not tell when they are done
@@ -85,14 +86,12 @@ class _Here(Executor):
     """Does a job at once, with one thread: the same bits as in a process of its own."""
 
     def submit(self, function: Callable, /, *arguments: Any) -> Future:
-        future, n_threads = Future(), torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        finally:
-            torch.set_num_threads(n_threads)
+        future = Future()
+        with one_thread():
+            try:
+                future.set_result(function(*arguments))
+            except Exception as error:
+                future.set_exception(error)
         return future
 
 

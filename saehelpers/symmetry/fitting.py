@@ -7,6 +7,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
 
 from saehelpers.runs.progress import tqdm
+from saehelpers.runs.threads import one_thread
 from saehelpers.symmetry.actions import LinearAction, check_orbits
 from saehelpers.symmetry.groups import Group, rotations_and_flips
 
@@ -18,6 +19,7 @@ def usual_fit(group: Group) -> str:
     return "adam" if group.has_name and rotations_and_flips(group)[1] == 1 else "refined"
 
 
+@one_thread()
 def fit_action(
     activations: Real[Tensor, "n order d"],
     group: Group,

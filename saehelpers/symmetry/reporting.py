@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 
+from saehelpers.runs.threads import one_thread
 from saehelpers.symmetry.actions import LinearAction, check_orbits
 from saehelpers.symmetry.groups import Group, rotations_and_flips
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@one_thread()
 def report_action(
     action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> "pandas.DataFrame":

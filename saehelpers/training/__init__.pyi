@@ -1,4 +1,5 @@
 from . import (
+    checkpoints as checkpoints,
     end_to_end as end_to_end,
     fitting as fitting,
     loss as loss,
@@ -6,6 +7,9 @@ from . import (
     objectives as objectives,
     revival as revival,
     side_by_side as side_by_side,
+)
+from .checkpoints import (
+    remove_checkpoint as remove_checkpoint,
 )
 from .end_to_end import (
     Original as Original,

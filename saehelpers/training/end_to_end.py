@@ -41,6 +41,7 @@ from saehelpers.networks.activations import (
 from saehelpers.networks.modules import check_ran
 from saehelpers.networks.scaling import standardisation
 from saehelpers.runs.identities import identity
+from saehelpers.runs.threads import one_thread
 from saehelpers.saes import SAE, make_sae
 from saehelpers.saes.sparse import Latents, densified, firing_counts
 from saehelpers.training.fitting import Settings, fit
@@ -186,6 +187,7 @@ def check_downstream(model: nn.Module, tokens: Tensor, config: EndToEndRun) -> N
         )
 
 
+@one_thread()
 def train_end_to_end(
     configs: Sequence[EndToEndRun],
     model: nn.Module,
@@ -271,6 +273,7 @@ def train_end_to_end(
         begin_epoch=begin_epoch,
         evaluate=evaluate,
         checkpoint=checkpoint,
+        of=" ".join(map(runs.config_hash, configs)) if checkpoint is not None else "",
         description=", ".join(dict.fromkeys(config.name for config in configs)),
         progress=progress,
         log=log,

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from saehelpers.networks.scaling import standardisation
+from saehelpers.runs.folders import config_hash
+from saehelpers.runs.threads import one_thread
 from saehelpers.saes import SAE, WITHOUT_GROUP, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.saes.sparse import fast_products, firing_counts
 from saehelpers.symmetry.actions import check_orbits
@@ -56,6 +58,7 @@ def _as_orbits(name: str, x: Tensor) -> Tensor:
     return x if x.ndim == 3 else x[:, None]
 
 
+@one_thread()
 def train_saes(
     configs: list[SAERun],
     activations: list[Tensor | Callable[[int], Tensor]],
@@ -73,6 +76,7 @@ def train_saes(
             epoch alone that give new ones for it: drawn (`saehelpers.datasets.synthetic.Stream`),
             or read from disk (`saehelpers.datasets.ShardStream`). Those of the first epoch
             decide mean and scale. Of any type: an SAE is trained in float32.
+        checkpoint: see `fitting.fit`; to be removed once the SAEs are saved.
         validation: the same, held out; the history's metrics are measured on 1,024 samples
             of it (of the training activations where there is none).
         after_epoch: called with the number of the epoch and the SAEs as they are after it,
@@ -165,6 +169,7 @@ def train_saes(
             evaluate=evaluate,
             begin_epoch=begin_epoch,
             checkpoint=checkpoint,
+            of=" ".join(map(config_hash, configs)) if checkpoint is not None else "",
             description=config.name,
             progress=progress,
         )
