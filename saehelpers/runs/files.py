@@ -241,7 +241,8 @@ def _left_beside(folder: Path) -> bool:
 
 def _beside(path: Path) -> Path:
     """A hidden name beside a path, which nobody else has; `tempfile` would ignore the umask."""
-    guarded(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
+    if not path.parent.is_dir():
+        guarded(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
     clear_left(path.parent)
     token = f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
     return path.with_name(f".{path.name}-{token}")

@@ -15,7 +15,8 @@ the shipped file alone.
 
 import gzip
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ def tables(folder: Path | str) -> list[Path]:
     """The tables of a folder, shipped ones and own ones, by name: what `read` takes."""
     folder = Path(folder)
     found = [*folder.glob("*.csv"), *folder.glob("*.csv.gz"), *(folder / "own").glob("*.csv")]
-    found = [path for path in found if is_visible(path, folder)]
-    return sorted({folder / path.name.removesuffix(".gz") for path in found})
+    return sorted({folder / p.name.removesuffix(".gz") for p in found if is_visible(p, folder)})
 
 
 def read(paths: Path | str | Iterable[Path | str], own_alone: bool = False) -> pd.DataFrame:
@@ -134,10 +134,8 @@ def take(path: Path | str, wanted: list[Mapping[str, Any]]) -> pd.DataFrame:
     table = _joined([shipped, own])
     chosen = table[agree(table, wanted)]
     if len(chosen) and keys(own)[-len(chosen) :] != keys(chosen):
-        try:
+        with suppress(OSError):  # what is measured can be read without
             _put_last(target, chosen)
-        except OSError as error:  # what is measured can be read without
-            print(f"the order of rows stays as it was: {error.filename}: {error.strerror}")
     return chosen.reset_index(drop=True)
 
 
@@ -330,12 +328,15 @@ def _broken_line(text: str) -> int:
     return 1
 
 
-def _locked(path: Path) -> FileLock:
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     _guarded(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
     lock = FileLock(path.with_name(f"{path.name.split('.')[0]}.lock"))
     _guarded(path, lock.acquire)
-    lock.release()
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write(path: Path, text: str) -> None:

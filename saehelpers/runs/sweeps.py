@@ -72,9 +72,11 @@ def sweep(
                     failures.append(error)
             waiting += _batches_after_a_crash(lost, batch)
     if failures:
+        first = failures[0]
         raise RuntimeError(
-            f"{len(failures)} of {len(jobs)} jobs failed, the first with {failures[0]!r}"
-        ) from failures[0]
+            f"{len(failures)} of {len(jobs)} jobs failed, the first with {type(first).__name__}: "
+            f"{first}"
+        ) from first
 
 
 def is_seen(n_jobs: int, executor) -> bool:
