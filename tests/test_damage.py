@@ -1,5 +1,6 @@
 """Whatever is loaded and damaged is an error that names it, or what it was: never another thing."""
 
+import gzip
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from saehelpers.experiments import (
     save_equivariant,
 )
 from saehelpers.networks.feature_maps import orbit_pixels
-from saehelpers.runs import fingerprints
+from saehelpers.runs import fingerprints, results
 from saehelpers.saes import EquivariantSAE, SAEConfig, load_sae_lens, make_sae, save_sae_lens
 from saehelpers.symmetry import Group
 from saehelpers.training import EndToEndRun, SAERun
 from saehelpers.training.checkpoints import resume, save_checkpoint
-from tests.damage import outcomes
+from tests.damage import damages, outcomes
 
 CONFIG = SAERun("vanilla", "toy", SAEConfig(8, 12, topk=3))
 HISTORY = pd.DataFrame({"epoch": [0, 1], "loss": [0.5, 0.25]})
@@ -128,6 +129,25 @@ def test_galaxies(tmp_path):
         return found.images, found.labels, found.properties
 
     assert outcomes(read, path, 110, 0, path)["errors"] > 70
+
+
+@pytest.mark.parametrize("name", ["toy.csv.gz", "own/toy.csv"])
+def test_tables(tmp_path, monkeypatch, name):
+    """Compressed ones have a checksum; of others, damage that is an error names the file."""
+    rows = [ROW | {"seed": seed, "value": seed / 7} for seed in range(9)]
+    results.append(tmp_path / "toy.csv", rows)
+    path = tmp_path / name
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress((tmp_path / "own" / "toy.csv").read_bytes()))
+        (tmp_path / "own" / "toy.csv").unlink()
+        found = outcomes(lambda: results.read(tmp_path / "toy.csv"), path, 88, 0, path)
+        assert found["errors"] > 60
+        return
+    for _ in damages(path, 88, 0):
+        try:
+            results.read(tmp_path / "toy.csv")
+        except ValueError as error:
+            assert str(path) in str(error)
 
 
 def test_fingerprints_beside_files(tmp_path, monkeypatch):

@@ -15,8 +15,10 @@ the shipped file alone.
 
 import gzip
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from saehelpers.runs.files import guarded, is_visible, write_atomically
 from saehelpers.runs.identities import identity
 from saehelpers.runs.saving import git_state, now_utc
 
+_guarded = partial(guarded, what="results", another="another with SAVE_PATH")
 CAUSES = ("weights", "action", "data", "measure")
 SAMPLES = ("n_train", "n_test")
 DESCRIPTION = (
@@ -129,13 +132,12 @@ def take(path: Path | str, wanted: list[Mapping[str, Any]]) -> pd.DataFrame:
     They stand last in the own table from then on, where it can be written: `latest` prefers what
     was last asked for.
     """
-    target = _writable(Path(path))
     own, shipped = _rows(Path(path))
     table = _joined([shipped, own])
     chosen = table[agree(table, wanted)]
     if len(chosen) and keys(own)[-len(chosen) :] != keys(chosen):
         with suppress(OSError):  # what is measured can be read without
-            _put_last(target, chosen)
+            _put_last(_writable(Path(path)), chosen)
     return chosen.reset_index(drop=True)
 
 
@@ -204,9 +206,8 @@ def convert(path: Path | str) -> None:
 
     They are read as before, and count as measured on something else.
     """
-    path = Path(path)
     table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    _write(path, _csv(_table(table.to_dict("records"))))
+    _write(Path(path), _csv(_table(table.to_dict("records"))))
 
 
 def _ships() -> bool:
@@ -287,11 +288,14 @@ def _read_csv(source) -> pd.DataFrame:
 
 
 def _text(path: Path) -> str:
-    """What a file holds, uncompressed; nothing if there is none."""
+    """What a file holds, uncompressed; nothing if there is none. An empty .gz is cut short."""
     if not path.exists():
         return ""
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    try:
+        text = (gzip.decompress(data or b"-") if path.suffix == ".gz" else data).decode("utf-8")
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
     return text.replace("\r\n", "\n")
 
 
@@ -344,7 +348,3 @@ def _write(path: Path, text: str) -> None:
     data = text.encode("utf-8")
     data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
     _guarded(path, lambda: write_atomically(path, data))
-
-
-def _guarded(path: Path, write) -> None:
-    guarded(path, write, "results", "another with SAVE_PATH")
