@@ -2,9 +2,13 @@
 
 <folder>/00000.safetensors   a tensor "activations", (n, |G|, d) or (n, d)
 <folder>/00001.safetensors   the next, of any length, and otherwise of the same shape
+<folder>/.shards.fingerprint  of each, the checksums (CRC-32) of its blocks of 256 samples
 """
 
+import json
 import math
+import operator
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,14 +19,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Real
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from saehelpers import runs
 from saehelpers.runs.checking import checked
+from saehelpers.runs.fingerprints import SIDECAR
 from saehelpers.runs.wanted import Device, Positive, Seed
 
 BLOCK_SAMPLES = 256  # neighbours on disk, which are read together
+CHECKSUMS = f".shards{SIDECAR}"
 
 
 @checked
@@ -39,11 +44,12 @@ def write_shards(
         FileExistsError: the folder is there already, or holds other files than shards.
         ValueError: there are no parts, one is no tensor, or differs from the first in more than
             its length.
+        OSError: the disk is full; names the folder.
     """
     folder = Path(folder)
-    runs.check_free(folder, overwrite, (".safetensors",))
+    runs.check_free(folder, overwrite, (".safetensors", SIDECAR))
     parts = [parts] if isinstance(parts, Tensor) else parts
-    first = None
+    first, checksums = None, {}
     with runs.temporary_folder(folder, overwrite) as temporary:
         for number, part in enumerate(parts):
             if not isinstance(part, Tensor):
@@ -53,9 +59,13 @@ def write_shards(
             name = f"{number:05d}.safetensors"
             first = part[:0] if first is None else first
             _check_alike("the first part", first, f"part {number}", part)
-            save_file({"activations": part.detach().cpu().contiguous()}, temporary / name)
+            part = part.detach().cpu().contiguous()
+            runs.files.save_tensors(temporary / name, {"activations": part})
+            checksums[name] = [_checksum(block) for block in part.split(BLOCK_SAMPLES)]
         if first is None:
             raise ValueError(f"parts has none: no activations to write to {folder}")
+        record = json.dumps({"samples": BLOCK_SAMPLES, "blocks": checksums})
+        (temporary / CHECKSUMS).write_text(record, encoding="utf-8")
     return folder
 
 
@@ -68,16 +78,39 @@ def map_shards(path: Path | str) -> list[Real[Tensor, "n order d"]]:
         ValueError: a shard is cut short, of a kind that is not read, has no activations, or
             differs from the first in width, group order or dtype.
     """
-    path = Path(path)
-    paths = [path]
-    if path.is_dir():  # without hidden files, which some systems leave beside each
-        paths = sorted(path.glob("[!.]*.safetensors"))
+    paths = _shard_paths(Path(path))
     if not paths or not paths[0].exists():
         raise FileNotFoundError(f"no activations at {path}: neither *.safetensors nor a .npy file")
     shards = [map_activations(p) if p.suffix == ".npy" else _map_shard(p) for p in paths]
     for file, shard in zip(paths, shards, strict=True):
         _check_alike(str(paths[0]), shards[0], str(file), shard)
     return [shard if shard.ndim == 3 else shard[:, None] for shard in shards]
+
+
+def _shard_paths(path: Path) -> list[Path]:
+    # without hidden files, which some systems leave beside each
+    return sorted(path.glob("[!.]*.safetensors")) if path.is_dir() else [path]
+
+
+def _checksum(block: Tensor) -> int:
+    kind = f"{block.dtype} {tuple(block.shape)}".encode()
+    return zlib.crc32(block.flatten().view(torch.uint8).numpy(), zlib.crc32(kind))
+
+
+def _read_checksums(path: Path) -> tuple[int, dict[str, list[int]]]:
+    """How many samples a block has, and the checksums of shards by name; of others there are none.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    kept = path / CHECKSUMS
+    if not kept.is_file():
+        return BLOCK_SAMPLES, {}
+    try:
+        record = runs.files.read_json(kept)
+        return operator.index(record["samples"]), {k: [*v] for k, v in record["blocks"].items()}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{kept} holds no checksums of shards: delete it") from error
 
 
 @checked
@@ -152,6 +185,9 @@ class ShardStream:
     epoch while this one is trained on; memory holds the two, in float32 (and the first, where
     the history has no validation to be measured on).
 
+    Raises, when it is read: ValueError, a block of what `write_shards` wrote is not as it was
+    written. Each is checked when it is read for the first time.
+
     Args:
         path: of a folder of shards, or of a .npy file (see `map_shards`).
         n_samples: of an epoch, the buffer that is shuffled; at most all there are.
@@ -163,6 +199,9 @@ class ShardStream:
     seed: Seed = 0
     device: Device = "cpu"
     _reading: dict[int, Future] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _checked: set[tuple[int, int]] = field(
+        default_factory=set, init=False, repr=False, compare=False
+    )
 
     def __reduce__(self):
         return type(self), (self.path, self.n_samples, self.seed, self.device)
@@ -212,9 +251,28 @@ class ShardStream:
         samples = torch.empty(n_samples, *self._shards[0].shape[1:])
         filled = 0
         for shard, start, stop in self._pieces(epoch * n_samples, n_samples):
+            self._check(shard, start, stop)
             samples[filled : filled + stop - start] = self._shards[shard][start:stop]
             filled += stop - start
         return samples.to(self.device)
+
+    @cached_property
+    def _checksums(self) -> tuple[int, dict[str, list[int]]]:
+        return _read_checksums(Path(self.path))
+
+    def _check(self, number: int, start: int, stop: int) -> None:
+        """Raise a ValueError if samples start .. stop of a shard are not as they were written."""
+        path = _shard_paths(Path(self.path))[number]
+        n_samples, checksums = self._checksums
+        for block in range(start // n_samples, math.ceil(stop / n_samples)):
+            if path.name not in checksums or (number, block) in self._checked:
+                continue
+            found = _checksum(self._shards[number][block * n_samples : (block + 1) * n_samples])
+            if checksums[path.name][block : block + 1] != [found]:
+                raise ValueError(
+                    f"{path} is damaged: it is not as it was written. Write it once more"
+                )
+            self._checked.add((number, block))
 
     def _pieces(self, first: int, n_samples: int) -> Iterator[tuple[int, int, int]]:
         """(shard, start, stop) of samples first .. first + n_samples of pass upon pass."""

@@ -51,6 +51,10 @@ class ProbeInput:
     copies: Positive = 1
     causes: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self):
+        if self.blocks is not None:
+            _check_elements(self.blocks_used, len(self.blocks))
+
     @property
     def n_latents(self) -> int:
         return self.latents.shape[1] // self.copies
@@ -105,7 +109,11 @@ def probe_inputs(
     `EquivariantSAE`): by the true element for "true", by the inferred one for the others. A
     crosscoder's "true" and "latents" come from the canonical activation, which no one has who
     is given only the image: only its "inferred" is a fair method.
+
+    Raises:
+        ValueError: elements that the orbits do not have.
     """
+    _check_elements(elements, activations.shape[1])
     if action is not None:
         elements = action.group.checked(elements)
     causes = _causes(sae, activations, elements, action)
@@ -133,6 +141,16 @@ def probe_inputs(
             "recons", "inferred", inferred_latents, **decoder, blocks_used=inferred
         )
     return inputs
+
+
+def _check_elements(elements: Tensor, order: int) -> None:
+    """Raise a ValueError unless these are numbers of an orbit's members, or of a decoder's blocks.
+
+    Those below 0 would be counted from the end, and samples of no block would have no features.
+    """
+    outside = elements[(elements < 0) | (elements >= order) | (elements != elements.long())]
+    if len(outside):
+        raise ValueError(f"there are elements 0 to {order - 1}, got {outside[0].item()}")
 
 
 def _causes(sae: SAE, activations: Tensor, elements: Tensor, action) -> dict[str, str]:
@@ -169,7 +187,7 @@ def orbit_averaged(
     group = action.group
     elements = group.checked(elements)
     rows = torch.arange(len(activations))
-    composed = group.multiplication
+    composed, elements = group.multiplication, group.checked(elements)
     latents = [sae.encode(activations[rows, composed[h][elements]]) for h in range(group.order)]
     blocks, biases = action.decoder_blocks(sae.decoder_blocks()[0][0], sae.decoder_blocks()[1][0])
     inverses = [group.inverse(h) for h in range(group.order)]

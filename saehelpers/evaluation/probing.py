@@ -127,7 +127,7 @@ def _check_name(probe: str) -> None:
 
 def _binned(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """How many of its feature's bin edges each value reaches."""
-    bins = np.zeros(x.shape, dtype=np.uint8)
+    bins = np.zeros(x.shape, np.min_scalar_type(len(edges)))
     for edge in edges:
         bins += x >= edge
     return bins
@@ -139,7 +139,9 @@ def _every_bin(n_features: int) -> "xgboost.QuantileDMatrix":
     with extra("probes"):
         import xgboost
 
-    values = np.repeat(np.arange(TASK_BINS, dtype=np.uint8)[:, None], n_features, axis=1)
+    values = np.repeat(
+        np.arange(TASK_BINS, dtype=np.min_scalar_type(TASK_BINS))[:, None], n_features, axis=1
+    )
     return xgboost.QuantileDMatrix(values, np.zeros(TASK_BINS), max_bin=TASK_BINS, nthread=1)
 
 

@@ -17,6 +17,7 @@ from saehelpers.runs.identities import check_identity, identity
 from saehelpers.runs.sweeps import is_seen, sweep
 from saehelpers.runs.wanted import FROM_ZERO, AnyExecutor, Device
 from saehelpers.saes import SAE
+from saehelpers.training.checkpoints import remove_checkpoint
 from saehelpers.training.end_to_end import check_model, train_end_to_end
 from saehelpers.training.methods import EndToEndRun
 
@@ -62,17 +63,19 @@ def load_or_train_end_to_end(
 def _train_and_save(configs, model, blocks, validation, models, device, force, progress) -> None:
     if force:
         begin_anew(models, configs)
+    checkpoint = checkpoint_path(models, configs)
     trained = train_end_to_end(
         configs,
         model.to(device),
         blocks.to(device),
         validation.to(device),
         starts=[load_start(config, models) if config.start else None for config in configs],
-        checkpoint=checkpoint_path(models, configs),
+        checkpoint=checkpoint,
         progress=progress,
     )
     for config, sae, history in zip(configs, *trained, strict=True):
         runs.save_run(models, config, sae.state_dict(), history, overwrite=force)
+    remove_checkpoint(checkpoint)
 
 
 @checked
@@ -97,7 +100,10 @@ def load_onto(model: nn.Module, sources: Iterable[Path | str]) -> dict[str, SAE]
     saes: dict[str, SAE] = {}
     for source in sources:
         folder = runs.local_folder(source, ["*config.json", "*weights.safetensors"])
-        found = sorted(path.parent for path in folder.rglob("config.json"))
+        paths = [
+            path for path in folder.rglob("config.json") if runs.files.is_visible(path, folder)
+        ]
+        found = sorted(path.parent for path in paths)
         if not found:
             raise FileNotFoundError(f"no SAE (config.json and weights.safetensors) in {source}")
         for path in found:

@@ -104,8 +104,8 @@ def load(
 @checked
 def load_folder(folder: Path, device: Device = "cpu") -> tuple[Any, Any]:
     """The config of a local folder, and what `load` makes of it."""
-    config = runs.read_config(folder, runs.read_record(folder), MADE)
-    tensors = runs.read_tensors(folder)
+    record = runs.read_record(folder)
+    config, tensors = runs.read_config(folder, record, MADE), runs.read_tensors(folder, record)
     try:
         model = MADE[type(config)](config, tensors)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:

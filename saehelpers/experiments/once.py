@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from saehelpers import runs
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import NOT_EMPTY, Config, Positive
+from saehelpers.training.checkpoints import remove_checkpoint
 from saehelpers.training.fitting import Settings, fit
 
 
@@ -36,6 +37,7 @@ def load_or_train(
         model, history = train()
         tensors = {k: v.half() if half else v for k, v in model.state_dict().items()}
         runs.save_run(models, config, tensors, history, force, files)
+        remove_checkpoint(checkpoint_path(models, [config]))
         run = runs.load_run(models, config)
     else:
         print(f"loaded   {runs.run_id(config)}")
@@ -75,13 +77,14 @@ def fill(
 
 def begin_anew(models: Path | str, configs: list) -> None:
     """Remove what an earlier training of these configs left unfinished."""
-    checkpoint_path(models, configs).unlink(missing_ok=True)
+    remove_checkpoint(checkpoint_path(models, configs))
 
 
 @checked
 def checkpoint_path(models: Path | str, configs: Annotated[list[Config], NOT_EMPTY]) -> Path:
     hashes = sorted(runs.config_hash(config) for config in configs)
-    name = f"{configs[0].name}-{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}"
+    digits = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    name = f"{runs.folders.checked_name(configs[0])}-{digits}"
     return Path(models) / ".unfinished" / f"{name}.safetensors"
 
 
@@ -106,5 +109,6 @@ def fit_run(
         begin_epoch=begin_epoch,
         evaluate=evaluate,
         checkpoint=checkpoint_path(models, [config]),
+        of=runs.config_hash(config),
         description=config.name,
     ).drop(columns="instance")

@@ -23,6 +23,7 @@ from saehelpers.runs.sweeps import is_seen, sweep
 from saehelpers.runs.wanted import AnyExecutor, Device
 from saehelpers.saes import SAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group
+from saehelpers.training.checkpoints import remove_checkpoint
 from saehelpers.training.methods import EndToEndRun, SAERun, method_runs
 from saehelpers.training.side_by_side import train_saes
 
@@ -132,13 +133,15 @@ def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
 def _train_and_save(configs, activations, validation, models, device, force, progress) -> None:
     if force:
         begin_anew(models, configs)
+    checkpoint = checkpoint_path(models, configs)
     sources = [map_activations(s) if isinstance(s, Path) else s for s in activations]
     saes, histories = train_saes(
         configs,
         [source.to(device) for source in sources],
         None if validation is None else [source.to(device) for source in validation],
-        checkpoint_path(models, configs),
+        checkpoint,
         progress,
     )
     for config, sae, history in zip(configs, saes, histories, strict=True):
         runs.save_run(models, config, sae.state_dict(), history, overwrite=force)
+    remove_checkpoint(checkpoint)

@@ -23,7 +23,7 @@ from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import read_activations
 from saehelpers.runs.checking import check_finite, checked
 from saehelpers.runs.extras import extra
-from saehelpers.runs.folders import write_atomically
+from saehelpers.runs.files import write_atomically
 from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Count, Positive, Seed
 from saehelpers.saes import SAE
 

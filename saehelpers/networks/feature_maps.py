@@ -12,6 +12,7 @@ from saehelpers import runs
 from saehelpers.datasets.shards import map_activations
 from saehelpers.networks.activations import read_activations
 from saehelpers.runs.checking import checked
+from saehelpers.runs.fingerprints import check_file, keep_fingerprint
 from saehelpers.runs.wanted import Positive, Seed
 from saehelpers.saes import SAE
 from saehelpers.symmetry import Group, InputAction, input_action
@@ -103,21 +104,23 @@ def orbit_pixels(
 
     Raises:
         ValueError: there are no images, or no pixels asked for; `act` is no action of the
-            group on the images or on their maps (see `check_input_action`).
+            group on the images or on their maps (see `check_input_action`); or what is there is
+            not as it was written.
+        OSError: the disk is full; names the file.
     """
     path = Path(path)
     if path.exists():
         try:
+            check_file(path)
             return map_activations(path)
         except ValueError as error:
             raise ValueError(f"{error}. It is made again when it is not there") from error
     if not len(images) or pixels_per_image == 0:
         raise ValueError(f"nothing to read: {pixels_per_image} pixels of {len(images)} images")
     turn = input_action(group, act, images)
-    path.parent.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
-    with runs.temporary_path(path) as temporary:
-        written = None
+    # not through a memory map: a full disk would end the process
+    with runs.temporary_path(path) as temporary, temporary.open("wb") as file:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             turned = [
@@ -132,11 +135,13 @@ def orbit_pixels(
             drawn = torch.rand(orbits.shape[:2], generator=generator).argsort(1)[:, :n_pixels]
             chosen = drawn.sort(1).values
             orbits = orbits[torch.arange(len(batch))[:, None], chosen].flatten(0, 1)
-            if written is None:
+            if start == 0:
                 shape = (len(images) * n_pixels, *orbits.shape[1:])
-                written = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-            written[start * n_pixels :][: len(orbits)] = orbits.numpy()
-        written.flush()
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(orbits.float().contiguous().numpy().astype("<f4", copy=False).data)
+        file.flush()
+        keep_fingerprint(temporary, path)
     return map_activations(path)
 
 

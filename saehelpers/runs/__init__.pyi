@@ -5,6 +5,7 @@ from . import (
     distributed as distributed,
     extras as extras,
     files as files,
+    fingerprints as fingerprints,
     folders as folders,
     identities as identities,
     precision as precision,
@@ -12,7 +13,9 @@ from . import (
     reading as reading,
     registry as registry,
     results as results,
+    saving as saving,
     sweeps as sweeps,
+    threads as threads,
     wanted as wanted,
 )
 from .checking import (
@@ -43,26 +46,22 @@ from .extras import (
     extra as extra,
 )
 from .files import (
+    check_free as check_free,
+    temporary_folder as temporary_folder,
+    temporary_path as temporary_path,
+    write_atomically as write_atomically,
+)
+from .fingerprints import (
     file_fingerprint as file_fingerprint,
 )
 from .folders import (
     added_later as added_later,
-    check_free as check_free,
     config_hash as config_hash,
-    damaged as damaged,
     described as described,
     fingerprint as fingerprint,
-    git_state as git_state,
     listed as listed,
-    now_utc as now_utc,
-    provenance as provenance,
     run_id as run_id,
-    save_run as save_run,
     settings as settings,
-    temporary_folder as temporary_folder,
-    temporary_path as temporary_path,
-    write_atomically as write_atomically,
-    write_folder as write_folder,
 )
 from .identities import (
     derived as derived,
@@ -109,6 +108,14 @@ from .results import (
     tables as tables,
     take as take,
     trained_for as trained_for,
+)
+from .saving import (
+    damaged as damaged,
+    git_state as git_state,
+    now_utc as now_utc,
+    provenance as provenance,
+    save_run as save_run,
+    write_folder as write_folder,
 )
 from .sweeps import (
     n_cores as n_cores,

@@ -48,7 +48,7 @@ def process_group(timeout_seconds: Rate = 600.0) -> Iterator[str]:
         timeout = timedelta(seconds=timeout_seconds)
         distributed.init_process_group("nccl" if has_gpu else _gloo(), timeout=timeout)
         with (
-            Path(os.devnull).open("w") as nowhere,
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
             redirect_stdout(sys.stdout if is_first() else nowhere),
         ):
             yield device

@@ -5,37 +5,21 @@
         weights.safetensors   the tensors
         history.csv           how training went
 
-The folder is written under a temporary name and renamed, so that one that exists is whole.
-`reading` reads a folder of which nothing but its path is known.
+`saving` writes the folder, `reading` reads it, also one of which nothing but its path is known.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
-import os
-import platform
-import secrets
-import shutil
-import subprocess
 import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from saehelpers.runs import distributed
 from saehelpers.runs.checking import checked
 from saehelpers.runs.registry import extensions
-from saehelpers.runs.wanted import Config, Metadata, bare
-
-if TYPE_CHECKING:
-    import pandas
+from saehelpers.runs.wanted import Config, bare
 
 FLOATS = (float, float | None)
 VERSION = 1  # raised when the meaning of training changes
@@ -74,11 +58,11 @@ def config_hash(config: Config) -> str:
 
     Of what it names that users have added, the code counts, too: see `registry.extensions`.
     """
-    text = json.dumps({"version": VERSION, **settings(config), **_added(config)}, sort_keys=True)
+    text = json.dumps({"version": VERSION, **settings(config), **added_to(config)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _added(config: Config) -> dict[str, dict[str, str]]:
+def added_to(config: Config) -> dict[str, dict[str, str]]:
     """Nothing, where all that a config names is built in."""
     found = extensions(config)
     return {"extensions": found} if found else {}
@@ -86,8 +70,23 @@ def _added(config: Config) -> dict[str, dict[str, str]]:
 
 @checked
 def run_id(config: Config) -> str:
-    """`<name>-<first 8 digits of the hash>`; the config has a field `name`."""
-    return f"{config.name}-{config_hash(config)[:8]}"
+    """`<name>-<first 8 digits of the hash>`; the config has a field `name`.
+
+    Raises:
+        ValueError: the name is none of a folder, but leads elsewhere, or hides it.
+    """
+    return f"{checked_name(config)}-{config_hash(config)[:8]}"
+
+
+def checked_name(config: Config) -> str:
+    """The name of a config, which may begin that of a folder or file."""
+    name = config.name
+    if name.startswith(".") or not name.isprintable() or {"/", "\\"} & set(name):
+        raise ValueError(
+            "name begins that of a run's folder: it may neither begin with a dot nor hold / or \\, "
+            f"got {name!r}"
+        )
+    return name
 
 
 @checked
@@ -126,168 +125,3 @@ def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(tensor.flatten().view(torch.uint8).numpy())  # numpy knows no bfloat16
     return digest.hexdigest()[:8]
-
-
-def now_utc() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@functools.cache
-def git_state() -> tuple[str, bool]:
-    """(short commit, whether the tree was dirty) of the checkout; ("", False) outside one."""
-
-    def git(*arguments: str) -> str:
-        folder = Path(__file__).parent
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD"), bool(git("status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return "", False
-
-
-def provenance() -> dict[str, Any]:
-    commit, dirty = git_state()
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "created_utc": now_utc(),
-    }
-
-
-@checked
-def save_run(
-    root: Path | str,
-    config: Config,
-    tensors: dict[str, torch.Tensor],
-    history: "pandas.DataFrame",
-    overwrite: bool = False,
-    files: Mapping[str, str] = MappingProxyType({}),
-) -> Path:
-    """Write a run's folder below `root`, whole or not at all, and return it.
-
-    A folder that is there already is kept (another process finished the same config first)
-    unless `overwrite`. `files`: further text files, by name (a tokeniser, say). Of several
-    processes that train together, all call this, and the first one writes.
-    """
-    folder = Path(root) / run_id(config)
-    if distributed.is_first():
-        rows = history.to_csv(index=False, float_format="%.6g")
-        write_folder(folder, config, tensors, {**files, "history.csv": rows}, overwrite)
-    distributed.wait_for_all()
-    return folder
-
-
-@checked
-def write_folder(
-    folder: Path,
-    config: Config,
-    tensors: Mapping[str, torch.Tensor],
-    files: Mapping[str, str] = MappingProxyType({}),
-    overwrite: bool = False,
-    metadata: Metadata = MappingProxyType({}),
-) -> None:
-    """Write a config, tensors and text files into a folder of any name, as `save_run` does."""
-    record = {"version": VERSION, "kind": type(config).__name__, "config": settings(config)}
-    record |= _added(config) | provenance() | ({"metadata": dict(metadata)} if metadata else {})
-    with temporary_folder(folder, overwrite) as temporary:
-        (temporary / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, temporary / "weights.safetensors")
-        for name, text in files.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-
-
-@checked
-def damaged(folder: Path, why: str) -> ValueError:
-    return ValueError(
-        f"the run in {folder} cannot be used: {why}. Delete that folder, or pass force=True, "
-        "and it is trained again."
-    )
-
-
-@checked
-@contextmanager
-def temporary_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to write to, which becomes `folder` at the end: what exists is whole.
-
-    A folder that is there by then is kept, and this one dropped; with `overwrite` it is put
-    aside, and deleted once this one has its name. It and its files have the permissions that
-    the umask gives: safetensors keeps others from reading what it writes.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(folder)
-    aside = temporary.with_name(f"{temporary.name}-before")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            path.chmod(temporary.stat().st_mode & 0o666)
-        if overwrite:
-            with suppress(FileNotFoundError):
-                folder.rename(aside)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-    finally:
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)
-        for left in (temporary, aside):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-@checked
-def check_free(folder: Path, overwrite: bool, suffixes: tuple[str, ...]) -> None:
-    """Raise a FileExistsError if a folder to be written is there, unless it may be replaced.
-
-    With `overwrite` it may if all that it holds are files with these suffixes.
-    """
-    if not folder.exists():
-        return
-    if not overwrite:
-        raise FileExistsError(
-            f"{folder} is there already: pass overwrite=True to replace it, or choose another"
-        )
-    held = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    others = [path.name for path in held if path.is_dir() or path.suffix not in suffixes]
-    if others:
-        raise FileExistsError(
-            f"{folder} is not replaced: {others[0]} in it is no file that would be written there. "
-            "Choose another folder, or delete it yourself"
-        )
-
-
-@checked
-@contextmanager
-def temporary_path(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` at the end: the file is never half there.
-
-    It has the permissions that the umask gives.
-    """
-    temporary = _beside(path)
-    temporary.touch(exist_ok=False)
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    """A hidden name beside a path, which nobody else has; `tempfile` would ignore the umask."""
-    return path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-
-
-@checked
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and to the disk before it takes the place of another."""
-    with temporary_path(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -38,7 +38,8 @@ import torch
 from torch import Tensor, nn
 
 from saehelpers.runs.checking import checked
-from saehelpers.runs.files import SIDECAR, file_fingerprint
+from saehelpers.runs.files import is_visible
+from saehelpers.runs.fingerprints import SIDECAR, file_fingerprint
 from saehelpers.runs.folders import settings
 from saehelpers.runs.registry import Registry
 from saehelpers.runs.wanted import Count, Positive
@@ -231,8 +232,7 @@ def _described_path(path: Path) -> tuple[str, Iterable, Iterable]:
 
 
 def _is_content(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and not path.name.endswith(SIDECAR)
+    return is_visible(path, folder) and not path.name.endswith(SIDECAR)
 
 
 def _described_code(code: Callable, above: tuple) -> tuple[str, Iterable, Iterable]:

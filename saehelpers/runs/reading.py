@@ -1,22 +1,33 @@
 """Reading a folder that holds a run, or another thing that was saved, wherever it lies."""
 
 import dataclasses
+import functools
 import json
 import typing
+import warnings
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from saehelpers.runs import folders
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.files import is_there, is_visible, read_json
+from saehelpers.runs.folders import VERSION, run_id, settings
+from saehelpers.runs.identities import identity
+from saehelpers.runs.saving import WEIGHTS, damaged, fingerprint_of
 from saehelpers.runs.wanted import Config, Wanted
 
 if TYPE_CHECKING:
     import pandas
+
+Record = Annotated[
+    dict[str, Any],
+    Wanted("a record with its config", lambda record: isinstance(record.get("config"), dict)),
+]
 
 
 @checked
@@ -28,26 +39,76 @@ def load_run(
     Raises:
         ValueError: the folder is damaged, or belongs to another config.
     """
+    folder = Path(root) / run_id(config)
+    while is_there(folder):
+        number = folder.stat().st_ino
+        try:
+            return _read_run(folder, config)
+        except (OSError, ValueError) as error:
+            # another process may have put another in its place meanwhile: then that one is read
+            if is_there(folder) and folder.stat().st_ino == number:
+                raise damaged(folder, str(error)) from error
+    return None
+
+
+def _read_run(
+    folder: Path, config: Any
+) -> tuple[dict[str, torch.Tensor], "pandas.DataFrame", dict[str, Any]]:
     import pandas as pd
 
-    folder = Path(root) / folders.run_id(config)
-    if not folder.exists():
-        return None
+    record = read_json(folder / "config.json")
+    if not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
+        raise ValueError("its config.json is none of a run")
+    if record["config"] != json.loads(json.dumps(settings(config))):
+        raise ValueError("its config.json describes another run")
+    _check_record(folder, record)
     try:
-        record = json.loads((folder / "config.json").read_text())
-        tensors = _tensors(folder)
-        history = pd.read_csv(folder / "history.csv")
-        same = record["config"] == json.loads(json.dumps(folders.settings(config)))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise folders.damaged(folder, repr(error)) from error
-    if not same:
-        raise folders.damaged(folder, "its config.json describes another run")
-    return tensors, history, record
+        datetime.fromisoformat(record.get("created_utc"))
+    except (TypeError, ValueError) as error:
+        raise ValueError("its config.json does not say when it was made") from error
+    _check_files(folder, record)
+    return _checked_tensors(folder, record), pd.read_csv(folder / "history.csv"), record
 
 
-def _tensors(folder: Path) -> dict[str, torch.Tensor]:
-    with safe_open(folder / "weights.safetensors", framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+def _checked_tensors(folder: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"its {WEIGHTS} is damaged ({error})") from error
+    _check_contents(WEIGHTS, identity(tensors), record)
+    return tensors
+
+
+def _check_record(folder: Path, record: dict[str, Any]) -> None:
+    """Raise a ValueError if a record is not as it was saved; say so if it cannot be told."""
+    if "fingerprint" not in record and "contents" not in record:
+        _say_unchecked(folder.parent)
+    elif record.get("fingerprint") != fingerprint_of(record):
+        raise ValueError("its config.json is not as it was saved")
+
+
+@functools.cache
+def _say_unchecked(parent: Path) -> None:
+    """Once for all runs in a folder."""
+    warnings.warn(
+        f"runs in {parent} that were saved by an earlier release have no fingerprints: whether "
+        "they are as they were saved cannot be checked",
+        stacklevel=2,
+    )
+
+
+def _check_files(folder: Path, record: dict[str, Any], whole: bool = True) -> None:
+    """Those beside the weights; all that were saved, if it is the whole folder."""
+    names = set(record.get("contents", {})) - {WEIGHTS}
+    for name in sorted(n for n in names if whole or (folder / n).exists()):
+        _check_contents(name, fingerprint_of((folder / name).read_bytes()), record)
+
+
+def _check_contents(name: str, found: str, record: dict[str, Any]) -> None:
+    if found != record.get("contents", {}).get(name, found):
+        raise ValueError(f"its {name} is not as it was saved")
 
 
 @checked
@@ -59,7 +120,7 @@ def local_folder(source: Path | str, names: Iterable[str], subfolder: str = "") 
     Raises:
         FileNotFoundError: it is neither.
     """
-    if Path(source).exists():
+    if is_there(Path(source)):
         return Path(source) / subfolder
     with extra("text"):
         from huggingface_hub import snapshot_download
@@ -99,7 +160,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no run in {folder}: {_instead(folder)}")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except ValueError as error:
         raise unreadable(folder, f"its config.json is damaged ({error})") from error
     found = record if isinstance(record, dict) else {}
@@ -110,11 +171,16 @@ def read_record(folder: Path) -> dict[str, Any]:
             "Hugging Face are read by load_pretrained_language_model and load_encoder of "
             "saehelpers.networks"
         )
-    if version > folders.VERSION:
+    if version > VERSION:
         raise ValueError(
             f"{folder} was written by a later release of saehelpers, in version {version} of the "
-            f"format; this one reads up to {folders.VERSION}: upgrade it"
+            f"format; this one reads up to {VERSION}: upgrade it"
         )
+    try:
+        _check_record(folder, record)
+        _check_files(folder, record, whole=False)
+    except ValueError as error:
+        raise unreadable(folder, str(error)) from error
     return record
 
 
@@ -125,7 +191,8 @@ def _instead(folder: Path) -> str:
         return "that is a file; pass the folder that it lies in"
     if (folder / "cfg.json").exists():
         return "that is an SAE of SAELens, which saehelpers.saes.load_sae_lens reads"
-    below = sorted(str(path.parent) for path in folder.glob("*/config.json"))
+    found = [path for path in folder.glob("*/config.json") if is_visible(path, folder)]
+    below = sorted(str(path.parent) for path in found)
     if below:
         some = ", ".join(below[:3]) + (", ..." if len(below) > 3 else "")
         return f"it has no config.json. Those below it have, pass one of them: {some}"
@@ -133,24 +200,18 @@ def _instead(folder: Path) -> str:
 
 
 @checked
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a folder, by name.
+def read_tensors(folder: Path, record: Record) -> dict[str, torch.Tensor]:
+    """The tensors of a folder with this config.json, by name.
 
     Raises:
-        ValueError: the file that they are in is missing or damaged.
+        ValueError: the file that they are in is missing, damaged, or not as it was saved.
     """
     try:
-        return _tensors(folder)
+        return _checked_tensors(folder, record)
     except FileNotFoundError as error:
-        raise unreadable(folder, "it has no weights.safetensors") from error
-    except (OSError, SafetensorError) as error:
-        raise unreadable(folder, f"its weights.safetensors is damaged ({error})") from error
-
-
-Record = Annotated[
-    dict[str, Any],
-    Wanted("a record with its config", lambda record: isinstance(record.get("config"), dict)),
-]
+        raise unreadable(folder, f"it has no {WEIGHTS}") from error
+    except (OSError, ValueError) as error:
+        raise unreadable(folder, str(error)) from error
 
 
 @checked

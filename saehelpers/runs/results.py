@@ -15,7 +15,10 @@ the shipped file alone.
 
 import gzip
 import os
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +28,12 @@ from filelock import FileLock
 
 from saehelpers.runs.checking import checked
 from saehelpers.runs.columns import COLUMNS, DESCRIPTION, KEY, NUMERIC, Rows
-from saehelpers.runs.folders import git_state, now_utc, write_atomically
+from saehelpers.runs.files import guarded, is_visible, write_atomically
 from saehelpers.runs.identities import identity
+from saehelpers.runs.saving import git_state, now_utc
 from saehelpers.runs.wanted import NOT_EMPTY, Positive, check_columns
+
+_guarded = partial(guarded, what="results", another="another with SAVE_PATH")
 
 
 def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> dict[str, str]:
@@ -45,15 +51,14 @@ def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> 
 @checked
 def tables(folder: Path | str) -> list[Path]:
     """The tables of a folder, shipped ones and own ones, by name: what `read` takes."""
-    found = [*(folder := Path(folder)).glob("*.csv*"), *(folder / "own").glob("*.csv")]
-    return sorted({folder / path.name.removesuffix(".gz") for path in found})
+    folder = Path(folder)
+    found = [*folder.glob("*.csv"), *folder.glob("*.csv.gz"), *(folder / "own").glob("*.csv")]
+    return sorted({folder / p.name.removesuffix(".gz") for p in found if is_visible(p, folder)})
 
 
 @checked
 def read(paths: Path | str | Iterable[Path | str], own_alone: bool = False) -> pd.DataFrame:
-    """The rows of one or more tables, own before shipped ones of the same key; prints how many.
-
-    None for a table that does not exist.
+    """The rows of tables that exist, own before shipped ones of the same key; prints how many.
 
     Args:
         own_alone: leave out the shipped rows of tables that have own ones.
@@ -76,8 +81,7 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     """Add rows to the own table, all or none, and return how many were new.
 
     Columns that do not apply may be left out; `causes` may not. Commit and time are filled in. A
-    row that is there already, with the same key, is left as it is. Writers wait for each other's
-    lock.
+    row of a key that is there already is left out. Writers wait for each other's lock.
 
     Raises:
         ValueError: a row has a column that the table does not have or lacks what it was measured
@@ -120,19 +124,23 @@ def missing(path: Path | str, wanted: list[Mapping[str, Any]]) -> list[bool]:
 def take(path: Path | str, wanted: list[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows that agree with one of `wanted` in all columns that it gives; own before shipped.
 
-    They stand last in the own table from then on: `latest` prefers what was last asked for.
+    They stand last in the own table from then on, where it can be written: `latest` prefers what
+    was last asked for.
     """
-    target = _writable(Path(path))
     own, shipped = _rows(Path(path))
     table = _joined([shipped, own])
     chosen = table[agree(table, wanted)]
-    end = keys(own)[-len(chosen) :] if len(chosen) else []
-    if len(chosen) and end != keys(chosen):
-        with _locked(target):
-            kept = _parse(target) if target.exists() else _table([])
-            rest = kept[~pd.Series(keys(kept), index=kept.index, dtype=object).isin(keys(chosen))]
-            _write(target, _csv(pd.concat([rest, chosen])))
+    if len(chosen) and keys(own)[-len(chosen) :] != keys(chosen):
+        with suppress(OSError):  # what is measured can be read without
+            _put_last(_writable(Path(path)), chosen)
     return chosen.reset_index(drop=True)
+
+
+def _put_last(path: Path, chosen: pd.DataFrame) -> None:
+    with _locked(path):
+        kept = _parse(path) if path.exists() else _table([])
+        rest = kept[~pd.Series(keys(kept), index=kept.index, dtype=object).isin(keys(chosen))]
+        _write(path, _csv(pd.concat([rest, chosen])))
 
 
 @checked
@@ -198,9 +206,8 @@ def convert(path: Path | str) -> None:
 
     They are read as before, and count as measured on something else.
     """
-    path = Path(path)
     table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    _write(path, _csv(_table(table.to_dict("records"))))
+    _write(Path(path), _csv(_table(table.to_dict("records"))))
 
 
 def _ships() -> bool:
@@ -281,11 +288,14 @@ def _read_csv(source) -> pd.DataFrame:
 
 
 def _text(path: Path) -> str:
-    """What a file holds, uncompressed; nothing if there is none."""
+    """What a file holds, uncompressed; nothing if there is none. An empty .gz is cut short."""
     if not path.exists():
         return ""
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    try:
+        text = (gzip.decompress(data or b"-") if path.suffix == ".gz" else data).decode("utf-8")
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
     return text.replace("\r\n", "\n")
 
 
@@ -322,12 +332,15 @@ def _broken_line(text: str) -> int:
     return 1
 
 
-def _locked(path: Path) -> FileLock:
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     _guarded(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
     lock = FileLock(path.with_name(f"{path.name.split('.')[0]}.lock"))
     _guarded(path, lock.acquire)
-    lock.release()
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write(path: Path, text: str) -> None:
@@ -335,16 +348,3 @@ def _write(path: Path, text: str) -> None:
     data = text.encode("utf-8")
     data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
     _guarded(path, lambda: write_atomically(path, data))
-
-
-def _guarded(path: Path, write) -> None:
-    """Run a write; let its OSError name the results file and what to do."""
-    try:
-        write()
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"results cannot be written ({error.strerror}); nothing was changed. Free space, "
-            "make the folder writable, or choose another with SAVE_PATH",
-            str(path),
-        ) from error

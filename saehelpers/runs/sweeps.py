@@ -15,6 +15,7 @@ from saehelpers.runs import distributed
 from saehelpers.runs.checking import checked
 from saehelpers.runs.progress import tqdm
 from saehelpers.runs.registry import carrying
+from saehelpers.runs.threads import one_thread
 from saehelpers.runs.wanted import AnyExecutor
 
 KEPT_SECONDS = 60  # that a process waits for the next sweep, whose imports would take seconds
@@ -74,9 +75,11 @@ def sweep(
                     failures.append(error)
             waiting += _batches_after_a_crash(lost, batch)
     if failures:
+        first = failures[0]
         raise RuntimeError(
-            f"{len(failures)} of {len(jobs)} jobs failed, the first with {failures[0]!r}"
-        ) from failures[0]
+            f"{len(failures)} of {len(jobs)} jobs failed, the first with {type(first).__name__}: "
+            f"{first}"
+        ) from first
 
 
 def is_seen(n_jobs: int, executor) -> bool:
@@ -88,14 +91,12 @@ class _Here(Executor):
     """Does a job at once, with one thread: the same bits as in a process of its own."""
 
     def submit(self, function: Callable, /, *arguments: Any) -> Future:
-        future, n_threads = Future(), torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        finally:
-            torch.set_num_threads(n_threads)
+        future = Future()
+        with one_thread():
+            try:
+                future.set_result(function(*arguments))
+            except Exception as error:
+                future.set_exception(error)
         return future
 
 

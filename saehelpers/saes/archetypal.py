@@ -41,12 +41,14 @@ class ArchetypalSAE(SAE):
         """Put k-means centres of the (standardised) training activations into C."""
         with extra("probes"):
             from sklearn.cluster import KMeans
+            from threadpoolctl import threadpool_limits
 
         n_clusters = self.config.n_archetypes
         if len(activations) < n_clusters:
             raise ValueError(f"n_archetypes = {n_clusters} is more than {len(activations)} samples")
         kmeans = KMeans(n_clusters, init="random", n_init=1, max_iter=10, random_state=seed)
-        kmeans.fit(activations.cpu().numpy())
+        with threadpool_limits(1):  # sums over several threads differ in their last digits
+            kmeans.fit(activations.cpu().numpy())
         self.centres.copy_(torch.from_numpy(kmeans.cluster_centers_))
         if self.config.encoder == "linear":
             self.encoder_weights[0].data.copy_(self.dictionary.detach().T)

@@ -7,21 +7,25 @@
     recons  = latents W_dec + b_dec
 
 `x - b_dec` is x alone where `apply_b_dec_to_input` is false. The architecture is "standard"
-(ReLU), "topk" or "jumprelu".
+(ReLU), "topk" or "jumprelu". What is written here has a fingerprint of both files in the header
+of the second, which SAELens does not keep when it writes them itself.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from saehelpers import runs
 from saehelpers.runs.checking import checked
+from saehelpers.runs.identities import identity
 from saehelpers.runs.wanted import Metadata
 from saehelpers.saes import ACTIVATIONS as KNOWN_ACTIVATIONS, SAE, SAEConfig
 
@@ -29,6 +33,15 @@ FORMAT = "6.0.0"  # the release of SAELens since which cfg.json is as it is writ
 WEIGHTS = "sae_weights.safetensors"
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 SCALED, WHITENED = "expected_average_only_in", "covariance_whitening"
+DAMAGE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    OSError,
+    SafetensorError,
+)
 ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}  # by architecture
 
 
@@ -73,10 +86,12 @@ def save_sae_lens(
         "metadata": {"sae_lens_version": FORMAT, **metadata},
     }
     tensors = _to_weights(sae) | threshold
+    text = json.dumps(config, indent=2) + "\n"
+    weights = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
+    told = {"fingerprint": identity((json.loads(text), weights))}
     with runs.temporary_folder(folder, overwrite) as temporary:
-        (temporary / "cfg.json").write_text(json.dumps(config, indent=2) + "\n")
-        weights = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(weights, temporary / WEIGHTS)
+        (temporary / "cfg.json").write_text(text, encoding="utf-8")
+        runs.files.save_tensors(temporary / WEIGHTS, weights, told)
     return folder
 
 
@@ -152,7 +167,7 @@ def load_sae_lens(
     Raises:
         FileNotFoundError: there is no such folder, or no SAE of SAELens in it.
         ValueError: it is no SAE, but a transcoder; an architecture or a setting that SAEs here
-            do not have; or weights that are damaged, missing or of another shape.
+            do not have; or files that are damaged, or weights that are missing or of another shape.
     """
     names = ["cfg.json", WEIGHTS]
     patterns = ["cfg.json", "sae_weights*", SCALER, WHITENING]
@@ -160,20 +175,21 @@ def load_sae_lens(
     index = folder / f"{WEIGHTS}.index.json"
     if not (folder / "cfg.json").exists() or not any(p.exists() for p in (folder / WEIGHTS, index)):
         raise FileNotFoundError(f"no SAE of SAELens ({' and '.join(names)}) in {folder}")
-    try:
-        cfg = json.loads((folder / "cfg.json").read_text())
+    path = str(folder / "cfg.json")
+    with _naming(folder):
+        cfg = runs.files.read_json(folder / "cfg.json")
         files = [WEIGHTS]
         if not (folder / WEIGHTS).exists():
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            files = sorted(set(runs.files.read_json(index)["weight_map"].values()))
         tensors = _load_tensors(*(folder / name for name in files))
+        if files == [WEIGHTS]:
+            _check_as_saved(folder, cfg, tensors)
         scaler = folder / SCALER
         if norm_scaling_factor is None and scaler.exists():
-            norm_scaling_factor = json.loads(scaler.read_text())["scaling_factor"]
-    except (ValueError, KeyError, OSError, SafetensorError) as error:
-        raise ValueError(f"the SAE of SAELens in {folder} is damaged: {error}") from error
-    path = str(folder / "cfg.json")
-    _check_reconstructs(cfg, path)
-    config = _from_architecture(cfg, path)
+            norm_scaling_factor = float(runs.files.read_json(scaler)["scaling_factor"])
+    with _naming(folder, (AttributeError, TypeError)):  # fields of other types than SAELens writes
+        _check_reconstructs(cfg, path)
+        config = _from_architecture(cfg, path)
     _check_weights(tensors, config, str(folder / WEIGHTS))
     normalised = _normalisation(cfg)
     if normalised == SCALED:
@@ -193,8 +209,26 @@ def load_sae_lens(
     if normalised == WHITENED:
         if not (folder / WHITENING).exists():
             raise ValueError(f"{path}: normalize_activations is {WHITENED!r}, without {WHITENING}")
-        _whiten(tensors, _load_tensors(folder / WHITENING), config)
+        with _naming(folder):
+            _whiten(tensors, _load_tensors(folder / WHITENING), config)
     return _from_weights(tensors, config), cfg
+
+
+@contextmanager
+def _naming(folder: Path, errors: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
+    """Within the context, errors that damage makes are told with the folder."""
+    try:
+        yield
+    except errors as error:
+        raise ValueError(f"the SAE of SAELens in {folder} is damaged: {error}") from error
+
+
+def _check_as_saved(folder: Path, cfg: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise a ValueError if they are not what `save_sae_lens` wrote; others do not tell."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        told = (file.metadata() or {}).get("fingerprint")
+    if told not in (None, identity((cfg, tensors))):
+        raise ValueError("its config or its weights are not as they were saved")
 
 
 def _load_tensors(*paths: Path) -> dict[str, Tensor]:
@@ -251,13 +285,13 @@ def _from_architecture(cfg: dict[str, Any], path: str) -> SAEConfig:
             f"each activation; only 'none', {SCALED!r} and {WHITENED!r} can become weights"
         )
     try:
-        k = cfg["k"] if "k" in cfg else cfg.get("activation_fn_kwargs", {}).get("k")
+        k = cfg["k"] if "k" in cfg else (cfg.get("activation_fn_kwargs") or {}).get("k")
         chosen = {"topk": int(k)} if architecture == "topk" else {}
         return SAEConfig(
             cfg["d_in"], cfg["d_sae"], ACTIVATIONS[architecture], encoder="linear",
             pre_encoder_bias=cfg.get("apply_b_dec_to_input", True), **chosen,
         )  # fmt: skip
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} lacks d_in, d_sae or k ({error!r})") from error
 
 

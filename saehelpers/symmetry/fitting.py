@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import orthogonal
 from saehelpers.runs.checking import checked
 from saehelpers.runs.precision import check_scale
 from saehelpers.runs.progress import tqdm
+from saehelpers.runs.threads import one_thread
 from saehelpers.runs.wanted import Positive, Rate, Seed, one_of
 from saehelpers.symmetry.actions import LinearAction, check_orbits
 from saehelpers.symmetry.groups import Group, rotations_and_flips
@@ -25,6 +26,7 @@ def usual_fit(group: Group) -> str:
 
 
 @checked
+@one_thread()
 def fit_action(
     activations: Real[Tensor, "n order d"],
     group: Group,

@@ -8,6 +8,7 @@ from jaxtyping import Real
 from torch import Tensor
 
 from saehelpers.runs.checking import checked
+from saehelpers.runs.threads import one_thread
 from saehelpers.symmetry.actions import LinearAction, check_orbits
 from saehelpers.symmetry.groups import Group, rotations_and_flips
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @checked
+@one_thread()
 def report_action(
     action: LinearAction, activations: Real[Tensor, "n order d"]
 ) -> "pandas.DataFrame":

@@ -1,4 +1,5 @@
 from . import (
+    checkpoints as checkpoints,
     end_to_end as end_to_end,
     fitting as fitting,
     loss as loss,

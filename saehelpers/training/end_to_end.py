@@ -42,6 +42,7 @@ from saehelpers.networks.modules import check_ran
 from saehelpers.networks.scaling import standardisation
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
+from saehelpers.runs.threads import one_thread
 from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Name
 from saehelpers.saes import SAE, make_sae
 from saehelpers.saes.sparse import Latents, densified, firing_counts
@@ -205,6 +206,7 @@ def check_downstream(
 
 
 @checked
+@one_thread()
 def train_end_to_end(
     configs: Annotated[Sequence[EndToEndRun], NOT_EMPTY],
     model: nn.Module,
@@ -290,6 +292,7 @@ def train_end_to_end(
         begin_epoch=begin_epoch,
         evaluate=evaluate,
         checkpoint=checkpoint,
+        of=" ".join(map(runs.config_hash, configs)) if checkpoint is not None else "",
         description=", ".join(dict.fromkeys(config.name for config in configs)),
         progress=progress,
         log=log,

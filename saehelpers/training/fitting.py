@@ -1,6 +1,5 @@
 """One training loop for every model, resumable."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -10,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from saehelpers import runs
 from saehelpers.runs import distributed
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.progress import tqdm
+from saehelpers.runs.threads import one_thread
 from saehelpers.runs.wanted import NOT_EMPTY, Count, Positive, Rate, Seed, one_of
+from saehelpers.training.checkpoints import resume, save_checkpoint
 
 if TYPE_CHECKING:
     import pandas
@@ -53,6 +51,7 @@ class Settings:
 
 
 @checked
+@one_thread()
 def fit(
     model: nn.Module,
     step: Callable[[Tensor, Tensor], dict[str, Tensor]],
@@ -64,6 +63,7 @@ def fit(
     begin_epoch: Callable[[int], None] | None = None,
     evaluate: Callable[[int], dict[str, Tensor]] | None = None,
     checkpoint: Path | str | None = None,
+    of: str = "",
     description: str = "",
     progress: bool = True,
     log: Callable[[dict], object] | None = None,
@@ -71,6 +71,7 @@ def fit(
     """The training loop: Adam over shuffled samples, with one stream of draws per instance.
 
     Under torchrun, each process computes its part of every batch (`saehelpers.runs.distributed`).
+    A process computes with one thread, so that the same weights come out on any number of cores.
 
     Args:
         model: its parameters are trained. A ModuleList is of models that are trained side by
@@ -83,7 +84,9 @@ def fit(
         begin_epoch: called with the number of an epoch before it.
         evaluate: called with it afterwards, for further columns of the history.
         checkpoint: a file that training is resumed from where it exists; written at the end
-            of an epoch when 20 s have passed since the last one, removed at the end.
+            of an epoch when 20 s have passed since the last one. It stays, for the caller to remove
+            once what was trained is saved.
+        of: tells what is trained; a checkpoint of anything else is refused.
         log: called with every row of the history when it is made (`wandb.log`, say).
 
     Returns:
@@ -92,7 +95,7 @@ def fit(
     Raises:
         FloatingPointError: the loss became NaN or infinite; names the step. The last
             checkpoint stays.
-        ValueError: a checkpoint is damaged, or not the same for all processes.
+        ValueError: a checkpoint is damaged, of another training, or not the same for all processes.
     """
     parameters = list(model.parameters())
     parts = model if isinstance(model, nn.ModuleList) else [model]
@@ -100,7 +103,7 @@ def fit(
     optimiser = torch.optim.Adam(upright, settings.learning_rate, fused=True)
     n_steps = math.ceil(n_samples / settings.batch_size)
     turned = [moved is not own for moved, own in zip(upright, parameters, strict=True)]
-    first, rows = _resume(checkpoint, model, optimiser, turned)
+    first, rows = resume(checkpoint, of, model, optimiser, turned)
     distributed.check_same("samples and first epoch", [n_samples, first])
     step = distributed.data_parallel(model, step)
     progress = progress and distributed.is_first()
@@ -150,10 +153,8 @@ def fit(
             log(entry)
         bar.set_postfix({name: f"{value.float().mean().item():.3g}" for name, value in row.items()})
         if keeps and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save_checkpoint(checkpoint, model, optimiser, turned, epoch + 1, rows)
+            save_checkpoint(checkpoint, of, model, optimiser, turned, epoch + 1, rows)
             saved = time.monotonic()
-    if keeps:
-        checkpoint.unlink(missing_ok=True)
     import pandas as pd
 
     return pd.DataFrame(rows)
@@ -211,52 +212,3 @@ def _history_rows(row: dict[str, Tensor], epoch: int, step: int) -> list[dict]:
         {"epoch": epoch, "step": step, "instance": i} | {k: v[i] for k, v in columns.items()}
         for i in range(len(columns["loss"]))
     ]
-
-
-def _save_checkpoint(path: Path, model, optimiser, turned, epoch: int, rows: list[dict]) -> None:
-    """Write a checkpoint, in which moments have the shape of their parameters.
-
-    turned: which of these the optimiser has the other way round.
-    """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for i, state in optimiser.state_dict()["state"].items():
-        state = _turn(state) if turned[i] else state
-        tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"epoch": str(epoch), "history": json.dumps(rows)}
-    runs.write_atomically(path, save(tensors, metadata=metadata))
-
-
-def _turn(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.mT if value.ndim > 1 else value for name, value in state.items()}
-
-
-def _resume(path: Path | None, model, optimiser, turned) -> tuple[int, list[dict]]:
-    """(first epoch, history so far), after loading the checkpoint if there is one."""
-    if path is None or not path.exists():
-        return 0, []
-    weights: dict[str, Tensor] = {}
-    moments: dict[int, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            epoch, rows = int(metadata["epoch"]), json.loads(metadata["history"])
-            for name in file.keys():  # noqa: SIM118 (no mapping)
-                kind, rest = name.split(".", 1)
-                if kind == "model":
-                    weights[rest] = file.get_tensor(name)
-                else:
-                    index, key = rest.split(".")
-                    moments.setdefault(int(index), {})[key] = file.get_tensor(name)
-        model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"the checkpoint {path} is damaged: delete it ({error!r})") from error
-    moments = {
-        i: {name: value.contiguous() for name, value in _turn(state).items()}
-        if turned[i]
-        else state
-        for i, state in moments.items()
-    }
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
-    return epoch, rows

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from saehelpers.networks.scaling import standardisation
 from saehelpers.runs.checking import checked
+from saehelpers.runs.folders import config_hash
+from saehelpers.runs.threads import one_thread
 from saehelpers.runs.wanted import NOT_EMPTY
 from saehelpers.saes import SAE, WITHOUT_GROUP, ArchetypalSAE, make_sae, stack, unstack
 from saehelpers.saes.sparse import fast_products, firing_counts
@@ -60,6 +62,7 @@ def _as_orbits(name: str, x: Tensor) -> Tensor:
 
 
 @checked
+@one_thread()
 def train_saes(
     configs: Annotated[list[SAERun], NOT_EMPTY],
     activations: Annotated[list[Tensor | Callable[[int], Tensor]], NOT_EMPTY],
@@ -77,6 +80,7 @@ def train_saes(
             epoch alone that give new ones for it: drawn (`saehelpers.datasets.synthetic.Stream`),
             or read from disk (`saehelpers.datasets.ShardStream`). Those of the first epoch
             decide mean and scale. Of any type: an SAE is trained in float32.
+        checkpoint: see `fitting.fit`; to be removed once the SAEs are saved.
         validation: the same, held out; the history's metrics are measured on 1,024 samples
             of it (of the training activations where there is none).
         after_epoch: called with the number of the epoch and the SAEs as they are after it,
@@ -169,6 +173,7 @@ def train_saes(
             evaluate=evaluate,
             begin_epoch=begin_epoch,
             checkpoint=checkpoint,
+            of=" ".join(map(config_hash, configs)) if checkpoint is not None else "",
             description=config.name,
             progress=progress,
         )

@@ -33,6 +33,7 @@ ACCEPTED = {
         "start: misspelt", "start: empty", "group: misspelt", "architecture: misspelt",
         "experiments.PixelsRun layer: misspelt", "experiments.PixelsRun act: misspelt",
         "experiments.PixelsRun act: empty", "training.EndToEndRun module: misspelt",
+        "of: misspelt", "of: empty",
     ),
     "nothing is asked for, and nothing is done": (
         "datasets.ImageSet classes: empty", "column_titles: empty", "configs: empty",

@@ -50,6 +50,7 @@ CALLS = {
     "datasets.load_image_folder": lambda: {"folder": _folder_of_images(), "size": 16},
     "datasets.split": lambda: {"images": t.image_set(), "n_test": 2},
     "datasets.SHAPES": None,
+    "datasets.SHAPE_GROUPS": None,
     "datasets.TASK_TYPES": None,
     "datasets.ShapesData": lambda: {"images": t.images(), "shapes": t.whole(8, 6, 4)},
     "datasets.draw_templates": None,

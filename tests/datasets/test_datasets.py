@@ -146,6 +146,8 @@ def test_bad_shapes_arguments():
         make_shapes(0, seed=0)
     with pytest.raises(ValueError, match="orientations under C1, C2, C4, D1, D2 and D4"):
         orientations(Group.named("C8"))
+    with pytest.raises(ValueError, match="C4 has elements 0 to 3, got -1"):
+        task_labels(torch.zeros(2, 4).long(), torch.tensor([0, -1]), Group.named("C4"))
 
 
 # --- toy data ---

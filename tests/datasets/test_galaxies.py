@@ -25,7 +25,7 @@ from saehelpers.datasets.galaxies import (
     measure_galaxies,
     simulate_galaxies,
 )
-from saehelpers.datasets.galaxies.base import read_hdf5
+from saehelpers.datasets.galaxies.base import read_hdf5, write_hdf5
 from saehelpers.datasets.galaxies.sky import measure_sky
 
 SIZE = 64
@@ -104,7 +104,19 @@ def test_simulated_galaxies_are_drawn_once(tmp_path):
     assert np.array_equal(first.images[5].permute(1, 2, 0).numpy(), expected)
     again = simulate_galaxies(10, tmp_path, 32, seed=1, executor=NotAsked())
     assert torch.equal(first.images, again.images)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert first.properties.equals(again.properties)
+    (path,) = tmp_path.iterdir()
+    # as earlier releases left them: properties in a table beside the images
+    write_hdf5(path, first.images, first.labels, pd.DataFrame())
+    table = path.with_suffix(".csv")
+    with pytest.raises(ValueError, match=r"galaxies-.*\.csv is no table .*drawn again"):
+        simulate_galaxies(10, tmp_path, 32, seed=1, executor="not asked")
+    first.properties.to_csv(table, index=False)
+    again = simulate_galaxies(10, tmp_path, 32, seed=1, executor="not asked")
+    assert first.properties.equals(again.properties)
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match=r"\.csv is no table of 10 galaxies"):
+        simulate_galaxies(10, tmp_path, 32, seed=1, executor="not asked")
 
 
 def test_hubble_cutouts():

@@ -94,7 +94,8 @@ def test_a_folder_that_is_there_is_not_written_to(folder):
 def test_shards_take_the_place_of_others(folder):
     before = map_shards(folder)
     write_shards(folder, (2 * shard for shard in before[:2]), overwrite=True)
-    assert [path.name for path in folder.iterdir()] == ["00000.safetensors", "00001.safetensors"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [".shards.fingerprint", "00000.safetensors", "00001.safetensors"]
     for shard, other in zip(map_shards(folder), before, strict=False):
         assert torch.equal(shard, 2 * other)
     assert [path.name for path in folder.parent.iterdir()] == ["shards"]

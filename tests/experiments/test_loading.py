@@ -29,6 +29,7 @@ from saehelpers.experiments import (
 from saehelpers.networks import make_autoencoder, make_convnext
 from saehelpers.runs import folders
 from saehelpers.runs.identities import identity
+from saehelpers.runs.saving import fingerprint_of
 from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae, save_sae_lens, stack
 from saehelpers.symmetry import LinearAction
 from saehelpers.training import EndToEndRun, SAERun
@@ -69,7 +70,8 @@ def rewrite(folder: Path, **changes) -> None:
     """Change entries of a folder's config.json; those that become None are left out."""
     path = folder / "config.json"
     record = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in record.items() if v is not None}))
+    record = {name: value for name, value in record.items() if value is not None}
+    path.write_text(json.dumps(record | {"fingerprint": fingerprint_of(record)}))
 
 
 def assert_same_and_frozen(loaded: nn.Module, expected: nn.Module) -> None:
@@ -404,6 +406,7 @@ def drop_a_tensor(folder: Path) -> None:
     tensors = load_file(folder / "weights.safetensors")
     del tensors["decoder_weight"]
     save_file(tensors, folder / "weights.safetensors")
+    rewrite(folder, contents={})
 
 
 DAMAGES = {

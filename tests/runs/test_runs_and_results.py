@@ -15,11 +15,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from saehelpers import runs
 from saehelpers.datasets import write_shards
 from saehelpers.experiments import ActionRun, BaseModelRun, load_sae
-from saehelpers.runs import columns, folders, results
+from saehelpers.runs import columns, files, folders, results
 from saehelpers.saes import SAEConfig, make_sae, save_sae_lens
 from saehelpers.training.methods import EndToEndRun, SAERun
 
@@ -177,13 +178,14 @@ def test_an_error_while_saving_leaves_no_trace(tmp_path, monkeypatch, overwrite)
     folder = runs.save_run(tmp_path, CONFIG, TENSORS, HISTORY)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def half_written(tensors, path):
+    def half_written(tensors, path, metadata):
         path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(folders, "save_file", half_written)
+    monkeypatch.setattr(files, "save_file", half_written)
     for config in (CONFIG, dataclasses.replace(CONFIG, seed=1)):
-        with pytest.raises(OSError, match="No space left"):
+        message = rf"cannot be written \(No space left.*Free space.*{runs.run_id(config)}"
+        with pytest.raises(OSError, match=message):
             runs.save_run(tmp_path, config, TENSORS, HISTORY, overwrite)
     assert list(tmp_path.iterdir()) == [folder]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

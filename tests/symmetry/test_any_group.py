@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from saehelpers.evaluation import metrics, orbit_averaged, probe_inputs
+from saehelpers.evaluation import ProbeInput, match, metrics, orbit_averaged, probe_inputs
 from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae
 from saehelpers.symmetry import (
     FIT_METHODS,
@@ -192,6 +192,30 @@ def test_dictionaries_closed_under_every_generator(name):
     turned = torch.stack([feature[0] @ action.matrices[g].T for g in generators])
     cosines = torch.nn.functional.cosine_similarity(turned, feature)
     assert metrics.orbit_closure(feature, action) == pytest.approx(cosines.mean().item(), abs=1e-5)
+
+
+@EACH
+def test_dictionaries_are_matched_modulo_any_group(name):
+    action = linear_action(name)
+    group, features = action.group, random(6, action.matrices.shape[-1])
+    elements = torch.arange(6) * 5 % group.order
+    turned = action.act(features, elements)[[3, 1, 5, 0, 2, 4]]
+    pairs = match(features, turned, absolute=False, action=action)
+    assert pairs.b.tolist() == [3, 1, 4, 0, 5, 2]
+    assert_close(pairs.cosines, torch.ones(6))
+
+
+@pytest.mark.parametrize("wrong", [[0, -1, 2], [0, 9, 2]])
+def test_samples_under_what_is_no_element(wrong):
+    action, elements = linear_action("four"), torch.tensor(wrong)
+    orbits, sae = action.orbit(random(3, 4)), make_sae(SAEConfig(4, 8, topk=3, encoder_hidden=16))
+    for function in (orbit_averaged, probe_inputs, lambda *given: probe_inputs(*given[:3])):
+        with pytest.raises(ValueError, match=r"elements 0 to 3, got (-1|9)"):
+            function(sae, orbits, elements, action)
+    with pytest.raises(ValueError, match=r"elements 0 to 3, got (-1|9)"):
+        ProbeInput(
+            "recons", "true", random(3, 8), torch.zeros(4, 8, 4), torch.zeros(4, 4), elements
+        )
 
 
 def test_matched_runs_count_a_matrix_for_each_generator():

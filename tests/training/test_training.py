@@ -138,7 +138,7 @@ def test_an_interrupt_changes_nothing_in_the_end(toy, kind, tmp_path, monkeypatc
     assert len(calls) == 3 * STEPS_PER_EPOCH
     assert same_weights(resumed, expected)
     assert history.equals(expected_history)
-    assert list(checkpoint.parent.iterdir()) == []
+    assert checkpoint.exists()  # for as long as what was trained is not saved
 
 
 def test_no_checkpoint_before_its_time(toy, tmp_path, monkeypatch):
@@ -162,7 +162,8 @@ def test_damaged_checkpoint(toy, tmp_path, monkeypatch, damage):
         checkpoint.write_bytes(b"nothing of the kind")
     else:
         config = run_of(encoder_hidden=17)
-    with pytest.raises(ValueError, match=r"checkpoint .*checkpoint\.safetensors is damaged"):
+    what = "of another training" if damage == "another architecture" else "damaged"
+    with pytest.raises(ValueError, match=rf"checkpoint .*checkpoint\.safetensors is {what}"):
         train([config], [toy.activations], checkpoint=checkpoint)
 
 

@@ -3,16 +3,19 @@
 Walmsley et al., MNRAS 509 (2022), 3966: images of the DECaLS survey, labels of Galaxy Zoo.
 """
 
+import gzip
 from pathlib import Path
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from saehelpers import runs
 from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5
 from saehelpers.datasets.images import ImageSet
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
+from saehelpers.runs.files import FULL
 from saehelpers.runs.wanted import Positive
 
 with extra("galaxies"):
@@ -56,19 +59,21 @@ def _read(
     if not path.exists():
         location, checksum = FILES[size][part]
         try:
-            archive = pooch.retrieve(
-                ADDRESS + location,
-                f"md5:{checksum}",
-                fname=f"{path.name}.gz",
-                path=folder,
-                processor=pooch.Decompress(name=path.name),
-            )
+            with runs.files.naming_full_disk(path):
+                archive = pooch.retrieve(
+                    ADDRESS + location,
+                    f"md5:{checksum}",
+                    fname=f"{path.name}.gz",
+                    path=folder,
+                )
         except OSError as error:
+            if error.errno in FULL:
+                raise
             raise FileNotFoundError(
                 f"no {path.name} in {folder}, and {ADDRESS}{location} cannot be reached. Put a "
                 f"copy there (unpacked, as {path.name}), or choose the source 'simulated'."
             ) from error
-        path = Path(archive)
+        runs.write_atomically(path, gzip.decompress(Path(archive).read_bytes()))
     images, labels = read_hdf5(path)
     if images.shape[-1] != size:
         raise ValueError(f"{path} has images of {images.shape[-1]} pixels, {size} were asked for")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5, write_hdf5
+from saehelpers.datasets.galaxies.base import CLASSES, read_hdf5, read_properties, write_hdf5
 from saehelpers.datasets.images import ImageSet
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
@@ -19,6 +19,8 @@ with extra("galaxies"):
     import galsim
     from astropy.visualization import make_lupton_rgb
 
+PROPERTIES = {"angle", "axis_ratio", "radius"}
+AGAIN = "delete it and the .hdf5 file beside it, and they are drawn again"
 CHUNK = 250  # images that a process draws at a time
 SEEING = (0.016, 0.018, 0.022, 0.026)  # full width at half maximum, in units of the image's side
 SERSIC_STEP = 0.25  # of the index: galsim makes a table for every other one
@@ -55,23 +57,36 @@ def simulate_galaxies(
         executor: see `saehelpers.runs.sweeps.sweep`.
     """
     path = Path(folder) / f"galaxies-simulated-{n_images}-{size}-{seed}.hdf5"
-    table_path = path.with_suffix(".csv")
-    if not (path.exists() and table_path.exists()):
+    if not path.exists():
         jobs = [
             (seed, start, min(start + CHUNK, n_images), size) for start in range(0, n_images, CHUNK)
         ]
         parts = sorted(sweep(_draw_chunk, jobs, "galaxies", executor), key=lambda part: part[0])
         pixels = np.concatenate([images for _, images, _ in parts])
         labels = torch.arange(n_images) % len(CLASSES)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame([row for _, _, rows in parts for row in rows]).to_csv(table_path, index=False)
-        write_hdf5(path, torch.from_numpy(pixels).permute(0, 3, 1, 2), labels)
+        properties = pd.DataFrame([row for _, _, rows in parts for row in rows])
+        write_hdf5(path, torch.from_numpy(pixels).permute(0, 3, 1, 2), labels, properties)
     images, labels = read_hdf5(path)
+    if len(images) != n_images or images.shape[-1] != size:
+        raise ValueError(f"{path} holds other galaxies, {tuple(images.shape)}: delete it")
+    properties = read_properties(path)
+    if properties.empty:  # earlier releases wrote a table of them beside it
+        properties = _read_table(path.with_suffix(".csv"), n_images)
     # galsim's pixels differ by a grey level between versions and processors
     images = identified(
         images, {"galaxies": "simulated", "n": n_images, "size": size, "seed": seed}
     )
-    return ImageSet(images, labels, CLASSES, "simulated", pd.read_csv(table_path))
+    return ImageSet(images, labels, CLASSES, "simulated", properties)
+
+
+def _read_table(path: Path, n_images: int) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{path} is no table of galaxies ({error}): {AGAIN}") from error
+    if len(table) != n_images or set(table) != PROPERTIES or table.isna().any(axis=None):
+        raise ValueError(f"{path} is no table of {n_images} galaxies: {AGAIN}")
+    return table
 
 
 def _draw_chunk(seed: int, start: int, stop: int, size: int):

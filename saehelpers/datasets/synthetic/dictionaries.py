@@ -78,11 +78,7 @@ def make_orbit_features(
 
 def _onto_fixed(action: LinearAction, element: int) -> Float[Tensor, "d d"]:
     """Projection onto what the subgroup of the powers of an element leaves as it is."""
-    members, power = [0], element
-    while power:
-        members.append(power)
-        power = action.group.compose(element, power)
-    return action.matrices[members].mean(0)
+    return action.matrices[action.group.powers(element)].mean(0)
 
 
 @torch.enable_grad()

@@ -32,7 +32,7 @@ def fast_products(device: str) -> Iterator[None]:
 @functools.cache
 def _is_amd() -> bool:
     try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:  # not on Linux
         return False
 
