@@ -12,6 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from saehelpers.networks import scaling
+from saehelpers.runs import checking
 from saehelpers.saes import SAEConfig
 from saehelpers.training import side_by_side as training
 from saehelpers.training.methods import SAERun
@@ -75,6 +77,8 @@ def without_values(monkeypatch):
     monkeypatch.setattr(torch.optim, "Adam", lambda parts, rate, fused: adam(parts, rate))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(training, "check_orbits", lambda activations: None)
+    monkeypatch.setattr(checking, "check_finite", lambda name, value: None)
+    monkeypatch.setattr(scaling, "check_scale", lambda *_: None)
     monkeypatch.setattr(training, "unstack", lambda saes: [])
 
 

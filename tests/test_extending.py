@@ -296,7 +296,7 @@ def test_an_objective_that_takes_something_else():
     for wrong in (lambda sae: None, lambda: None, lambda sae, batch, more: None):
         with pytest.raises(ValueError, match=r"'mine' must be a function \(sae, batch\): "):
             objective("mine")(wrong)
-    with pytest.raises(TypeError, match="function must be a function, got 3"):
+    with pytest.raises(ValueError, match=r"'mine' must be a function \(sae, batch\): 3 is not"):
         objective("mine")(3)
     assert "mine" not in OBJECTIVES
 

@@ -269,5 +269,5 @@ def test_what_cannot_be_attributed(case):
 def test_models_and_layers_that_are_not_there(model):
     with pytest.raises(ValueError, match="of GPT-2 models, Linear is none"):
         attribution.output_projection(nn.Linear(2, 2), 0)
-    with pytest.raises(ValueError, match="layers 0 to 1, not 2"):
+    with pytest.raises(ValueError, match="0 to 1, got 2"):
         attribution.output_projection(model, 2)

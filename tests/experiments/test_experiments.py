@@ -396,7 +396,12 @@ def test_explain_reads_orbits_and_fits_the_action(images, tmp_path, executor):
 def test_saes_of_every_subject_have_the_width_of_its_activations(toy, tmp_path, executor):
     subjects = {
         name: Subject(
-            toy.action, pd.DataFrame(), orbits, orbits[:9], toy.action, ActionRun("", "", "")
+            toy.action,
+            pd.DataFrame(),
+            orbits,
+            orbits[:9],
+            toy.action,
+            ActionRun("action", "", "C4"),
         )
         for name, orbits in (("toy", toy.activations), ("part", toy.activations[..., :6]))
     }
@@ -535,7 +540,7 @@ def test_explained_pixels_of_an_encoder(bright, trained, tmp_path, n_pixels, n_r
     assert torch.equal(again.train, what.train)
     assert identity(again.train) == identity(what.train) != identity(what.test)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
-    assert len(written) == 2
+    assert len(written) == 4  # and their fingerprints
 
 
 def test_a_classifier_needs_labels(bright, tmp_path):

@@ -100,7 +100,7 @@ def test_every_parameter_matters(architecture):
 
 
 def test_unknown_architecture():
-    with pytest.raises(ValueError, match=r"unknown base model 'resnet'; known are mlp, cnn, vit"):
+    with pytest.raises(ValueError, match=r"unknown architecture 'resnet'; known are mlp, cnn, vit"):
         make_autoencoder("resnet")
 
 
