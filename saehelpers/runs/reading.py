@@ -6,7 +6,9 @@ import json
 import typing
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,14 +43,22 @@ def load_run(
     """
     folder = Path(root) / run_id(config)
     while is_there(folder):
-        number = folder.stat().st_ino
+        version = _version(folder)
         try:
             return _read_run(folder, config)
         except (OSError, ValueError) as error:
             # another process may have put another in its place meanwhile: then that one is read
-            if is_there(folder) and folder.stat().st_ino == number:
+            if version and _version(folder) == version:
                 raise damaged(folder, str(error)) from error
     return None
+
+
+def _version(folder: Path) -> tuple[int, ...]:
+    """Tells a folder from others that take its place; nothing if there is none."""
+    with suppress(FileNotFoundError):
+        about = folder.stat()
+        return about.st_ino, about.st_mtime_ns, about.st_ctime_ns
+    return ()
 
 
 def _read_run(
@@ -66,8 +76,9 @@ def _read_run(
         datetime.fromisoformat(record.get("created_utc"))
     except (TypeError, ValueError) as error:
         raise ValueError("its config.json does not say when it was made") from error
-    _check_files(folder, record)
-    return _checked_tensors(folder, record), pd.read_csv(folder / "history.csv"), record
+    read = _check_files(folder, record)
+    history = read.get("history.csv") or (folder / "history.csv").read_bytes()
+    return _checked_tensors(folder, record), pd.read_csv(BytesIO(history)), record
 
 
 def _checked_tensors(folder: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -99,11 +110,13 @@ def _say_unchecked(parent: Path) -> None:
     )
 
 
-def _check_files(folder: Path, record: dict[str, Any], whole: bool = True) -> None:
-    """Those beside the weights; all that were saved, if it is the whole folder."""
+def _check_files(folder: Path, record: dict[str, Any], whole: bool = True) -> dict[str, bytes]:
+    """Those beside the weights, as they are; all that were saved, if it is the whole folder."""
     names = set(record.get("contents", {})) - {WEIGHTS}
-    for name in sorted(n for n in names if whole or (folder / n).exists()):
-        _check_contents(name, fingerprint_of((folder / name).read_bytes()), record)
+    read = {n: (folder / n).read_bytes() for n in names if whole or (folder / n).exists()}
+    for name, data in sorted(read.items()):
+        _check_contents(name, fingerprint_of(data), record)
+    return read
 
 
 def _check_contents(name: str, found: str, record: dict[str, Any]) -> None:
