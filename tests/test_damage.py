@@ -1,7 +1,7 @@
 """Whatever is loaded and damaged is an error that names it, or what it was: never another thing."""
 
 import gzip
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -125,7 +125,7 @@ def test_galaxies(tmp_path):
     (path,) = tmp_path.iterdir()
 
     def read():
-        found = simulate_galaxies(4, tmp_path, 16, executor="not asked")
+        found = simulate_galaxies(4, tmp_path, 16, executor=Executor())
         return found.images, found.labels, found.properties
 
     assert outcomes(read, path, 110, 0, path)["errors"] > 70

@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -116,9 +117,13 @@ def random_rows(like: Float[Tensor, "n d"], generator: torch.Generator) -> Float
 
 @checked
 def above_null(
-    observed: float, null: Annotated[float, Wanted("below 1", lambda null: null < 1)]
-) -> float:
-    """(observed - null) / (1 - null): 0 at the null, 1 where all is found again."""
+    observed: float | pd.Series,
+    null: Annotated[float | pd.Series, Wanted("below 1", lambda null: np.all(null < 1))],
+) -> float | pd.Series:
+    """(observed - null) / (1 - null): 0 at the null, 1 where all is found again.
+
+    Of numbers, or of a column of a table.
+    """
     return (observed - null) / (1 - null)
 
 

@@ -142,7 +142,8 @@ def panels(
 
 @checked
 def image_grid(
-    images: Sequence[Sequence[Tensor] | Tensor] | Shaped[Tensor, "rows columns h w *rgb"],
+    images: Sequence[Sequence[Tensor | np.ndarray] | Tensor | np.ndarray]
+    | Shaped[Tensor, "rows columns h w *rgb"],
     column_titles: Sequence[str] = (),
     row_titles: Sequence[str] = (),
     size: Rate = 1.1,

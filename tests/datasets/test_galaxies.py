@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -110,13 +110,13 @@ def test_simulated_galaxies_are_drawn_once(tmp_path):
     write_hdf5(path, first.images, first.labels, pd.DataFrame())
     table = path.with_suffix(".csv")
     with pytest.raises(ValueError, match=r"galaxies-.*\.csv is no table .*drawn again"):
-        simulate_galaxies(10, tmp_path, 32, seed=1, executor="not asked")
+        simulate_galaxies(10, tmp_path, 32, seed=1, executor=Executor())
     first.properties.to_csv(table, index=False)
-    again = simulate_galaxies(10, tmp_path, 32, seed=1, executor="not asked")
+    again = simulate_galaxies(10, tmp_path, 32, seed=1, executor=Executor())
     assert first.properties.equals(again.properties)
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match=r"\.csv is no table of 10 galaxies"):
-        simulate_galaxies(10, tmp_path, 32, seed=1, executor="not asked")
+        simulate_galaxies(10, tmp_path, 32, seed=1, executor=Executor())
 
 
 def test_hubble_cutouts():

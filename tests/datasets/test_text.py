@@ -220,7 +220,7 @@ def test_its_loss_is_that_of_the_next_token(tmp_path):
 def test_damaged_tokeniser_is_named(tmp_path):
     load_or_train_language_model(RUN, DOCUMENTS, tmp_path)
     (tmp_path / runs.run_id(RUN) / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match=r"cannot be used: tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"cannot be used: its tokenizer\.json"):
         load_or_train_language_model(RUN, DOCUMENTS, tmp_path)
 
 
