@@ -23,7 +23,7 @@ from saehelpers.networks.activations import splice
 from saehelpers.networks.modules import evaluation_mode
 from saehelpers.runs.checking import checked
 from saehelpers.runs.precision import full_precision
-from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Count, Positive
+from saehelpers.runs.wanted import EMPTY, FROM_ZERO, Count, Positive
 from saehelpers.saes import SAE, BlockDiagonalSAE
 
 EAGER = 'load it with attn_implementation="eager", or call model.set_attn_implementation("eager")'
@@ -90,7 +90,7 @@ def read_attention(
 @checked
 @torch.no_grad()
 def encoder_directions(
-    sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY], n_heads: Positive
+    sae: SAE, latents: Sequence[int], n_heads: Positive
 ) -> Float[Tensor, "latents heads d_head"]:
     """What latents multiply the outputs of each head with: w, in the activations' own units.
 
@@ -116,7 +116,7 @@ def encoder_directions(
 @checked
 @torch.no_grad()
 def decoder_directions(
-    sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY], n_heads: Positive
+    sae: SAE, latents: Sequence[int], n_heads: Positive
 ) -> Float[Tensor, "latents heads d_head"]:
     """What one unit of each latent adds to the outputs of each head, in their own units.
 
@@ -269,7 +269,7 @@ def output_projection(model: nn.Module, layer: Count) -> Float[Tensor, "d d_mode
 @checked
 @torch.no_grad()
 def written_directions(
-    model: nn.Module, layer: Count, sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY]
+    model: nn.Module, layer: Count, sae: SAE, latents: Sequence[int]
 ) -> Float[Tensor, "latents d_model"]:
     """What one unit of each latent adds to the residual stream, through W_O."""
     n_heads = _block(model, layer).attn.num_heads
@@ -280,7 +280,7 @@ def written_directions(
 @checked
 @torch.no_grad()
 def logit_effects(
-    model: nn.Module, written: Float[Tensor, "latents d_model"]
+    model: nn.Module, written: Annotated[Float[Tensor, "latents d_model"], EMPTY]
 ) -> Float[Tensor, "latents vocabulary"]:
     """The direct effect of directions in the residual stream on the logits.
 
@@ -315,9 +315,7 @@ def check_trained_here(sae: SAE, outputs: Float[Tensor, "batch t d"]) -> None:
         )
 
 
-def _checked(
-    sae: SAE, latents: Annotated[Sequence[int], NOT_EMPTY], n_heads: int
-) -> Int[Tensor, " latents"]:
+def _checked(sae: SAE, latents: Sequence[int], n_heads: int) -> Int[Tensor, " latents"]:
     if n_heads < 1 or sae.config.d % n_heads:
         raise ValueError(
             f"{n_heads} heads do not divide the SAE's width {sae.config.d}: n_heads must "

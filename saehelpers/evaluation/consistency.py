@@ -19,7 +19,7 @@ from saehelpers.evaluation.matching import match
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
-from saehelpers.runs.wanted import NOT_EMPTY, Cosine, Open, Positive, Wanted, Weight
+from saehelpers.runs.wanted import NOT_EMPTY, Allowed, Cosine, Open, Positive, Wanted
 
 
 def _are_all_pairs(pairs: dict[tuple[int, int], float]) -> bool:
@@ -110,7 +110,9 @@ def linear_cka(x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"]) -> 
 
 
 @checked
-def random_rows(like: Float[Tensor, "n d"], generator: torch.Generator) -> Float[Tensor, "n d"]:
+def random_rows(
+    like: Annotated[Float[Tensor, "n d"], Allowed.NUMBERS], generator: torch.Generator
+) -> Float[Tensor, "n d"]:
     """Random unit vectors in the shape of a dictionary: the null of what directions share."""
     return normalize(torch.randn(like.shape, generator=generator), dim=-1)
 
@@ -148,9 +150,9 @@ def permuted_pairings(
 
 @checked
 def frequent(
-    frequency: Float[Tensor, " n_latents"], smallest: Weight = 0.0
+    frequency: Float[Tensor, " n_latents"], smallest: float = 0.0
 ) -> Bool[Tensor, " n_latents"]:
-    """Latents that fire more often than `smallest`; 0 leaves out the dead ones alone.
+    """Latents that fire more often than `smallest`; 0 leaves out the dead ones alone, -1 none.
 
     Raises:
         ValueError: none does.

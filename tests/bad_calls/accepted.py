@@ -4,6 +4,8 @@ By "argument: what was put in its place", anywhere, or "room.name argument: ..."
 """
 
 ACCEPTED = {
+    "below every frequency: none is left out": ("evaluation.frequent smallest: -1",),
+    "its shape alone counts": ("evaluation.random_rows like: NaN", "evaluation.random_rows like: inf"),
     "0 is a number of this kind like others": (
         "seed: 0", "auxk: 0", "experiments.BaseModelRun epochs: 0",
         "experiments.shapes_base_run epochs: 0", "done: 0", "element: 0", "elements: 0",
@@ -38,7 +40,11 @@ ACCEPTED = {
     "nothing is asked for, and nothing is done": (
         "datasets.ImageSet classes: empty", "column_titles: empty", "configs: empty",
         "downstream: empty", "generators: empty",
-        "jobs: empty", "later: empty", "methods: empty", "modifiers: empty", "modules: empty",
+        "jobs: empty", "evaluation.written_directions latents: empty",
+        "evaluation.decoder_directions latents: empty",
+        "evaluation.encoder_directions latents: empty",
+        "evaluation.logit_effects written: empty",
+        "later: empty", "methods: empty", "modifiers: empty", "modules: empty",
         "runs.local_folder names: empty", "order: empty", "positions: empty", "prefixes: empty",
         "row_titles: empty", "runs.append rows: empty", "seeds: empty", "sources: empty",
         "starts: empty", "subfolder: empty", "suffixes: empty", "times: empty", "topks: empty",
