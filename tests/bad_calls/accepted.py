@@ -5,7 +5,9 @@ By "argument: what was put in its place", anywhere, or "room.name argument: ..."
 
 ACCEPTED = {
     "below every frequency: none is left out": ("evaluation.frequent smallest: -1",),
-    "its shape alone counts": ("evaluation.random_rows like: NaN", "evaluation.random_rows like: inf"),
+    "its shape alone counts": (
+        "evaluation.random_rows like: NaN", "evaluation.random_rows like: inf",
+    ),
     "0 is a number of this kind like others": (
         "seed: 0", "auxk: 0", "experiments.BaseModelRun epochs: 0",
         "experiments.shapes_base_run epochs: 0", "done: 0", "element: 0", "elements: 0",
