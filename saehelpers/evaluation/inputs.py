@@ -187,7 +187,7 @@ def orbit_averaged(
     group = action.group
     elements = group.checked(elements)
     rows = torch.arange(len(activations))
-    composed, elements = group.multiplication, group.checked(elements)
+    composed = group.multiplication
     latents = [sae.encode(activations[rows, composed[h][elements]]) for h in range(group.order)]
     blocks, biases = action.decoder_blocks(sae.decoder_blocks()[0][0], sae.decoder_blocks()[1][0])
     inverses = [group.inverse(h) for h in range(group.order)]
