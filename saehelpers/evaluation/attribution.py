@@ -126,8 +126,8 @@ def decoder_directions(
     if isinstance(sae, BlockDiagonalSAE):
         per_head = sae.config.n_latents // n_heads
         own = chosen // per_head
-        rows = torch.zeros(len(chosen), n_heads, sae.config.d // n_heads)
         written = sae.heads.dictionary[own, chosen % per_head]
+        rows = torch.zeros(len(chosen), n_heads, written.shape[-1], device=written.device)
         rows[torch.arange(len(chosen)), own] = written * sae.heads.scale[own, None]
         return rows
     return (sae.dictionary[chosen] * sae.scale).unflatten(-1, (n_heads, -1))

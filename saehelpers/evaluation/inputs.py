@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saehelpers.evaluation.logistic import Factors
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
 from saehelpers.runs.precision import full_precision
@@ -60,31 +61,52 @@ class ProbeInput:
         return self.latents.shape[1] // self.copies
 
     @checked
-    def matrix(
-        self, keep: Annotated[Int[Tensor, " m"], FROM_ZERO], reduced: bool = False
-    ) -> np.ndarray:
-        """Features (n, d) made of the latents `keep` alone.
-
-        `reduced`: in an orthonormal basis of the space that the kept decoder rows span, up
-        to a shift. Distances are the same and the columns far fewer, which is all that a
-        linear probe with an L2 penalty depends on.
-        """
-        offsets = self.n_latents * torch.arange(self.copies)
-        keep = (offsets[:, None] + keep).flatten()
+    def matrix(self, keep: Annotated[Int[Tensor, " m"], FROM_ZERO]) -> np.ndarray:
+        """Features (n, d) made of the latents `keep` alone."""
+        keep = self._with_copies(keep)
         features = self.latents[:, keep]
         if self.blocks is not None:
-            blocks, biases = self.blocks[:, keep], self.biases
-            if reduced:
-                biases = biases - biases[0]
-                basis = torch.linalg.qr(torch.cat([blocks.flatten(0, 1), biases]).T).Q
-                blocks, biases = blocks @ basis, biases @ basis
-            kept_latents, features = features, torch.empty(len(features), blocks.shape[-1])
-            for block in range(len(blocks)):
+            kept_latents, features = features, torch.empty(len(features), self.width)
+            for block in range(len(self.blocks)):
                 rows = self.blocks_used == block
-                features[rows] = kept_latents[rows] @ blocks[block] + biases[block]
+                kept_rows = self.blocks[block, keep]
+                features[rows] = kept_latents[rows] @ kept_rows + self.biases[block]
         if self.extra is not None:
             features = torch.cat([features, self.extra], dim=1)
         return full_precision(features).numpy()
+
+    @checked
+    def reduced(self, keep: Annotated[Int[Tensor, "tasks m"], FROM_ZERO]) -> Factors:
+        """Features made of the latents `keep` of each task, in an orthonormal basis, shifted.
+
+        The basis is of the space that the kept decoder rows span, by their inner products.
+        Distances are the same and the columns far fewer, which is all that a linear probe with
+        an L2 penalty depends on.
+        """
+        keep = self._with_copies(keep)
+        values = self.latents.double()[:, keep].movedim(1, 0)
+        extra = torch.empty(len(values[0]), 0) if self.extra is None else self.extra
+        extra = extra.to(values).expand(len(values), -1, -1)
+        if self.blocks is None:
+            return Factors.of(torch.cat([values, extra], dim=2))
+        n_blocks, n_columns, d = self.blocks.shape
+        rows = torch.cat([self.blocks, (self.biases - self.biases[0])[:, None]], dim=1).double()
+        kept_rows = torch.cat([keep, torch.full_like(keep[:, :1], n_columns)], dim=1)
+        first = (n_columns + 1) * torch.arange(n_blocks)
+        own = (first[:, None] + kept_rows[:, None]).flatten(1)  # (tasks, blocks (m + 1))
+        products = (rows.flatten(0, 1) @ rows.flatten(0, 1).T)[own[:, :, None], own[:, None]]
+        squares, axes = torch.linalg.eigh(products)
+        coordinates = (axes * squares.clamp(min=0).sqrt()[:, None])[..., -d:]
+        coordinates = coordinates.unflatten(1, (n_blocks, -1))  # (tasks, blocks, m + 1, columns)
+        k, ones = extra.shape[2], values.new_ones(*values.shape[:2], 1)
+        rows = torch.nn.functional.pad(coordinates, (k, 0, k, 0))
+        rows[:, :, :k, :k] = torch.eye(k).to(rows)
+        return Factors(torch.cat([extra, values, ones], dim=2), rows, self.blocks_used)
+
+    def _with_copies(self, keep: Tensor) -> Tensor:
+        """Columns of all copies of latents."""
+        offsets = self.n_latents * torch.arange(self.copies)
+        return (offsets[:, None] + keep[..., None, :]).flatten(-2)
 
     @property
     def width(self) -> int | None:

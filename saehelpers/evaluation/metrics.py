@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer, Real
 from torch import Tensor, nn
 
+from saehelpers.evaluation.logistic import Factors, at_a_time, predict_logistic
 from saehelpers.evaluation.matching import cosine_matrix
 from saehelpers.networks.activations import splice
 from saehelpers.networks.modules import in_evaluation_mode
 from saehelpers.runs.checking import checked
-from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
 from saehelpers.runs.wanted import FROM_ZERO, Name, Positive
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
@@ -229,19 +229,16 @@ def detection(
     fitted on the first half of the samples and scored on the rest. Features absent from
     either half are left out.
     """
-    with extra("probes"):
-        from sklearn.linear_model import LogisticRegression
-
     split = len(latents) // 2
-    chosen = separating_latents(latents[:split], presence[:split], m)
-    x, y = full_precision(latents.detach()).cpu().numpy(), presence.cpu().numpy()
+    chosen = separating_latents(latents[:split], presence[:split], m).cpu()
+    x, present = latents.detach().double().cpu(), presence.cpu().T
+    train, test = present[:, :split], present[:, split:]
+    known = (train.any(1) & ~train.all(1) & test.any(1)).nonzero()[:, 0]
     scores = []
-    for feature, keep in enumerate(chosen.cpu().numpy()):
-        train, test = y[:split, feature].copy(), y[split:, feature].copy()
-        if train.all() or not train.any() or not test.any():
-            continue
-        probe = LogisticRegression(solver="newton-cholesky").fit(x[:split, keep], train)
-        scores.append(f1(test, probe.predict(x[split:, keep])))
+    for some in known.split(at_a_time(m * len(x))):
+        features = Factors.of(x[:, chosen[some]].movedim(1, 0))
+        predicted = predict_logistic(features, train[some])
+        scores += map(f1, test[some].numpy(), predicted.numpy())
     return float(np.mean(scores)) if scores else float("nan")
 
 

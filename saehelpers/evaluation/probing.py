@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from torch import Tensor
 
 from saehelpers.evaluation.inputs import ProbeInput
+from saehelpers.evaluation.logistic import Factors, at_a_time, predict_logistic
 from saehelpers.evaluation.metrics import f1, macro_f1, separating_latents
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
@@ -33,7 +34,7 @@ XGBOOST = {
 TASK_BINS = 16  # of a feature; what they gain and cost beside 256 says benchmarks/probes.py
 CLASS_BINS = 64  # there are few probes of classes, which need not save
 # what decides a score besides the data, for the key of its row; raised when a probe changes
-SETTINGS = {"xgboost": (1, XGBOOST, N_TREES, TASK_BINS), "logistic": (1,)}
+SETTINGS = {"xgboost": (1, XGBOOST, N_TREES, TASK_BINS), "logistic": (2,)}
 
 
 @checked
@@ -62,17 +63,38 @@ def probe_tasks(
     else:
         own = probe_input.latents[:n_train, : probe_input.n_latents]
         keep = separating_latents(own, labels[:n_train], truncation)
-    scores = []
-    for task in range(labels.shape[1]):
-        y = labels[:, task].numpy()
-        train, test = y[:n_train], y[n_train:]
-        if train.all() or not train.any() or not test.any():
-            scores.append(float("nan"))
-            continue
-        x = probe_input.matrix(keep[task], reduced=probe == "logistic")
-        predicted = fit_predict(probe, x[:n_train], train, x[n_train:], probe_input.width)
-        scores.append(f1(test, predicted))
-    return scores
+    train, test = labels[:n_train], labels[n_train:]
+    known = (train.any(0) & ~train.all(0) & test.any(0)).nonzero()[:, 0]
+    scores = np.full(labels.shape[1], np.nan)
+    if probe == "logistic":
+        predictions = _predict_linearly(probe_input, keep[known], train.T[known])
+    else:
+        predictions = _predict_by_trees(probe_input, keep[known], train.T[known])
+    for task, predicted in zip(known.tolist(), predictions, strict=True):
+        scores[task] = f1(test[:, task].numpy(), predicted)
+    return scores.tolist()
+
+
+def _predict_by_trees(
+    probe_input: ProbeInput, keep: Tensor, labels: Tensor
+) -> Iterator[np.ndarray]:
+    """Predicted labels of the held-out samples for one task after another."""
+    for kept, y in zip(keep, labels.numpy(), strict=True):
+        x = probe_input.matrix(kept)
+        yield fit_predict("xgboost", x[: len(y)], y, x[len(y) :])
+
+
+def _predict_linearly(
+    probe_input: ProbeInput, keep: Tensor, labels: Tensor
+) -> Iterator[np.ndarray]:
+    """The same, of some tasks at a time: so many that their features stay in the cache."""
+    if not len(keep):
+        return
+    first = probe_input.reduced(keep[:1])
+    size, width = at_a_time(first.values.numel()), probe_input.width or first.rows.shape[3]
+    for some, y in zip(keep.split(size), labels.split(size), strict=True):
+        features = probe_input.reduced(some)
+        yield from predict_logistic(features, y, width).numpy()
 
 
 @checked
@@ -107,17 +129,9 @@ def fit_predict(
         settings = XGBOOST | {"objective": "binary:logistic", "max_bin": TASK_BINS}
         booster = xgboost.train(settings, data, num_boost_round=N_TREES)
         return booster.inplace_predict(_binned(x_test, edges)) > 0.5
-    with extra("probes"):
-        from sklearn.linear_model import LogisticRegression
-
-    # double precision: Newton's steps need a Hessian that is positive definite
-    x_train, x_test = x_train.astype(np.float64), x_test.astype(np.float64)
-    mean = x_train.mean(axis=0)
-    total = x_train.var(axis=0).sum() / (width or x_train.shape[1])
-    scale = np.sqrt(max(total, 1e-30))
-    model = LogisticRegression(solver="newton-cholesky", max_iter=3000)
-    model.fit((x_train - mean) / scale, y_train)
-    return model.predict((x_test - mean) / scale)
+    x = torch.from_numpy(np.concatenate([x_train, x_test]).astype(np.float64))[None]
+    y = torch.from_numpy(y_train.astype(bool))[None]
+    return predict_logistic(Factors.of(x), y, width or x.shape[2])[0].numpy()
 
 
 def _check_name(probe: str) -> None:

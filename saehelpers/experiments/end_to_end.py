@@ -49,13 +49,13 @@ def load_or_train_end_to_end(
     groups: dict[tuple, list[EndToEndRun]] = {}
     for config in missing:
         groups.setdefault(config.shared_settings, []).append(config)
-    seen = is_seen(len(groups), executor)
+    seen = is_seen(len(groups), executor, device)
     if groups and seen:  # training moves the model and freezes it; other processes have their own
         model = copy.deepcopy(model)
     jobs = [
         (group, model, blocks, validation, models, device, force, seen) for group in groups.values()
     ]
-    for _ in sweep(_train_and_save, jobs, "SAEs", executor, alone_here=True):
+    for _ in sweep(_train_and_save, jobs, "SAEs", executor, alone_here=True, device=device):
         pass
     return [load_sae(config, models) for config in configs]
 

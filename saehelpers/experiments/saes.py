@@ -67,11 +67,11 @@ def load_or_train_saes(
             models,
             device,
             force,
-            is_seen(len(together), executor),
+            is_seen(len(together), executor, device),
         )
         for group in together.values()
     ]
-    for _ in sweep(_train_and_save, jobs, "SAEs", executor, alone_here=True):
+    for _ in sweep(_train_and_save, jobs, "SAEs", executor, alone_here=True, device=device):
         pass
     return [load_sae(config, models) for config in configs]
 

@@ -140,7 +140,7 @@ def prepare_subjects(
     """
     shared = (group, train_images, test_images, models, device, force, act, action_settings)
     jobs = [(name, base_run, *shared) for name, base_run in base_runs.items()]
-    prepared = dict(sweep(_prepare, jobs, "base models", executor, alone_here=True))
+    prepared = dict(sweep(_prepare, jobs, "base models", executor, True, device))
     return {name: prepared[name] for name in base_runs}
 
 

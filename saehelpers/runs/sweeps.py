@@ -2,6 +2,7 @@
 
 import functools
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from loky import get_reusable_executor
 
 from saehelpers.runs import distributed
@@ -16,10 +18,11 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.progress import tqdm
 from saehelpers.runs.registry import carrying
 from saehelpers.runs.threads import one_thread
-from saehelpers.runs.wanted import AnyExecutor
+from saehelpers.runs.wanted import AnyExecutor, Device
 
 KEPT_SECONDS = 60  # that a process waits for the next sweep, whose imports would take seconds
 POLL_SECONDS = 0.5  # between looks at jobs that do not tell when they are done
+_CLAIMS: list[FileLock] = []  # on the GPU of this process; a lock that is not kept is given back
 
 
 @checked
@@ -29,6 +32,7 @@ def sweep(
     description: str = "",
     executor: AnyExecutor | None = None,
     alone_here: bool = False,
+    device: Device = "cpu",
 ) -> Iterator[Any]:
     """Yield `function(*job)` for every job as it is done, in any order.
 
@@ -40,6 +44,9 @@ def sweep(
             submitit's. By default one process per core, each with one torch thread; when one
             of them is killed, its job fails and the others go on. Processes that torchrun has
             started (`saehelpers.runs.distributed`) do each job together, one after another.
+        device: that the jobs use. On "cuda", one process per GPU, its current device; where there
+            is a single one, this process does one job after another: several would share it, each
+            with a copy of the data.
         alone_here: do a job that has no others beside it in this process, by default, with one
             thread as well: how far it is shows here alone (see `is_seen`).
 
@@ -53,8 +60,9 @@ def sweep(
     if distributed.is_active():
         yield from (function(*job) for job in jobs)
         return
-    if alone_here and is_seen(len(jobs), executor):
-        executor = _Here()
+    n_processes = _n_processes(device)
+    if n_processes == 0 or (alone_here and is_seen(len(jobs), executor)):
+        executor = executor or _Here()
     elif executor is None:  # processes may have started when another folder was the current one
         function = functools.partial(_in_folder, Path.cwd(), function)
     failures: list[BaseException] = []
@@ -63,7 +71,7 @@ def sweep(
         while waiting:
             batch = waiting.pop(0)
             lost = []
-            for job, future in _run(function, batch, executor or _processes()):
+            for job, future in _run(function, batch, executor or _processes(n_processes)):
                 error = future.exception()
                 if isinstance(error, BrokenExecutor) and executor is None and len(batch) > 1:
                     lost.append(job)
@@ -82,9 +90,10 @@ def sweep(
         ) from first
 
 
-def is_seen(n_jobs: int, executor) -> bool:
+def is_seen(n_jobs: int, executor, device: str = "cpu") -> bool:
     """Whether the progress of jobs shows where a sweep with `alone_here` is called."""
-    return distributed.is_active() or (n_jobs == 1 and executor is None)
+    here = n_jobs == 1 or _n_processes(device) == 0
+    return distributed.is_active() or (here and executor is None)
 
 
 class _Here(Executor):
@@ -107,6 +116,9 @@ def _in_folder(folder: Path, function: Callable, *arguments: Any) -> Any:
 
 def _run(function, jobs: list[tuple], executor) -> Iterator[tuple[tuple, Future]]:
     function = carrying(function)
+    if isinstance(executor, _Here):
+        yield from ((job, executor.submit(function, *job)) for job in jobs)
+        return
     futures = {executor.submit(function, *job): job for job in jobs}
     try:
         for future in _as_done(list(futures)):
@@ -146,12 +158,35 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
-def _processes() -> Executor:
+def _n_processes(device: str) -> int:
+    """One for each core, or each of several GPUs; 0: what uses one device is done in this one."""
+    kind = torch.device(device)
+    if kind.type == "cpu":
+        return n_cores()
+    n_gpus = torch.cuda.device_count() if kind.type == "cuda" and kind.index is None else 1
+    return n_gpus if n_gpus > 1 else 0
+
+
+def _processes(n: int) -> Executor:
     """Processes kept for the next sweep; they would fight over cores with threads of their own."""
     return get_reusable_executor(
-        max_workers=n_cores(),
+        max_workers=n,
         timeout=KEPT_SECONDS,
         env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        initializer=torch.set_num_threads,
-        initargs=(1,),
+        initializer=_begin,
+        initargs=(Path(tempfile.gettempdir()) / f"saehelpers-{os.getpid()}",),
     )
+
+
+def _begin(lock: Path) -> None:
+    """One thread, and of several GPUs the first that no other process of the pool has."""
+    torch.set_num_threads(1)
+    for number in range(torch.cuda.device_count()):
+        claim = FileLock(f"{lock}-gpu-{number}.lock")  # given back when the process ends
+        try:
+            claim.acquire(blocking=False)
+        except Timeout:
+            continue
+        torch.cuda.set_device(number)
+        _CLAIMS.append(claim)
+        return

@@ -89,15 +89,17 @@ def test_reduced_matrix_keeps_distances_in_fewer_columns(copies):
         copies=copies,
     )
     keep = torch.tensor([2, 4])
-    full, reduced = (torch.tensor(probe_input.matrix(keep, r)).double() for r in (False, True))
+    full = torch.tensor(probe_input.matrix(keep)).double()
+    turned, reduced = probe_input.reduced(torch.stack([keep.flip(0), keep])).dense()
     assert reduced.shape[1] == 2 * (2 * copies + 1) + 2 < full.shape[1]
+    assert_close(turned @ turned.T, reduced @ reduced.T)
     assert_close(torch.cdist(reduced, reduced), torch.cdist(full, full), rtol=1e-4, atol=1e-4)
 
 
 def test_logistic_on_the_reduced_matrix_predicts_as_on_the_full_one():
     probe_input, keep = random_input(), torch.tensor([0, 2])
     y = (probe_input.latents[:, 0] > 0.3).numpy()
-    reduced = probe_input.matrix(keep, reduced=True)
+    reduced = probe_input.reduced(keep[None]).dense()[0].numpy()
     predicted = fit_predict("logistic", reduced[:30], y[:30], reduced[30:], width=8)
 
     full = probe_input.matrix(keep)

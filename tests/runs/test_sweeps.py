@@ -19,7 +19,7 @@ from saehelpers import SAEConfig, SAERun
 from saehelpers.evaluation.probing import PROBES, ProbeInput, probe_sweep
 from saehelpers.experiments import load_or_train_saes
 from saehelpers.runs import identity, results
-from saehelpers.runs.sweeps import sweep
+from saehelpers.runs.sweeps import _begin, _n_processes, is_seen, n_cores, sweep
 
 
 def test_all_results_come():
@@ -86,6 +86,30 @@ def test_a_job_alone_is_done_here_with_one_thread():
     assert isinstance(raised.value.__cause__, ValueError)
     assert here not in sweep(os.getpid, [()] * 2, alone_here=True)
     assert here not in sweep(os.getpid, [()])
+
+
+def test_jobs_that_use_one_device_are_done_here_one_after_another():
+    done = []
+    for result in sweep(lambda i: done.append(i) or os.getpid(), [(0,), (1,)], device="meta"):
+        assert result == os.getpid()
+        assert len(done) in (1, 2)
+    assert done == [0, 1]
+    assert is_seen(2, None, "meta")
+    assert not is_seen(2, None)
+
+
+def test_several_gpus_have_a_process_each(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert _n_processes("cuda") == 3
+    assert _n_processes("cuda:1") == _n_processes("mps") == 0
+    assert _n_processes("cpu") == n_cores()
+    given = []
+    monkeypatch.setattr("torch.cuda.set_device", given.append)
+    monkeypatch.setattr("saehelpers.runs.sweeps._CLAIMS", [])
+    with ThreadPoolExecutor(1) as other:  # locks of files are held by threads as by processes
+        for thread in (other.submit, lambda function, path: function(path)):
+            thread(_begin, tmp_path / "pool")
+    assert given == [0, 1]
 
 
 def test_failure_in_another_process():
