@@ -23,6 +23,7 @@ from .shapes import (
     make_shapes as make_shapes,
     orientations as orientations,
     quadrant_sources as quadrant_sources,
+    share_unseen as share_unseen,
     task_labels as task_labels,
 )
 from .shards import (

@@ -5,6 +5,7 @@ whole image: all its shapes take the same orientation, and quadrants move.
 (Erdogan and Lucic, arXiv 2511.09432, section 5.2 and appendix C.)
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.identities import identified
-from saehelpers.runs.wanted import Positive, Seed, Wanted
+from saehelpers.runs.wanted import Positive, Seed, Wanted, one_of
 from saehelpers.symmetry import Group, orbit, rotations_and_flips
 
 SIZE = 32  # of a quadrant, in pixels
@@ -25,15 +26,13 @@ SHAPES = ("rectangle", "diagonal", "c", "l", "t", "triangle", "arrow", "semicirc
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 SHAPE_GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")  # that carry the square of quadrants to itself
 TASK_TYPES = ("S", "SO", "SP", "SPO")
+SPLITS = ("none", "train", "test")
 
-
-Drawn = Annotated[
-    Int[Tensor, "n quadrants"],
-    Wanted(
-        f"numbers of shapes, 0 to {len(SHAPES) - 1}",
-        lambda x: x.min() >= 0 and x.max() < len(SHAPES),
-    ),
-]
+OF_SHAPES = Wanted(
+    f"numbers of shapes, 0 to {len(SHAPES) - 1}",
+    lambda x: x.min() >= 0 and x.max() < len(SHAPES),
+)
+Drawn = Annotated[Int[Tensor, "n quadrants"], OF_SHAPES]
 
 
 @checked
@@ -46,14 +45,76 @@ class ShapesData:
 
 
 @checked
-def make_shapes(n_samples: Positive, seed: Seed) -> ShapesData:
-    """Draw the shape of every quadrant uniformly, with replacement."""
+def make_shapes(
+    n_samples: Positive, seed: Seed, split: Annotated[str, one_of(SPLITS)] = "none"
+) -> ShapesData:
+    """Draw the shapes of every quadrant.
+
+    Args:
+        split: "none", each quadrant's shape uniformly, with replacement: of 10,000 images nine in
+            ten of any others are bit-identical to one. "train", uniformly from 3,072 of the 4,096
+            compositions; "test", from the other 1,024, each at most once which no turn or mirror
+            makes of one of the others.
+
+    Raises:
+        ValueError: more test images than compositions held out.
+    """
     generator = torch.Generator().manual_seed(seed)
-    shapes = torch.randint(len(SHAPES), (n_samples, len(QUADRANTS)), generator=generator)
+    cause = {"shapes": "drawn", "n_samples": n_samples, "seed": seed}
+    if split == "none":
+        shapes = torch.randint(len(SHAPES), (n_samples, len(QUADRANTS)), generator=generator)
+    else:
+        own = _compositions()[_held_out() == (split == "test")]
+        cause["split"] = split
+        if split == "train":
+            shapes = own[torch.randint(len(own), (n_samples,), generator=generator)]
+        elif n_samples > len(own):
+            raise ValueError(
+                f"{len(own)} compositions are held out, each once: n_samples must be {len(own)} "
+                f"or less, got {n_samples}"
+            )
+        else:
+            shapes = own[torch.randperm(len(own), generator=generator)[:n_samples]]
     tiles = draw_templates()[shapes].unflatten(1, (2, 2))  # (n, row, column, 32, 32)
     images = tiles.permute(0, 1, 3, 2, 4).reshape(n_samples, 1, 2 * SIZE, 2 * SIZE)
-    cause = {"shapes": "drawn", "n_samples": n_samples, "seed": seed}
     return ShapesData(identified(images, cause), shapes)
+
+
+def _compositions() -> Int[Tensor, "compositions quadrants"]:
+    """All that quadrants can have, in order: the number of one is its digits."""
+    return torch.cartesian_prod(*[torch.arange(len(SHAPES))] * len(QUADRANTS))
+
+
+@functools.cache
+def _held_out() -> Bool[Tensor, " compositions"]:
+    """Which of the 4,096 compositions, in order, nothing is trained on: 1,024.
+
+    No image of one, under any element of D4, is an image of one that is trained on: what turns or
+    mirrors every shape into itself moves quadrants alone, and makes another canonical image.
+    Compositions that make each other so are on the same side.
+    """
+    d4, shapes = Group.named("D4"), _compositions()
+    upright = (orientations(d4)[shapes] == 0).all(dim=1)  # (compositions, 8)
+    digits = len(SHAPES) ** torch.arange(len(QUADRANTS) - 1, -1, -1)
+    moved = shapes[:, quadrant_sources(d4)] @ digits
+    kin = torch.where(upright, moved, len(shapes)).amin(dim=1)  # the least of those alike
+    chosen, left = torch.zeros(len(shapes), dtype=torch.bool), len(shapes) // 4
+    generator = torch.Generator().manual_seed(0)
+    sizes = kin.bincount(minlength=len(shapes))
+    for least in torch.randperm(len(shapes), generator=generator).tolist():
+        if 0 < sizes[least] <= left:
+            chosen |= kin == least
+            left -= int(sizes[least])
+    return chosen
+
+
+@checked
+def share_unseen(
+    shapes: Drawn, trained_on: Annotated[Int[Tensor, "m quadrants"], OF_SHAPES]
+) -> float:
+    """Share of images whose composition nothing was trained on."""
+    seen = (shapes[:, None] == trained_on.unique(dim=0)).all(dim=2).any(dim=1)
+    return 1 - seen.float().mean().item()
 
 
 def draw_templates() -> Float[Tensor, "shapes size size"]:

@@ -5,9 +5,11 @@ from . import (
     ground_truth as ground_truth,
     inputs as inputs,
     language_metrics as language_metrics,
+    logistic as logistic,
     matching as matching,
     metrics as metrics,
     probing as probing,
+    statements as statements,
 )
 from .attribution import (
     Attention as Attention,
@@ -105,4 +107,10 @@ from .probing import (
     fit_predict as fit_predict,
     probe_sweep as probe_sweep,
     probe_tasks as probe_tasks,
+)
+from .statements import (
+    Estimate as Estimate,
+    interval as interval,
+    paired_difference as paired_difference,
+    verdict as verdict,
 )

@@ -46,7 +46,7 @@ ACCEPTED = {
         "evaluation.decoder_directions latents: empty",
         "evaluation.encoder_directions latents: empty",
         "evaluation.logit_effects written: empty",
-        "later: empty", "methods: empty", "modifiers: empty", "modules: empty",
+        "later: empty", "evaluation.paired_difference by: empty", "methods: empty", "modifiers: empty", "modules: empty",
         "runs.local_folder names: empty", "order: empty", "positions: empty", "prefixes: empty",
         "row_titles: empty", "runs.append rows: empty", "seeds: empty", "sources: empty",
         "starts: empty", "subfolder: empty", "suffixes: empty", "times: empty", "topks: empty",
@@ -89,6 +89,7 @@ ACCEPTED = {
     "classes are any whole numbers": (
         "evaluation.fit_class_probe labels: negative", "trained_on: negative", "truth: negative",
     ),
+    "a difference may be more than any number": ("more_than: -1", "more_than: 0", "more_than: 2.5"),
     "a score may be negative": ("observed: -1", "null: -1", "threshold: -1"),
     "max(0, mean + std e): such a feature adds nothing": ("magnitude_mean: -1",),
     "no such rows, no cells: as of a baseline that was not measured": (

@@ -56,6 +56,8 @@ CALLS = {
     "datasets.draw_templates": None,
     "datasets.element_ceiling": lambda: {"shapes": _shapes().shapes, "group": t.C4},
     "datasets.list_tasks": None,
+    "datasets.share_unseen": lambda: {"shapes": _shapes().shapes,
+                                      "trained_on": _shapes().shapes},
     "datasets.make_shapes": lambda: {"n_samples": 6, "seed": 0},
     "datasets.orientations": lambda: {"group": t.C4},
     "datasets.quadrant_sources": lambda: {"group": t.C4},

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from saehelpers.evaluation import Predictions, ProbeInput, probe_inputs, read_attention
+from saehelpers.evaluation import Estimate, Predictions, ProbeInput, probe_inputs, read_attention
 
 from . import things as t
 
@@ -29,6 +29,10 @@ def _labels() -> torch.Tensor:
 
 def _attention():
     return read_attention(t.gpt2(), t.tokens(), 0)
+
+
+def _values() -> pd.DataFrame:
+    return pd.DataFrame({"base_seed": [0, 1], "seed": [0, 0], "value": [1.0, 2.0]})
 
 
 def _score(i, j):
@@ -165,6 +169,11 @@ CALLS = {
                                           "predicted": t.whole(2, 5).numpy()},
     "evaluation.fit_class_probe": lambda: {"latents": t.latents(), "labels": t.whole(2, t.N),
                                            "probe": "logistic", "truncation": 3},
+    "evaluation.Estimate": None,
+    "evaluation.interval": lambda: {"values": _values(), "level": 0.9},
+    "evaluation.paired_difference": lambda: {"first": _values(), "second": _values(),
+                                             "level": 0.9},
+    "evaluation.verdict": lambda: {"difference": Estimate(0.2, 0.1, 0.3, 2, 2)},
     "evaluation.fit_predict": lambda: {"probe": "logistic", "x_train": t.random(9, 3).numpy(),
                                        "y_train": np.arange(9) % 2,
                                        "x_test": t.random(4, 3).numpy()},

@@ -13,6 +13,7 @@ from saehelpers.datasets.shapes import (
     make_shapes,
     orientations,
     quadrant_sources,
+    share_unseen,
     task_labels,
 )
 from saehelpers.datasets.synthetic import make_features
@@ -42,6 +43,30 @@ def test_seeds_decide_the_images():
     first, again, other = make_shapes(20, 0), make_shapes(20, 0), make_shapes(20, 1)
     assert torch.equal(first.images, again.images) and torch.equal(first.shapes, again.shapes)
     assert not torch.equal(first.shapes, other.shapes)
+
+
+def test_no_image_of_a_composition_is_on_both_sides_of_a_split():
+    train, test = make_shapes(20_000, 0, "train"), make_shapes(1024, 0, "test")
+    assert 3072 - 12 < len(train.shapes.unique(dim=0)) <= 3072  # so many draws miss few
+    assert len(test.shapes.unique(dim=0)) == 1024
+    assert share_unseen(test.shapes, train.shapes) == 1
+    images = [part.images.flatten(1).unique(dim=0) for part in (train, test)]
+    turned = orbit(images[1].unflatten(1, (1, 64, 64)), Group.named("D4")).flatten(2).flatten(0, 1)
+    both = torch.cat([images[0], turned.unique(dim=0)])
+    assert len(both.unique(dim=0)) == len(both)
+
+
+def test_images_drawn_without_a_split_have_mostly_been_seen():
+    train, test = make_shapes(10_000, 0), make_shapes(4000, 1)
+    assert share_unseen(test.shapes, train.shapes) == pytest.approx(1 - 0.914, abs=0.001)
+    assert share_unseen(train.shapes[:9], train.shapes) == 0
+
+
+def test_splits_are_told_apart():
+    parts = [make_shapes(9, 0, split) for split in ("none", "train", "test")]
+    assert len({identity(part.images) for part in parts}) == 3
+    assert torch.equal(parts[1].shapes, make_shapes(9, 0, "train").shapes)
+    assert not torch.equal(parts[2].shapes, make_shapes(9, 1, "test").shapes)
 
 
 def test_shapes_are_drawn_uniformly_in_every_quadrant():
@@ -144,6 +169,10 @@ def test_share_of_negatives():
 def test_bad_shapes_arguments():
     with pytest.raises(ValueError, match="n_samples must be 1 or more, got 0"):
         make_shapes(0, seed=0)
+    with pytest.raises(ValueError, match=r"1024 compositions are held out, .* got 1025"):
+        make_shapes(1025, 0, "test")
+    with pytest.raises(ValueError, match="split must be one of 'none', 'train', 'test', got 'all'"):
+        make_shapes(1, 0, "all")
     with pytest.raises(ValueError, match="orientations under C1, C2, C4, D1, D2 and D4"):
         orientations(Group.named("C8"))
     with pytest.raises(ValueError, match="C4 has elements 0 to 3, got -1"):
