@@ -322,6 +322,11 @@ class SAE(nn.Module):
     def normalise_dictionary(self) -> None:
         self.decoder_weight.div_(self.decoder_weight.norm(dim=-1, keepdim=True))
 
+    def constrain(self) -> None:
+        """After every step of training: bring back what has left the bounds that it has."""
+        if self.config.unit_decoder:
+            self.normalise_dictionary()
+
 
 @checked
 def align_rows(weight: nn.Parameter) -> None:

@@ -137,6 +137,9 @@ class BlockDiagonalSAE(SAE):
     def normalise_dictionary(self) -> None:
         self.heads.normalise_dictionary()
 
+    def constrain(self) -> None:
+        self.heads.constrain()
+
 
 def _joined(x: Float[Tensor, "*inst heads batch width"]) -> Tensor:
     """(*inst, batch, heads * width)"""

@@ -23,6 +23,7 @@ DICTIONARIES = Registry(
         "block_diagonal": BlockDiagonalSAE,
     },
     field="dictionary",
+    versions={"archetypal": "2"},  # weights are projected after each step, no longer in between
 )
 
 

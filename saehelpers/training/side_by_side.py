@@ -160,7 +160,6 @@ def train_saes(
             check_orbits(source)
         batches.replace_rows(drawn)
 
-    unit = config.sae.unit_decoder
     with fast_products(device.type) if config.sae.is_large else nullcontext():
         history = fit(
             model if revival is None else nn.ModuleDict({"sae": model, "revival": revival}),
@@ -168,8 +167,8 @@ def train_saes(
             batches.n_samples,
             [run.draws for run in configs],
             Settings.of(config),
-            before_update=model.project_gradient if unit else None,
-            after_update=model.normalise_dictionary if unit else None,
+            before_update=model.project_gradient if config.sae.unit_decoder else None,
+            after_update=model.constrain,
             evaluate=evaluate,
             begin_epoch=begin_epoch,
             checkpoint=checkpoint,

@@ -368,12 +368,12 @@ def test_unit_decoder_keeps_unit_rows(toy):
 def test_archetypal_constraints_hold_after_training(toy, delta):
     config = run_of(dictionary="archetypal", n_archetypes=16, delta=delta)
     (sae,), _ = train([config], [toy.activations])
-    weights, relaxation = sae.convex_weights, sae.bounded_relaxation
+    weights, relaxation = sae.convex_weights, sae.relaxation
     assert (weights >= 0).all()
     assert_close(weights.sum(1), torch.ones(12))
     assert (relaxation.norm(dim=1) <= delta * (1 + 1e-5)).all()
     if delta:
-        assert sae.relaxation.norm(dim=1).max() > delta  # the bound was reached
+        assert sae.relaxation.norm(dim=1).max() > 0.99 * delta  # the bound was reached
     for i in range(12):
         row = sum(weights[i, j] * sae.centres[j] for j in range(16)) + relaxation[i]
         assert_close(sae.dictionary[i], row * sae.log_scale.exp())
