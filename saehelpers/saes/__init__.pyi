@@ -6,6 +6,7 @@ from . import (
     instances as instances,
     interchange as interchange,
     making as making,
+    matrices as matrices,
     sparse as sparse,
     symmetric as symmetric,
 )
@@ -21,7 +22,6 @@ from .base import (
     SAE as SAE,
     WITHOUT_GROUP as WITHOUT_GROUP,
     SAEConfig as SAEConfig,
-    align_rows as align_rows,
 )
 from .block_diagonal import (
     BlockDiagonalSAE as BlockDiagonalSAE,
@@ -38,6 +38,9 @@ from .making import (
     DICTIONARIES as DICTIONARIES,
     dictionary as dictionary,
     make_sae as make_sae,
+)
+from .matrices import (
+    align_rows as align_rows,
 )
 from .symmetric import (
     EquivariantSAE as EquivariantSAE,

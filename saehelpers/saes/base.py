@@ -22,6 +22,7 @@ from saehelpers import runs
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.wanted import EMPTY, Positive, Rate, Weight, one_of
 from saehelpers.saes.activations import ACTIVATIONS, make_activation
+from saehelpers.saes.matrices import affine, align_rows
 from saehelpers.saes.sparse import (
     BatchTopK,
     Latents,
@@ -206,8 +207,11 @@ class SAE(nn.Module):
 
         Whatever type they come in, the SAE computes in its own, that of its parameters.
         """
-        weight, bias = self.encoder_weights[-1], self.encoder_biases[-1]
-        return self.activation(_affine(self.last_input(x), weight, bias))
+        return self.activation(self.pre_activations(x))
+
+    def pre_activations(self, x: Real[Tensor, "*inst batch d"]) -> Tensor:
+        """What the activation function makes latents of."""
+        return affine(self.last_input(x), self.encoder_weights[-1], self.encoder_biases[-1])
 
     def latents(self, x: Real[Tensor, "*inst batch d"]) -> Latents:
         """`encode(x)`, as SparseLatents where these are faster to work with."""
@@ -248,7 +252,7 @@ class SAE(nn.Module):
             x = x - self.canonical_bias.unsqueeze(-2)
         between = ENCODER_ACTIVATIONS[self.config.encoder_activation]
         if len(self.encoder_weights) > 1:
-            x = between(_affine(x, self.encoder_weights[0], self.encoder_biases[0]))
+            x = between(affine(x, self.encoder_weights[0], self.encoder_biases[0]))
         return x
 
     @checked
@@ -264,7 +268,7 @@ class SAE(nn.Module):
         x = self.last_input(x).detach()
         if self.is_sparse:
             return sparse_encode(x, weight, bias, top, among)
-        return top(_affine(x, weight, bias).masked_fill(~among.unsqueeze(-2), -torch.inf))
+        return top(affine(x, weight, bias).masked_fill(~among.unsqueeze(-2), -torch.inf))
 
     @checked
     def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
@@ -292,7 +296,7 @@ class SAE(nn.Module):
     def _sum_of_rows(self, latents: Latents, bias: Tensor) -> Tensor:
         if isinstance(latents, SparseLatents):
             return latents.decode(self.dictionary) + bias.unsqueeze(-2)
-        return _affine(latents, self.dictionary, bias)
+        return affine(latents, self.dictionary, bias)
 
     def forward(self, x: Real[Tensor, "*inst batch d"]) -> Tensor:
         return self.decode(self.encode(x))
@@ -326,22 +330,3 @@ class SAE(nn.Module):
         """After every step of training: bring back what has left the bounds that it has."""
         if self.config.unit_decoder:
             self.normalise_dictionary()
-
-
-@checked
-def align_rows(weight: nn.Parameter) -> None:
-    """Let the columns of a matrix be contiguous."""
-    weight.data = weight.data.mT.contiguous().mT
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x weight + bias, instance by instance where the weight has an axis of instances.
-
-    The result has the precision of the parameters, also where autocast lowers the product's.
-    """
-    if weight.ndim == 2:
-        return nn.functional.linear(x, weight.mT, bias).to(bias.dtype)
-    instances = weight.shape[:-2]  # of SAEs, of heads within them
-    x, weight, offset = (part.flatten(0, len(instances) - 1) for part in (x, weight, bias))
-    product = torch.baddbmm(offset.unsqueeze(-2), x, weight)
-    return product.unflatten(0, instances).to(bias.dtype)

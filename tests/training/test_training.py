@@ -438,7 +438,7 @@ def test_more_archetypes_than_samples(toy):
             {"schedule": "step"},
             "schedule must be one of 'constant', 'linear', 'cosine', got 'step'",
         ),
-        ({"sparsity": "l2"}, "sparsity must be one of 'l1', 'lp', 'decoder_l1', got 'l2'"),
+        ({"sparsity": "l2"}, "sparsity must be one of 'l1', 'lp', 'decoder_l1', 'l0', got 'l2'"),
         ({"objective": "crosscoder"}, "'crosscoder' and a dictionary of 'blocks' go together"),
     ],
 )
@@ -454,6 +454,7 @@ def test_multi_topk_without_topk():
 
 RELU = dataclasses.replace(SAE_CONFIG, activation="relu")
 JUMPRELU = dataclasses.replace(SAE_CONFIG, activation="jumprelu")
+L0 = {"sparsity": "l0", "lambda_sparsity": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -466,6 +467,11 @@ JUMPRELU = dataclasses.replace(SAE_CONFIG, activation="jumprelu")
         ({"p": 0.5}, r"p is that of the sparsity term 'lp', got p=0\.5 without it"),
         ({"p": 2.0, "sparsity": "l1", "lambda_sparsity": 1.0}, r"term 'lp', got p=2 without it"),
         ({"sparsity_warmup_steps": 9}, "sparsity_warmup_steps are those of a sparsity term"),
+        (L0, "thresholds of .* 'jumprelu', got 'topk'"),
+        (
+            {**L0, "sae": JUMPRELU, "objective": "self_oriented"},
+            "'l0' needs to know what is read",
+        ),
     ],
 )
 def test_settings_that_would_have_no_effect(changes, message):
