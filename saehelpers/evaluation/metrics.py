@@ -63,13 +63,13 @@ def _alike(target: Tensor, recons: Tensor) -> tuple[Tensor, Tensor]:
 @checked
 def l0(latents: Float[Tensor, "*n n_latents"]) -> float:
     """Mean number of active latents per sample."""
-    return (latents > 0).sum(-1).float().mean().item()
+    return (latents != 0).sum(-1).float().mean().item()
 
 
 @checked
 def firing_frequency(latents: Float[Tensor, "n *more n_latents"]) -> Float[Tensor, " n_latents"]:
     """Share of the samples on which each latent is active."""
-    return (latents > 0).flatten(0, -2).float().mean(0)
+    return (latents != 0).flatten(0, -2).float().mean(0)
 
 
 @checked

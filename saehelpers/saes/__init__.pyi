@@ -2,6 +2,7 @@ from . import (
     activations as activations,
     archetypal as archetypal,
     base as base,
+    baselines as baselines,
     block_diagonal as block_diagonal,
     instances as instances,
     interchange as interchange,
@@ -22,6 +23,12 @@ from .base import (
     SAE as SAE,
     WITHOUT_GROUP as WITHOUT_GROUP,
     SAEConfig as SAEConfig,
+)
+from .baselines import (
+    FrozenDecoderSAE as FrozenDecoderSAE,
+    FrozenEncoderSAE as FrozenEncoderSAE,
+    PrincipalComponents as PrincipalComponents,
+    SoftFrozenDecoderSAE as SoftFrozenDecoderSAE,
 )
 from .block_diagonal import (
     BlockDiagonalSAE as BlockDiagonalSAE,

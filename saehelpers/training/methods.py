@@ -85,6 +85,10 @@ class SAERun:
             _check_sparse(self.sae, self.lambda_sparsity)
         if self.sparsity == "l0":
             _check_l0(self.sae.activation, OBJECTIVES[self.objective].reads[0])
+        if self.sparsity == "l1" and self.sae.activation == "block_topk":
+            raise ValueError("sparsity='l1' is of latents without signs, 'block_topk' has them")
+        if self.sae.dictionary == "pca" and self.objective != "reconstruction":
+            raise ValueError(f"PCA has the objective 'reconstruction', got {self.objective!r}")
         if self.p != 1 and self.sparsity != "lp":
             raise ValueError(f"p is that of the sparsity term 'lp', got p={self.p:g} without it")
         if self.sparsity_warmup_steps and self.sparsity is None:
@@ -170,6 +174,8 @@ class EndToEndRun:
         if self.p != 1 and not self.lambda_sparsity:
             raise ValueError(f"p is that of a sparsity term, got p={self.p:g} without it")
         _check_sparse(self.sae, self.lambda_sparsity)
+        if self.sae.dictionary == "pca":
+            raise ValueError("sae is PCA, which is not trained: choose another dictionary")
         if not (self.lambda_local or self.lambda_kl or self.lambda_downstream):
             raise ValueError(
                 "there is nothing to train for: lambda_local, lambda_kl and lambda_downstream are 0"
@@ -205,6 +211,8 @@ class Method:
 
     `symmetric`: its latents are meant to be invariant, so that recons need an action.
     `search`: it reads activations that the action has turned back, see `EquivariantSAE`.
+    `blocks`: instead of each latent it has a block of |G| that are chosen together, by the
+    activation "block_topk": n_latents blocks, of which topk are active.
     """
 
     objective: Name
@@ -212,6 +220,7 @@ class Method:
     dictionary: str = "free"
     symmetric: bool = False
     search: bool = False
+    blocks: bool = False
 
     def __post_init__(self):
         OBJECTIVES.check(self.objective)
@@ -229,6 +238,11 @@ BUILT_IN = {
     "output_inv": Method("output_inv", symmetric=True),
     "oriented": Method("oriented", symmetric=True, search=True),
     "self_oriented": Method("self_oriented", symmetric=True, search=True),
+    "frozen_decoder": Method("reconstruction", dictionary="frozen"),
+    "soft_frozen_decoder": Method("reconstruction", dictionary="soft_frozen"),
+    "frozen_encoder": Method("reconstruction", dictionary="frozen_encoder"),
+    "block_topk": Method("reconstruction", blocks=True),
+    "pca": Method("reconstruction", dictionary="pca"),
 }
 METHODS = Registry("method", f"{__name__}:METHODS", BUILT_IN)
 
@@ -250,17 +264,19 @@ def method_run(method: Name, activations: str, sae: SAEConfig, group: Group, **s
     """The run of a named method: `sae` widened and its dictionary replaced as it asks.
 
     `settings` are further fields of `SAERun`; `lambda_mse` is left out where it has no meaning:
-    for objectives that explain whole orbits.
+    for objectives that explain whole orbits, and for PCA.
     """
     how = METHODS[method]
+    of_group = how.blocks or how.dictionary not in WITHOUT_GROUP
     sae = dataclasses.replace(
         sae,
-        n_latents=how.width * sae.n_latents,
+        n_latents=how.width * sae.n_latents * (group.order if how.blocks else 1),
+        activation="block_topk" if how.blocks else sae.activation,
         dictionary=how.dictionary,
-        unit_decoder=sae.unit_decoder and how.dictionary == "free",
-        group_order=1 if how.dictionary in WITHOUT_GROUP else group.order,
+        unit_decoder=sae.unit_decoder and how.dictionary in ("free", "frozen_encoder"),
+        group_order=group.order if of_group else 1,
     )
-    if OBJECTIVES[how.objective].is_of_orbits:
+    if OBJECTIVES[how.objective].is_of_orbits or how.dictionary == "pca":
         settings.pop("lambda_mse", None)
     return SAERun(method, activations, sae, how.objective, **settings)
 

@@ -26,6 +26,10 @@ KINDS = [
     {"activation": "relu", "encoder": "linear", "pre_encoder_bias": True},
     {"dictionary": "archetypal", "n_archetypes": 16},
     {"dictionary": "blocks", "group_order": 4},
+    {"dictionary": "frozen"},
+    {"dictionary": "soft_frozen"},
+    {"dictionary": "frozen_encoder", "encoder": "linear"},
+    {"activation": "block_topk", "group_order": 4},
 ]
 
 

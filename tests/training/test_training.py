@@ -510,10 +510,11 @@ def test_every_method_trains(toy, method):
     config = method_run(method, "toy", sae, Group.named("C4"), epochs=1, lambda_mse=0.5)
     (trained,), (history,) = train([config], [toy.activations])
     assert config.name == method
-    assert config.sae.n_latents == (48 if method.endswith("_wide") else 12)
+    wide = method.endswith("_wide") or method == "block_topk"
+    assert config.sae.n_latents == (48 if wide else 12)
     assert trained.dictionary.shape == (config.sae.n_latents, 8)
-    assert config.lambda_mse == (0.0 if method == "crosscoder" else 0.5)
-    assert ("mse" in history) == (method != "crosscoder")
+    assert config.lambda_mse == (0.0 if method in ("crosscoder", "pca") else 0.5)
+    assert ("mse" in history) == (method not in ("crosscoder", "pca"))
 
 
 def test_unknown_method():

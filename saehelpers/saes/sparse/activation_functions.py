@@ -57,6 +57,24 @@ class BatchTopK(nn.Module):
         self.threshold.copy_(torch.where(self.threshold < 0, smallest, moved))
 
 
+class BlockTopK(nn.Module):
+    """Keep the k blocks of `size` pre-activations with the largest norms; zero the rest.
+
+    Those of a block are coordinates in the space that its dictionary rows span, and keep their
+    signs (Dalili and Mahdavi, arXiv 2606.06333; without their nuclear norm of a block's map).
+    """
+
+    def __init__(self, k: int, size: int):
+        super().__init__()
+        self.k, self.size = k, size
+
+    def forward(self, x: Float[Tensor, "*batch n_latents"]) -> Tensor:
+        blocks = x.unflatten(-1, (-1, self.size))  # (*batch, n_blocks, size)
+        norms = blocks.detach().norm(dim=-1)
+        chosen = torch.zeros_like(norms).scatter_(-1, top_k(norms, self.k)[1], 1.0)
+        return (blocks * chosen.unsqueeze(-1)).flatten(-2)
+
+
 class JumpReLU(nn.Module):
     """x where x exceeds a learnt threshold theta per latent, else 0 (arXiv 2407.14435).
 
