@@ -113,7 +113,7 @@ def evaluate(
         total += x.double().sum(0)
         total_squared += float(x.double().pow(2).sum())
 
-        present, active = coefficients > 0, latents > 0
+        present, active = coefficients > 0, latents != 0
         active_latents += active.sum(0)
         counts["present"] += present.sum(0)
         detected = active[:, latents_used]

@@ -263,7 +263,7 @@ def invariance_error(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> 
 @in_evaluation_mode
 def orbit_jaccard(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> float:
     """Jaccard overlap of the active sets of E(psi(x)) and E(psi(gx)), averaged."""
-    active = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2]) > 0
+    active = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2]) != 0
     both = (active[:, 1:] & active[:, :1]).sum(-1)
     either = (active[:, 1:] | active[:, :1]).sum(-1)
     return (both / either.clamp(min=1)).mean().item()
