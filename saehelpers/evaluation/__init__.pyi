@@ -33,6 +33,7 @@ from .consistency import (
     frequency_bins as frequency_bins,
     frequent as frequent,
     linear_cka as linear_cka,
+    null_pw_mcc as null_pw_mcc,
     over_pairs as over_pairs,
     permutation_p_value as permutation_p_value,
     permuted_pairings as permuted_pairings,

@@ -15,11 +15,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saehelpers.evaluation.matching import match
+from saehelpers.evaluation.matching import match, pw_mcc
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
 from saehelpers.runs.wanted import NOT_EMPTY, Allowed, Cosine, Open, Positive, Wanted
+from saehelpers.symmetry import LinearAction
 
 
 def _are_all_pairs(pairs: dict[tuple[int, int], float]) -> bool:
@@ -115,6 +116,20 @@ def random_rows(
 ) -> Float[Tensor, "n d"]:
     """Random unit vectors in the shape of a dictionary: the null of what directions share."""
     return normalize(torch.randn(like.shape, generator=generator), dim=-1)
+
+
+@checked
+def null_pw_mcc(
+    a: Annotated[Float[Tensor, "n d"], Allowed.NUMBERS],
+    b: Annotated[Float[Tensor, "m d"], Allowed.NUMBERS],
+    generator: torch.Generator,
+    absolute: bool = False,
+    action: LinearAction | None = None,
+    n_draws: Positive = 5,
+) -> float:
+    """The PW-MCC of random unit vectors in the shapes of two dictionaries: the mean over draws."""
+    draws = [[random_rows(like, generator) for like in (a, b)] for _ in range(n_draws)]
+    return float(np.mean([pw_mcc(*rows, absolute, action) for rows in draws]))
 
 
 @checked

@@ -25,11 +25,12 @@ def null_mcc(
     n_latents: Positive,
     features: Float[Tensor, "n_features d"],
     generator: torch.Generator,
+    absolute: bool = True,
 ) -> float:
-    """The MCC that random directions reach: the mean over a few draws."""
+    """The MCC that random directions reach, absolute or signed: the mean over a few draws."""
     shape = (NULL_DRAWS, n_latents, features.shape[1])
     draws = torch.randn(shape, generator=generator)
-    return float(np.mean([pw_mcc(features, draw) for draw in draws]))
+    return float(np.mean([pw_mcc(features, draw, absolute) for draw in draws]))
 
 
 @checked
@@ -112,7 +113,7 @@ def evaluate(
         total += x.double().sum(0)
         total_squared += float(x.double().pow(2).sum())
 
-        present, active = coefficients > 0, latents > 0
+        present, active = coefficients > 0, latents != 0
         active_latents += active.sum(0)
         counts["present"] += present.sum(0)
         detected = active[:, latents_used]

@@ -76,15 +76,17 @@ def match(
 def pw_mcc(
     a: Float[Tensor, "n d"],
     b: Float[Tensor, "m d"],
-    absolute: bool = True,
+    absolute: bool = False,
     action: LinearAction | None = None,
 ) -> float:
     """Pairwise mean correlation coefficient: the mean cosine of the matched rows.
 
-    (1 / n) max over permutations of sum_i |cos(a_i, b_sigma(i))|
+    (1 / n) max over permutations of sum_i cos(a_i, b_sigma(i))
 
-    With true features for a it is the MCC of O'Neill et al. (arXiv 2411.13117): pairs alone
-    count, so that five latents copied from ten features score 1; `recovery` counts features.
+    Signed, as Song et al. compute it, or of |cos| if `absolute`, which is higher, by chance as
+    well: `consistency.null_pw_mcc` gives what random rows reach, of either. Absolute and with true
+    features for a it is the MCC of O'Neill et al. (arXiv 2411.13117): pairs alone count, so that
+    five latents copied from ten features score 1; `recovery` counts features.
     """
     return float(match(a, b, absolute, action).cosines.mean())
 

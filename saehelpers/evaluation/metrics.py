@@ -63,13 +63,13 @@ def _alike(target: Tensor, recons: Tensor) -> tuple[Tensor, Tensor]:
 @checked
 def l0(latents: Float[Tensor, "*n n_latents"]) -> float:
     """Mean number of active latents per sample."""
-    return (latents > 0).sum(-1).float().mean().item()
+    return (latents != 0).sum(-1).float().mean().item()
 
 
 @checked
 def firing_frequency(latents: Float[Tensor, "n *more n_latents"]) -> Float[Tensor, " n_latents"]:
     """Share of the samples on which each latent is active."""
-    return (latents > 0).flatten(0, -2).float().mean(0)
+    return (latents != 0).flatten(0, -2).float().mean(0)
 
 
 @checked
@@ -260,7 +260,7 @@ def invariance_error(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> 
 @in_evaluation_mode
 def orbit_jaccard(sae: nn.Module, activations: Real[Tensor, "n order d"]) -> float:
     """Jaccard overlap of the active sets of E(psi(x)) and E(psi(gx)), averaged."""
-    active = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2]) > 0
+    active = sae.encode(activations.flatten(0, 1)).unflatten(0, activations.shape[:2]) != 0
     both = (active[:, 1:] & active[:, :1]).sum(-1)
     either = (active[:, 1:] | active[:, :1]).sum(-1)
     return (both / either.clamp(min=1)).mean().item()

@@ -1,4 +1,9 @@
-from . import analysis as analysis, dashboards as dashboards, plots as plots
+from . import (
+    analysis as analysis,
+    dashboards as dashboards,
+    names as names,
+    plots as plots,
+)
 from .analysis import (
     CELL as CELL,
     EQUIVARIANT as EQUIVARIANT,
@@ -22,14 +27,16 @@ from .dashboards import (
     show as show,
     text_dashboard as text_dashboard,
 )
-from .plots import (
+from .names import (
     colour as colour,
+    label as label,
+)
+from .plots import (
     curves as curves,
     dots as dots,
     grouped_bars as grouped_bars,
     grouped_points as grouped_points,
     image_grid as image_grid,
-    label as label,
     legend_below as legend_below,
     log_ticks as log_ticks,
     overlay as overlay,

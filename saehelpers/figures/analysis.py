@@ -36,8 +36,12 @@ def mean_f1(
 def of_width(
     table: Annotated[pd.DataFrame, with_columns("method", "n_latents")], n_latents: Positive
 ) -> pd.DataFrame:
-    """The rows of SAEs with so many latents times their method's width, and those of no method."""
-    widths = {name: n_latents * method.width for name, method in METHODS.items()}
+    """The rows of SAEs with so many latents times their method's width, and those of no method.
+
+    And those of methods with blocks, whose width is that of the group.
+    """
+    one_by_one = {name: method for name, method in METHODS.items() if not method.blocks}
+    widths = {name: n_latents * method.width for name, method in one_by_one.items()}
     wanted = table["method"].map(widths)
     return table[wanted.isna() | table["n_latents"].isna() | (table["n_latents"] == wanted)]
 

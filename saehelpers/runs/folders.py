@@ -56,14 +56,15 @@ def settings(config: Config, nested: bool = True) -> dict[str, Any]:
 def config_hash(config: Config) -> str:
     """SHA-256 of the sorted JSON of a config dataclass and the version of training.
 
-    Of what it names that users have added, the code counts, too: see `registry.extensions`.
+    Of what it names that users have added, the code counts, too, and of what is built in and has
+    changed, the version: see `registry.extensions`.
     """
     text = json.dumps({"version": VERSION, **settings(config), **added_to(config)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def added_to(config: Config) -> dict[str, dict[str, str]]:
-    """Nothing, where all that a config names is built in."""
+    """Nothing, where all that a config names is built in and does what it always did."""
     found = extensions(config)
     return {"extensions": found} if found else {}
 

@@ -27,12 +27,21 @@ class Registry(dict):
         home: "module:name" of the registry.
         built_in: what it begins with.
         field: of configs, if there is one, that holds such a name.
+        versions: of what is built in, but does something else than in an earlier release; a config
+            that names it is another than it was then.
     """
 
     @checked
-    def __init__(self, kind: str, home: str, built_in: dict[str, Any], field: str | None = None):
+    def __init__(
+        self,
+        kind: str,
+        home: str,
+        built_in: dict[str, Any],
+        field: str | None = None,
+        versions: dict[str, str] | None = None,
+    ):
         super().__init__(built_in)
-        self.kind, self.home, self.field = kind, home, field
+        self.kind, self.home, self.field, self.versions = kind, home, field, versions or {}
         self.built_in = frozenset(built_in)
         self.told: dict[str, str] = {}  # identities of what came from another process
         REGISTRIES.append(self)
@@ -105,15 +114,22 @@ def _origin(value: Any) -> str:
 
 @checked
 def extensions(config: Config) -> dict[str, str]:
-    """Identities of what a config names that users have added, by the fields that name it."""
+    """Identities of what a config names that users have added, by the fields that name it.
+
+    And versions of what is built in, where it has one.
+    """
     found = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             found |= extensions(value)
         for registry in REGISTRIES:
-            if field.name == registry.field and value in registry.added:
+            if field.name != registry.field:
+                continue
+            if value in registry.added:
                 found[field.name] = registry.identity(value)
+            elif value in registry.versions:
+                found[field.name] = registry.versions[value]
     return found
 
 

@@ -2,10 +2,12 @@ from . import (
     activations as activations,
     archetypal as archetypal,
     base as base,
+    baselines as baselines,
     block_diagonal as block_diagonal,
     instances as instances,
     interchange as interchange,
     making as making,
+    matrices as matrices,
     sparse as sparse,
     symmetric as symmetric,
 )
@@ -21,7 +23,12 @@ from .base import (
     SAE as SAE,
     WITHOUT_GROUP as WITHOUT_GROUP,
     SAEConfig as SAEConfig,
-    align_rows as align_rows,
+)
+from .baselines import (
+    FrozenDecoderSAE as FrozenDecoderSAE,
+    FrozenEncoderSAE as FrozenEncoderSAE,
+    PrincipalComponents as PrincipalComponents,
+    SoftFrozenDecoderSAE as SoftFrozenDecoderSAE,
 )
 from .block_diagonal import (
     BlockDiagonalSAE as BlockDiagonalSAE,
@@ -38,6 +45,9 @@ from .making import (
     DICTIONARIES as DICTIONARIES,
     dictionary as dictionary,
     make_sae as make_sae,
+)
+from .matrices import (
+    align_rows as align_rows,
 )
 from .symmetric import (
     EquivariantSAE as EquivariantSAE,

@@ -22,6 +22,7 @@ from saehelpers import runs
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.wanted import EMPTY, Positive, Rate, Weight, one_of
 from saehelpers.saes.activations import ACTIVATIONS, make_activation
+from saehelpers.saes.matrices import affine, align_rows
 from saehelpers.saes.sparse import (
     BatchTopK,
     Latents,
@@ -33,7 +34,9 @@ from saehelpers.saes.sparse import (
 
 ENCODERS = ("linear", "two_layer")
 ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu}
-WITHOUT_GROUP = ("free", "archetypal", "block_diagonal")  # dictionaries that know of none
+BOUND = ("archetypal", "frozen", "soft_frozen", "pca")  # dictionaries with a norm of their own
+# dictionaries that know of no group
+WITHOUT_GROUP = ("free", *BOUND, "frozen_encoder", "block_diagonal")
 LARGE = 2**17  # entries of the dictionary from which products take most of the time
 PROJECTED = 1024  # rows at a time, which stay in the cache
 
@@ -46,8 +49,9 @@ class SAEConfig:
     Args:
         d: width of the activations.
         n_latents: number of latents, the rows of the dictionary.
-        activation: "topk", "batch_topk", "relu", "jumprelu", or one that was added (`activation`).
-        topk: active latents per sample, for the two TopK activations.
+        activation: "topk", "batch_topk", "relu", "jumprelu"; "block_topk" (blocks of `group_order`
+            latents are chosen together, by their norms); or one that was added (`activation`).
+        topk: active latents per sample, for the two TopK activations; active blocks of the third.
         encoder: "linear", or "two_layer" with `encoder_hidden` units between.
         encoder_activation: between the layers: "relu", "gelu" or "silu".
         pre_encoder_bias: subtract the decoder bias before encoding.
@@ -55,8 +59,9 @@ class SAEConfig:
         dictionary: "free"; "archetypal" (convex combinations of `n_archetypes` k-means
             centres, relaxed by `delta`); "blocks" (a group crosscoder: one decoder for
             each of the `group_order` elements); or "block_diagonal" (one block for each of
-            `n_heads` attention heads, which share d and n_latents in equal parts); or one that
-            was added (`saehelpers.saes.dictionary`).
+            `n_heads` attention heads, which share d and n_latents in equal parts); "frozen",
+            "soft_frozen", "frozen_encoder" or "pca" (see `saehelpers.saes.baselines`); or one
+            that was added (`saehelpers.saes.dictionary`).
         prefixes: the sizes of the nested dictionaries of a Matryoshka SAE, rising, the last of
             them n_latents; none for any other SAE.
         delta: largest norm of an archetypal row's relaxation, in units of the activations'
@@ -94,14 +99,24 @@ class SAEConfig:
                 f"n_heads = {self.n_heads} must divide the width d = {self.d} and n_latents = "
                 f"{self.n_latents}"
             )
-        if self.n_heads > 1 and self.dictionary in ("free", "archetypal", "blocks"):
+        if self.n_heads > 1 and self.dictionary in {*WITHOUT_GROUP, "blocks"} - {"block_diagonal"}:
             raise ValueError(f"a dictionary of kind {self.dictionary!r} has no n_heads")
         largest = self.n_latents // (self.n_heads if self.topk_per_head else 1)
+        in_blocks = self.activation == "block_topk"
+        if in_blocks and self.n_latents % self.group_order:
+            raise ValueError(
+                f"group_order = {self.group_order}, the size of a block, must divide n_latents = "
+                f"{self.n_latents}"
+            )
+        largest //= self.group_order if in_blocks else 1
         if "topk" in self.activation and self.topk > largest:
-            raise ValueError(f"topk must be between 1 and n_latents = {largest}, got {self.topk}")
-        if self.dictionary == "archetypal" and self.unit_decoder:
-            raise ValueError("unit_decoder has no effect on an archetypal dictionary: leave it off")
-        if self.initial_norm != 1 and (self.unit_decoder or self.dictionary == "archetypal"):
+            what = "the number of blocks" if in_blocks else "n_latents"
+            raise ValueError(f"topk must be between 1 and {what} = {largest}, got {self.topk}")
+        if self.dictionary in BOUND and self.unit_decoder:
+            raise ValueError(
+                f"unit_decoder has no effect on a {self.dictionary!r} dictionary: leave it off"
+            )
+        if self.initial_norm != 1 and (self.unit_decoder or self.dictionary in BOUND):
             raise ValueError("initial_norm is of rows that are free to have another norm than 1")
         if self.prefixes and self.dictionary == "block_diagonal":
             raise ValueError("a block-diagonal dictionary has no prefixes")
@@ -121,7 +136,7 @@ class SAEConfig:
             "encoder_activation": self.encoder == "linear",
             "n_archetypes": self.dictionary != "archetypal",
             "delta": self.dictionary != "archetypal",
-            "group_order": self.dictionary in WITHOUT_GROUP,
+            "group_order": self.dictionary in WITHOUT_GROUP and self.activation != "block_topk",
         }
         values = {k: v for k, v in runs.settings(self).items() if not unused.get(k)}
         return f"SAEConfig({runs.listed(values)})"
@@ -206,8 +221,11 @@ class SAE(nn.Module):
 
         Whatever type they come in, the SAE computes in its own, that of its parameters.
         """
-        weight, bias = self.encoder_weights[-1], self.encoder_biases[-1]
-        return self.activation(_affine(self.last_input(x), weight, bias))
+        return self.activation(self.pre_activations(x))
+
+    def pre_activations(self, x: Real[Tensor, "*inst batch d"]) -> Tensor:
+        """What the activation function makes latents of."""
+        return affine(self.last_input(x), self.encoder_weights[-1], self.encoder_biases[-1])
 
     def latents(self, x: Real[Tensor, "*inst batch d"]) -> Latents:
         """`encode(x)`, as SparseLatents where these are faster to work with."""
@@ -248,7 +266,7 @@ class SAE(nn.Module):
             x = x - self.canonical_bias.unsqueeze(-2)
         between = ENCODER_ACTIVATIONS[self.config.encoder_activation]
         if len(self.encoder_weights) > 1:
-            x = between(_affine(x, self.encoder_weights[0], self.encoder_biases[0]))
+            x = between(affine(x, self.encoder_weights[0], self.encoder_biases[0]))
         return x
 
     @checked
@@ -264,7 +282,7 @@ class SAE(nn.Module):
         x = self.last_input(x).detach()
         if self.is_sparse:
             return sparse_encode(x, weight, bias, top, among)
-        return top(_affine(x, weight, bias).masked_fill(~among.unsqueeze(-2), -torch.inf))
+        return top(affine(x, weight, bias).masked_fill(~among.unsqueeze(-2), -torch.inf))
 
     @checked
     def decode(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
@@ -292,7 +310,7 @@ class SAE(nn.Module):
     def _sum_of_rows(self, latents: Latents, bias: Tensor) -> Tensor:
         if isinstance(latents, SparseLatents):
             return latents.decode(self.dictionary) + bias.unsqueeze(-2)
-        return _affine(latents, self.dictionary, bias)
+        return affine(latents, self.dictionary, bias)
 
     def forward(self, x: Real[Tensor, "*inst batch d"]) -> Tensor:
         return self.decode(self.encode(x))
@@ -322,21 +340,7 @@ class SAE(nn.Module):
     def normalise_dictionary(self) -> None:
         self.decoder_weight.div_(self.decoder_weight.norm(dim=-1, keepdim=True))
 
-
-@checked
-def align_rows(weight: nn.Parameter) -> None:
-    """Let the columns of a matrix be contiguous."""
-    weight.data = weight.data.mT.contiguous().mT
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x weight + bias, instance by instance where the weight has an axis of instances.
-
-    The result has the precision of the parameters, also where autocast lowers the product's.
-    """
-    if weight.ndim == 2:
-        return nn.functional.linear(x, weight.mT, bias).to(bias.dtype)
-    instances = weight.shape[:-2]  # of SAEs, of heads within them
-    x, weight, offset = (part.flatten(0, len(instances) - 1) for part in (x, weight, bias))
-    product = torch.baddbmm(offset.unsqueeze(-2), x, weight)
-    return product.unflatten(0, instances).to(bias.dtype)
+    def constrain(self) -> None:
+        """After every step of training: bring back what has left the bounds that it has."""
+        if self.config.unit_decoder:
+            self.normalise_dictionary()

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from saehelpers.runs.checking import checked
 from saehelpers.saes.activations import make_activation
-from saehelpers.saes.base import SAE, SAEConfig, align_rows
+from saehelpers.saes.base import SAE, SAEConfig
 from saehelpers.saes.instances import stack
+from saehelpers.saes.matrices import align_rows
 from saehelpers.saes.sparse import HeadLatents, Latents, SparseLatents, sparse_encode
 
 
@@ -136,6 +137,9 @@ class BlockDiagonalSAE(SAE):
 
     def normalise_dictionary(self) -> None:
         self.heads.normalise_dictionary()
+
+    def constrain(self) -> None:
+        self.heads.constrain()
 
 
 def _joined(x: Float[Tensor, "*inst heads batch width"]) -> Tensor:

@@ -102,7 +102,7 @@ def _check_representable(sae: SAE) -> None:
         refused = f"its encoder is of kind {config.encoder!r}"
     elif config.dictionary not in ("free", "archetypal"):
         refused = f"its dictionary is of kind {config.dictionary!r}"
-    elif config.activation in KNOWN_ACTIVATIONS.added:
+    elif config.activation in {"block_topk", *KNOWN_ACTIVATIONS.added}:
         refused = f"its activation function is {config.activation!r}"
     elif sae.scale.ndim:
         refused = f"it is {len(sae.scale)} SAEs side by side: unstack them"

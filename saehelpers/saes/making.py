@@ -10,6 +10,12 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import Seed
 from saehelpers.saes.archetypal import ArchetypalSAE
 from saehelpers.saes.base import SAE, SAEConfig
+from saehelpers.saes.baselines import (
+    FrozenDecoderSAE,
+    FrozenEncoderSAE,
+    PrincipalComponents,
+    SoftFrozenDecoderSAE,
+)
 from saehelpers.saes.block_diagonal import BlockDiagonalSAE
 from saehelpers.saes.symmetric import GroupCrosscoder
 
@@ -21,8 +27,13 @@ DICTIONARIES = Registry(
         "archetypal": ArchetypalSAE,
         "blocks": GroupCrosscoder,
         "block_diagonal": BlockDiagonalSAE,
+        "frozen": FrozenDecoderSAE,
+        "soft_frozen": SoftFrozenDecoderSAE,
+        "frozen_encoder": FrozenEncoderSAE,
+        "pca": PrincipalComponents,
     },
     field="dictionary",
+    versions={"archetypal": "2"},  # weights are projected after each step, no longer in between
 )
 
 

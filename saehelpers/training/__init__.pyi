@@ -7,6 +7,7 @@ from . import (
     objectives as objectives,
     revival as revival,
     side_by_side as side_by_side,
+    sizes as sizes,
     sparsity as sparsity,
 )
 from .end_to_end import (
@@ -34,13 +35,10 @@ from .methods import (
     EndToEndRun as EndToEndRun,
     Method as Method,
     SAERun as SAERun,
-    matched_runs as matched_runs,
     method as method,
     method_run as method_run,
     method_runs as method_runs,
-    n_parameters as n_parameters,
     run_columns as run_columns,
-    with_parameters as with_parameters,
 )
 from .objectives import (
     OBJECTIVES as OBJECTIVES,
@@ -65,9 +63,15 @@ from .side_by_side import (
     train_sae as train_sae,
     train_saes as train_saes,
 )
+from .sizes import (
+    matched_runs as matched_runs,
+    n_parameters as n_parameters,
+    with_parameters as with_parameters,
+)
 from .sparsity import (
     SPARSITY_TERMS as SPARSITY_TERMS,
     decoder_l1 as decoder_l1,
+    l0 as l0,
     l1 as l1,
     lp as lp,
 )

@@ -276,19 +276,15 @@ def train_end_to_end(
         pairs = zip(saes, configs, strict=True)
         return _stacked([_evaluation(model, sae, original, config) for sae, config in pairs])
 
-    def each(method: str) -> Callable[[], None]:
-        """Of the SAEs whose dictionary is held at unit norm."""
-        held = [sae for sae in saes if sae.config.unit_decoder]
-        return lambda: [getattr(sae, method)() for sae in held]
-
+    unit = [sae for sae in saes if sae.config.unit_decoder]
     history = fit(
         saes,
         step,
         n_blocks,
         [first.seed],
         Settings.of(first),
-        before_update=each("project_gradient"),
-        after_update=each("normalise_dictionary"),
+        before_update=lambda: [sae.project_gradient() for sae in unit],
+        after_update=lambda: [sae.constrain() for sae in saes],
         begin_epoch=begin_epoch,
         evaluate=evaluate,
         checkpoint=checkpoint,

@@ -147,7 +147,7 @@ def fit(
         distributed.share_buffers(model)
         row = {name: total / n_steps for name, total in totals.items()}
         row |= evaluate(epoch) if evaluate is not None else {}
-        new = _history_rows(row, epoch, (epoch + 1) * n_steps)
+        new = history_rows(row, epoch, (epoch + 1) * n_steps)
         rows += new
         for entry in new if log is not None and distributed.is_first() else []:
             log(entry)
@@ -206,7 +206,7 @@ def _learning_rate(settings: Settings, step: int, n_steps: int) -> float:
     return settings.learning_rate
 
 
-def _history_rows(row: dict[str, Tensor], epoch: int, step: int) -> list[dict]:
+def history_rows(row: dict[str, Tensor], epoch: int, step: int) -> list[dict]:
     columns = {name: value.reshape(-1).tolist() for name, value in row.items()}
     return [
         {"epoch": epoch, "step": step, "instance": i} | {k: v[i] for k, v in columns.items()}

@@ -83,7 +83,8 @@ def total_loss(sae: SAE, batch: OrbitBatch, loss: Loss, revival: nn.Module | Non
         terms["mse"] = reconstruction(sae, batch)[0]["reconstruction"]
         weighted = weighted + loss.lambda_mse * terms["mse"]
     if loss.sparsity is not None:
-        terms["sparsity"] = SPARSITY_TERMS[loss.sparsity](densified(latents), sae, loss.p)
+        read, term = getattr(batch, objective.reads[0]), SPARSITY_TERMS[loss.sparsity]
+        terms["sparsity"] = term(densified(latents), sae, loss.p, read)
         weighted = weighted + loss.lambda_sparsity * terms["sparsity"]
     if loss.lambda_multi_topk:
         with _more_active(sae):

@@ -8,13 +8,12 @@ from saehelpers import runs
 from saehelpers.runs import Registry
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.wanted import Count, Name, Positive, Rate, Seed, Weight, one_of
-from saehelpers.saes import DICTIONARIES, WITHOUT_GROUP, SAEConfig, make_sae
+from saehelpers.saes import DICTIONARIES, WITHOUT_GROUP, SAEConfig
 from saehelpers.symmetry import Group
 from saehelpers.training.fitting import Schedule
 from saehelpers.training.objectives import OBJECTIVES
 from saehelpers.training.sparsity import SPARSITY_TERMS
 
-SIZES = ("n_latents", "encoder_hidden")  # that the number of parameters rises with
 NOT_SPARSE = ("relu", "jumprelu")  # activations that need a sparsity term
 # in which end-to-end runs that are trained side by side may differ
 OWN_FIELDS = ("name", "sae", "lambda_local", "lambda_kl", "lambda_downstream", "lambda_sparsity",
@@ -37,7 +36,7 @@ class SAERun:
             "cosine" down to zero.
         seed: of the initial weights, and of the order of the samples and their group elements.
         sparsity, lambda_sparsity: what makes latents sparse, with its weight; only TopK and
-            BatchTopK do without. p: of the term "lp".
+            BatchTopK do without. "l0" is for "jumprelu". p: of the term "lp".
         sparsity_warmup_steps: over which lambda_sparsity rises from zero.
         order_seed: of the order and the elements alone, where it is another.
         lambda_multi_topk: see `loss.Loss`; of SAEs with TopK alone.
@@ -84,6 +83,12 @@ class SAERun:
             )
         if self.objective in OBJECTIVES.built_in:  # an added one may do so by itself
             _check_sparse(self.sae, self.lambda_sparsity)
+        if self.sparsity == "l0":
+            _check_l0(self.sae.activation, OBJECTIVES[self.objective].reads[0])
+        if self.sparsity == "l1" and self.sae.activation == "block_topk":
+            raise ValueError("sparsity='l1' is of latents without signs, 'block_topk' has them")
+        if self.sae.dictionary == "pca" and self.objective != "reconstruction":
+            raise ValueError(f"PCA has the objective 'reconstruction', got {self.objective!r}")
         if self.p != 1 and self.sparsity != "lp":
             raise ValueError(f"p is that of the sparsity term 'lp', got p={self.p:g} without it")
         if self.sparsity_warmup_steps and self.sparsity is None:
@@ -169,6 +174,8 @@ class EndToEndRun:
         if self.p != 1 and not self.lambda_sparsity:
             raise ValueError(f"p is that of a sparsity term, got p={self.p:g} without it")
         _check_sparse(self.sae, self.lambda_sparsity)
+        if self.sae.dictionary == "pca":
+            raise ValueError("sae is PCA, which is not trained: choose another dictionary")
         if not (self.lambda_local or self.lambda_kl or self.lambda_downstream):
             raise ValueError(
                 "there is nothing to train for: lambda_local, lambda_kl and lambda_downstream are 0"
@@ -204,6 +211,8 @@ class Method:
 
     `symmetric`: its latents are meant to be invariant, so that recons need an action.
     `search`: it reads activations that the action has turned back, see `EquivariantSAE`.
+    `blocks`: instead of each latent it has a block of |G| that are chosen together, by the
+    activation "block_topk": n_latents blocks, of which topk are active.
     """
 
     objective: Name
@@ -211,6 +220,7 @@ class Method:
     dictionary: str = "free"
     symmetric: bool = False
     search: bool = False
+    blocks: bool = False
 
     def __post_init__(self):
         OBJECTIVES.check(self.objective)
@@ -228,6 +238,11 @@ BUILT_IN = {
     "output_inv": Method("output_inv", symmetric=True),
     "oriented": Method("oriented", symmetric=True, search=True),
     "self_oriented": Method("self_oriented", symmetric=True, search=True),
+    "frozen_decoder": Method("reconstruction", dictionary="frozen"),
+    "soft_frozen_decoder": Method("reconstruction", dictionary="soft_frozen"),
+    "frozen_encoder": Method("reconstruction", dictionary="frozen_encoder"),
+    "block_topk": Method("reconstruction", blocks=True),
+    "pca": Method("reconstruction", dictionary="pca"),
 }
 METHODS = Registry("method", f"{__name__}:METHODS", BUILT_IN)
 
@@ -249,17 +264,19 @@ def method_run(method: Name, activations: str, sae: SAEConfig, group: Group, **s
     """The run of a named method: `sae` widened and its dictionary replaced as it asks.
 
     `settings` are further fields of `SAERun`; `lambda_mse` is left out where it has no meaning:
-    for objectives that explain whole orbits.
+    for objectives that explain whole orbits, and for PCA.
     """
     how = METHODS[method]
+    of_group = how.blocks or how.dictionary not in WITHOUT_GROUP
     sae = dataclasses.replace(
         sae,
-        n_latents=how.width * sae.n_latents,
+        n_latents=how.width * sae.n_latents * (group.order if how.blocks else 1),
+        activation="block_topk" if how.blocks else sae.activation,
         dictionary=how.dictionary,
-        unit_decoder=sae.unit_decoder and how.dictionary == "free",
-        group_order=1 if how.dictionary in WITHOUT_GROUP else group.order,
+        unit_decoder=sae.unit_decoder and how.dictionary in ("free", "frozen_encoder"),
+        group_order=group.order if of_group else 1,
     )
-    if OBJECTIVES[how.objective].is_of_orbits:
+    if OBJECTIVES[how.objective].is_of_orbits or how.dictionary == "pca":
         settings.pop("lambda_mse", None)
     return SAERun(method, activations, sae, how.objective, **settings)
 
@@ -286,47 +303,6 @@ def method_runs(
 
 
 @checked
-def n_parameters(sae: SAEConfig) -> int:
-    """Number of trained parameters."""
-    return sum(parameter.numel() for parameter in make_sae(sae).parameters())
-
-
-@checked
-def with_parameters(
-    sae: SAEConfig, size: Annotated[str, one_of(SIZES)], number: Positive
-) -> SAEConfig:
-    """The SAE with a `size` that brings its number of trained parameters closest to `number`.
-
-    size: "n_latents" or "encoder_hidden"; the number of parameters is affine in either.
-    """
-    first, second = (
-        dataclasses.replace(sae, **{size: getattr(sae, size) + more}) for more in (0, 1)
-    )
-    each = n_parameters(second) - n_parameters(first)
-    more = round((number - n_parameters(first)) / each)
-    return dataclasses.replace(sae, **{size: getattr(sae, size) + more})
-
-
-@checked
-def matched_runs(config: SAERun, group: Group) -> list[SAERun]:
-    """Two vanilla SAEs that a narrow one's run is to be compared with at equal parameters.
-
-    "vanilla_matched": as many latents as use up the parameters of a narrow SAE and its action,
-    one matrix for each generator. "vanilla_hidden": narrow, with as many units between the
-    encoder's layers as use up those of a wide SAE (none for a linear encoder).
-    """
-    wide = method_run("vanilla_wide", "", config.sae, group).sae
-    matrices = len(group.generators) * config.sae.d**2
-    sizes = {"vanilla_matched": ("n_latents", n_parameters(config.sae) + matrices)}
-    if config.sae.encoder == "two_layer":
-        sizes["vanilla_hidden"] = ("encoder_hidden", n_parameters(wide))
-    return [
-        dataclasses.replace(config, name=name, sae=with_parameters(config.sae, *size))
-        for name, size in sizes.items()
-    ]
-
-
-@checked
 def run_columns(config: SAERun | EndToEndRun) -> dict[str, Any]:
     """The columns of a results row that the SAE's run decides."""
     return {
@@ -346,4 +322,17 @@ def _check_sparse(sae: SAEConfig, lambda_sparsity: float) -> None:
         raise ValueError(
             f"nothing makes an SAE with the activation {sae.activation!r} sparse but a sparsity "
             "term: set it and lambda_sparsity, or choose the activation 'topk'"
+        )
+
+
+def _check_l0(activation: str, read: str) -> None:
+    """Raise a ValueError unless there are thresholds, and it is known what was compared."""
+    if activation != "jumprelu":
+        raise ValueError(
+            "the sparsity term 'l0' is of the thresholds of the activation 'jumprelu', got "
+            f"{activation!r}: set sparsity to another term"
+        )
+    if read == "orbit":
+        raise ValueError(
+            "the sparsity term 'l0' needs to know what is read: not with an objective of orbits"
         )

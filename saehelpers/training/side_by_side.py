@@ -15,10 +15,18 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.folders import config_hash
 from saehelpers.runs.threads import one_thread
 from saehelpers.runs.wanted import NOT_EMPTY
-from saehelpers.saes import SAE, WITHOUT_GROUP, ArchetypalSAE, make_sae, stack, unstack
+from saehelpers.saes import (
+    SAE,
+    WITHOUT_GROUP,
+    ArchetypalSAE,
+    PrincipalComponents,
+    make_sae,
+    stack,
+    unstack,
+)
 from saehelpers.saes.sparse import fast_products, firing_counts
 from saehelpers.symmetry.actions import check_orbits
-from saehelpers.training.fitting import Settings, fit
+from saehelpers.training.fitting import Settings, fit, history_rows
 from saehelpers.training.loss import Loss, total_loss
 from saehelpers.training.methods import SAERun
 from saehelpers.training.objectives import OBJECTIVES, OrbitBatch
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 
 EVALUATION_SAMPLES = 1024
 KMEANS_SAMPLES = 10_000
+COVARIANCE_ROWS = 2**16  # that are held in double precision at a time
 
 
 @checked
@@ -106,6 +115,8 @@ def train_saes(
     for i, sae in enumerate(saes):
         if isinstance(sae, ArchetypalSAE):
             sae.set_centres(batches.sample(i, KMEANS_SAMPLES, configs[i].seed), configs[i].seed)
+        elif isinstance(sae, PrincipalComponents):
+            sae.set_components(batches.covariance(i))
     model = stack(saes).to(device).train()
     for part in model.modules():  # the SAEs, or their heads
         if isinstance(part, SAE):
@@ -137,6 +148,8 @@ def train_saes(
             "dead_latents": (counts == 0).sum(-1),
         }
 
+    if isinstance(model, PrincipalComponents):  # which are known in closed form
+        return _finished(model, statistics, _as_it_is(evaluate, config))
     streams = any(not isinstance(source, Tensor) for source in sources)
     n_steps = math.ceil(batches.n_samples / config.batch_size)
     number = 0  # of the step
@@ -160,7 +173,6 @@ def train_saes(
             check_orbits(source)
         batches.replace_rows(drawn)
 
-    unit = config.sae.unit_decoder
     with fast_products(device.type) if config.sae.is_large else nullcontext():
         history = fit(
             model if revival is None else nn.ModuleDict({"sae": model, "revival": revival}),
@@ -168,8 +180,8 @@ def train_saes(
             batches.n_samples,
             [run.draws for run in configs],
             Settings.of(config),
-            before_update=model.project_gradient if unit else None,
-            after_update=model.normalise_dictionary if unit else None,
+            before_update=model.project_gradient if config.sae.unit_decoder else None,
+            after_update=model.constrain,
             evaluate=evaluate,
             begin_epoch=begin_epoch,
             checkpoint=checkpoint,
@@ -177,11 +189,25 @@ def train_saes(
             description=config.name,
             progress=progress,
         )
+    return _finished(model, statistics, history)
+
+
+def _finished(
+    model: SAE, statistics: list[tuple[Tensor, Tensor]], history: "pandas.DataFrame"
+) -> tuple[list[SAE], list["pandas.DataFrame"]]:
     trained = unstack(model.eval())
     for i, sae in enumerate(trained):
         sae.set_standardisation(*statistics[i % len(statistics)])
     histories = history.groupby("instance")
     return trained, [part.drop(columns="instance") for _, part in histories]
+
+
+def _as_it_is(evaluate: Callable[[int], dict[str, Tensor]], config: SAERun) -> "pandas.DataFrame":
+    """The history of what is known in closed form: one row."""
+    import pandas as pd
+
+    row = evaluate(0)
+    return pd.DataFrame(history_rows({"loss": config.sae.d * row["fvu"], **row}, 0, 0))
 
 
 def _check(
@@ -253,6 +279,16 @@ class _Batches:
         index = torch.arange(min(n_samples, self.n_samples), device=self.rows.device)
         index = index.expand(n_instances, -1)
         return self(index, (index % self.orders + 0.5) / self.orders)
+
+    def covariance(self, instance: int) -> Tensor:
+        """Of all rows of one instance, (d, d), in double precision."""
+        instance %= len(self.orders)
+        first, size = int(self.offsets[instance]), self.n_samples * int(self.orders[instance])
+        total, products = 0.0, 0.0
+        for rows in self.rows[first : first + size].split(COVARIANCE_ROWS):
+            x = ((rows.float() - self.mean[instance]) / self.scale[instance]).double()
+            total, products = total + x.sum(0), products + x.T @ x
+        return products / size - torch.outer(total, total) / size**2
 
     def sample(self, instance: int, n_samples: int, seed: int) -> Tensor:
         """Rows of one instance, drawn without replacement."""

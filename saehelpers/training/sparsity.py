@@ -1,4 +1,7 @@
-"""What makes latents sparse, beside TopK: terms of the loss."""
+"""What makes latents sparse, beside TopK: terms of the loss.
+
+Each takes the latents, the SAE, the p of "lp", and what the SAE has read, which "l0" needs alone.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -14,13 +17,13 @@ Dense = Float[Tensor, "*inst batch n_latents"]
 
 
 @checked
-def l1(latents: Dense, sae: SAE, p: Rate) -> Tensor:
+def l1(latents: Dense, sae: SAE, p: Rate, x: Tensor | None = None) -> Tensor:
     """||z||_1, averaged over the batch; latents are never negative."""
     return latents.sum(-1).mean(-1)
 
 
 @checked
-def lp(latents: Dense, sae: SAE, p: Rate) -> Tensor:
+def lp(latents: Dense, sae: SAE, p: Rate, x: Tensor | None = None) -> Tensor:
     """sum_i |z_i|^p, averaged over the batch."""
     # the gradient of |z|^p is infinite at 0 for p < 1; inactive latents must get none
     active = latents != 0
@@ -29,9 +32,22 @@ def lp(latents: Dense, sae: SAE, p: Rate) -> Tensor:
 
 
 @checked
-def decoder_l1(latents: Dense, sae: SAE, p: Rate) -> Tensor:
+def decoder_l1(latents: Dense, sae: SAE, p: Rate, x: Tensor | None = None) -> Tensor:
     """sum_i |z_i| ||D_i||, averaged over the batch."""
     return (latents.abs() * sae.dictionary_norms.unsqueeze(-2)).sum(-1).mean(-1)
 
 
-SPARSITY_TERMS: Mapping[str, Callable] = {"l1": l1, "lp": lp, "decoder_l1": decoder_l1}
+@checked
+def l0(latents: Dense, sae: SAE, p: Rate, x: Float[Tensor, "*inst batch d"]) -> Tensor:
+    """sum_i H(pi_i - theta_i): active latents of JumpReLU, averaged over the batch.
+
+    pi: the pre-activations of x; theta: the thresholds, which alone get a gradient, the
+    straight-through estimate of `JumpReLU.active` (Rajamanoharan et al., arXiv 2407.14435, eq. 9
+    and 12). Its kernel is as wide as that of the activation function, 0.1 by default.
+    """
+    with torch.no_grad():
+        before = sae.pre_activations(x)
+    return sae.activation.active(before).sum(-1).mean(-1)
+
+
+SPARSITY_TERMS: Mapping[str, Callable] = {"l1": l1, "lp": lp, "decoder_l1": decoder_l1, "l0": l0}

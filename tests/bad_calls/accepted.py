@@ -7,6 +7,8 @@ ACCEPTED = {
     "below every frequency: none is left out": ("evaluation.frequent smallest: -1",),
     "its shape alone counts": (
         "evaluation.random_rows like: NaN", "evaluation.random_rows like: inf",
+        "evaluation.null_pw_mcc a: NaN", "evaluation.null_pw_mcc a: inf",
+        "evaluation.null_pw_mcc b: NaN", "evaluation.null_pw_mcc b: inf",
     ),
     "0 is a number of this kind like others": (
         "seed: 0", "auxk: 0", "experiments.BaseModelRun epochs: 0",

@@ -84,6 +84,7 @@ CALLS = {
                                           "edges": [0.0, 0.5, 1.0]},
     "evaluation.frequent": lambda: {"frequency": torch.rand(5, generator=t.generator())},
     "evaluation.linear_cka": _two,
+    "evaluation.null_pw_mcc": lambda: {**_dictionaries(), "generator": t.generator()},
     "evaluation.over_pairs": lambda: {"score": _score, "n_runs": 3},
     "evaluation.permutation_p_value": lambda: {"observed": 0.5, "draws": [0.1, 0.9]},
     "evaluation.permuted_pairings": lambda: {"score": _score, **_two(), "n_draws": 2,

@@ -175,6 +175,12 @@ CALLS = {
     "saes.ArchetypalSAE.set_centres": lambda: (
         ArchetypalSAE(t.config(dictionary="archetypal", n_archetypes=4)).set_centres,
         {"activations": t.random(30, t.D), "seed": 0}),
+    "saes.FrozenDecoderSAE": lambda: {"config": t.config(dictionary="frozen")},
+    "saes.FrozenEncoderSAE": lambda: {"config": t.config(dictionary="frozen_encoder")},
+    "saes.SoftFrozenDecoderSAE": lambda: {"config": t.config(dictionary="soft_frozen")},
+    "saes.PrincipalComponents": lambda: {"config": t.config(dictionary="pca")},
+    "saes.PrincipalComponents.set_components": lambda: (
+        make_sae(t.config(dictionary="pca")).set_components, {"covariance": torch.eye(t.D)}),
     "saes.SAE": lambda: {"config": t.config(), "generator": t.generator()},
     "saes.SAE.encode": lambda: (t.sae().encode, {"x": t.random(3, t.D)}),
     "saes.SAE.decode": lambda: (t.sae().decode, {"latents": t.latents()}),

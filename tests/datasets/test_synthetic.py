@@ -31,6 +31,7 @@ from saehelpers.datasets.synthetic import (
 )
 from saehelpers.datasets.synthetic.features import CHUNK
 from saehelpers.datasets.toy import make_action
+from saehelpers.runs import identity
 
 N = 200_000
 
@@ -522,6 +523,57 @@ def test_magnitudes_are_rectified():
         assert abs(column.mean() - expected) < 5 * column.std() / math.sqrt(N)
     never = make_synthetic(probabilities=1.0, magnitude_mean=-1.0)
     assert not never.coefficients(20, generator()).any()
+
+
+def family_tree(n_features=7) -> Hierarchy:
+    """Feature 0 above 1 and 2, exclusive; 1 above 3; 6 above a group with 4; 4 above 5."""
+    group = Node(None, [Node(4, leaves(5))])
+    first = Node(0, [Node(1, leaves(3)), *leaves(2)], exclusive=True)
+    return Hierarchy([first, Node(6, [group])], n_features)
+
+
+@pytest.mark.parametrize("correlation", [None, Correlation(low_rank_factor(7, 2))])
+def test_a_child_is_silent_where_its_parents_magnitude_is_zero(correlation):
+    """Without it, one in six of all parents that fire would leave children behind."""
+    tree = family_tree()
+    synthetic = make_synthetic(
+        7, probabilities=0.7, magnitude_std=1.0, hierarchy=tree, correlation=correlation
+    )
+    n_orphans, of = 0, generator()
+    for _ in range(10):
+        fires = synthetic.coefficients(100_000, of) > 0
+        n_orphans += sum(int((fires[:, c] & ~fires[:, p]).sum()) for c, p in tree.parents().items())
+        assert fires.any(0).all()
+    assert tree.parents() == {1: 0, 2: 0, 3: 1, 4: 6, 5: 4}
+    assert n_orphans == 0
+
+
+def test_parents_and_features_in_no_tree_are_drawn_as_without_the_rule():
+    tree = family_tree(9)
+    synthetic = make_synthetic(9, probabilities=0.7, magnitude_std=1.0, hierarchy=tree)
+    found = synthetic.coefficients(1000, generator())
+    object.__setattr__(synthetic, "silences", False)
+    before = synthetic.coefficients(1000, generator())
+    roots = [0, 6, 7, 8]
+    assert torch.equal(found[:, roots], before[:, roots])
+    kept = before.clone()
+    for child, parent in ((1, 0), (2, 0), (4, 6), (3, 1), (5, 4)):  # parents first
+        kept[kept[:, parent] == 0, child] = 0
+    assert torch.equal(found, kept) and not torch.equal(found, before)
+
+
+def test_features_are_told_from_those_of_releases_that_left_children_behind():
+    """Those alone that such releases drew otherwise."""
+    told = {}
+    for spread, parents in itertools.product((0.0, 1.0), (None, family_tree())):
+        synthetic = make_synthetic(7, magnitude_std=spread, hierarchy=parents)
+        now = identity(synthetic)
+        object.__setattr__(synthetic, "silences", False)
+        told[spread, parents is not None] = now == identity(synthetic)
+    assert told == {(0.0, False): True, (0.0, True): True, (1.0, False): True, (1.0, True): False}
+    never = make_synthetic(7, magnitude_mean=torch.tensor([0.0, 1, 1, 1, 1, 1, 1]),
+                           probabilities=0.9, hierarchy=family_tree())  # fmt: skip
+    assert never.silences and not never.coefficients(1000, generator())[:, :4].any()
 
 
 def test_modifiers_are_applied_in_their_order():

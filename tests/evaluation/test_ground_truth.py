@@ -83,14 +83,16 @@ def test_a_matching_by_absolute_cosines_keeps_their_signs():
     assert [cosines[i] for i in (0, 1, 3)] == pytest.approx([1, 1, -1])
 
 
+@pytest.mark.parametrize("absolute", [True, False])
 @pytest.mark.parametrize("n_latents", [5, 20, 40])
-def test_null_mcc_is_near_the_mean_over_many_random_dictionaries(n_latents):
+def test_null_mcc_is_near_the_mean_over_many_random_dictionaries(n_latents, absolute):
     features, draws = make_features(20, 10, generator(), steps=20), generator(1)
-    found = null_mcc(n_latents, features, generator(2))
-    many = [pw_mcc(features, torch.randn(n_latents, 10, generator=draws)) for _ in range(40)]
+    found = null_mcc(n_latents, features, generator(2), absolute)
+    drawn = [torch.randn(n_latents, 10, generator=draws) for _ in range(40)]
+    many = [pw_mcc(features, rows, absolute) for rows in drawn]
     assert found == pytest.approx(sum(many) / 40, abs=0.06)
     assert 0.2 < found < 0.95
-    assert null_mcc(n_latents, features, generator(2)) == found
+    assert null_mcc(n_latents, features, generator(2), absolute) == found
 
 
 def test_null_mcc_on_a_line_is_one():

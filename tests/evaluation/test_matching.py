@@ -13,7 +13,7 @@ from scipy.stats import beta
 from torch.testing import assert_close
 
 from saehelpers.evaluation import matching
-from saehelpers.evaluation.consistency import random_rows
+from saehelpers.evaluation.consistency import null_pw_mcc, random_rows
 from saehelpers.evaluation.matching import (
     cosine_matrix,
     latent_order,
@@ -83,9 +83,10 @@ def test_a_permuted_and_scaled_dictionary_scores_one(way, absolute):
 def test_flipped_signs_score_one_absolute_and_less_signed():
     a = random(12, 8)
     b = a * torch.tensor([1.0, -1]).repeat(6)[:, None]
-    assert scores(a, b) == pytest.approx(1, abs=1e-5)
+    assert scores(a, b, absolute=True) == pytest.approx(1, abs=1e-5)
     assert recovery(b, a) == pytest.approx(1, abs=1e-5)
     assert (scores(a, b, absolute=False) < 0.9).all()
+    assert pw_mcc(a, b) == pw_mcc(a, b, absolute=False)  # as published
     assert recovery(b, a, absolute=False) < 0.9
 
 
@@ -168,6 +169,20 @@ def test_only_one_row_may_have_a_feature():
     assert recovery(torch.eye(2), features) == pytest.approx((1 + 0.6) / 2)
     best = ((1 + 0.8) / 2, (1 + 0.6) / 2)
     assert mean_max_similarity(features, torch.eye(2)) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("symmetry", ["none", "C4"], indirect=True)
+@ABSOLUTE
+def test_null_of_pw_mcc_is_that_of_random_unit_vectors(absolute, symmetry):
+    a, b = random(20, 8), random(15, 8, seed=1)
+    found = null_pw_mcc(a, b, torch.Generator().manual_seed(3), absolute, symmetry, n_draws=20)
+    draws = [(random(20, 8, seed=2 * i + 50), random(15, 8, seed=2 * i + 51)) for i in range(20)]
+    values = np.array([pw_mcc(*rows, absolute, symmetry) for rows in draws])
+    assert found == pytest.approx(values.mean(), abs=5 * values.std() / math.sqrt(10))
+    signed, unsigned = (
+        null_pw_mcc(a, b, torch.Generator().manual_seed(3), either) for either in (False, True)
+    )
+    assert signed + 0.02 < unsigned  # by chance, absolute cosines are larger
 
 
 def test_pw_mcc_counts_pairs_and_recovery_counts_features():

@@ -19,7 +19,8 @@ from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs.identities import identity
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, act_each, fit_action, image_action, orbit
-from saehelpers.training.methods import SAERun, matched_runs, n_parameters
+from saehelpers.training.methods import SAERun
+from saehelpers.training.sizes import matched_runs, n_parameters
 
 IMAGES = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

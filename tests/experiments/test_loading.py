@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.testing import assert_close
 
 import saehelpers
 from saehelpers import runs
@@ -31,7 +32,7 @@ from saehelpers.runs import folders
 from saehelpers.runs.identities import identity
 from saehelpers.runs.saving import fingerprint_of
 from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae, save_sae_lens, stack
-from saehelpers.symmetry import LinearAction
+from saehelpers.symmetry import Group, LinearAction
 from saehelpers.training import EndToEndRun, SAERun
 
 HISTORY = pd.DataFrame({"epoch": [0], "loss": [0.5]})
@@ -84,6 +85,23 @@ def assert_same_and_frozen(loaded: nn.Module, expected: nn.Module) -> None:
 
 
 # --- what comes back ---
+
+
+def test_archetypal_saes_of_earlier_releases_have_the_dictionary_that_they_had(tmp_path):
+    """They were saved as they were before the projection, and are other runs than those of now."""
+    sae = made(SAES["archetypal"])
+    state = sae.state_dict()
+    state["mixing"] = state.pop("convex_weights") - 0.6
+    state["relaxation"] *= 3
+    config = SAERun("archetypal", "toy", sae.config)
+    folder = runs.save_run(tmp_path, config, state, HISTORY)
+    weights = state["mixing"].relu()
+    rows = weights / weights.sum(-1, keepdim=True) @ state["centres"]
+    for row, relaxation in zip(rows, state["relaxation"], strict=True):
+        row += relaxation / max(1.0, relaxation.norm().item())
+    assert_close(load(folder).dictionary, rows * state["log_scale"].exp())
+    equivariant = load(folder, action=LinearAction.identity(Group.named("C4"), 8))
+    assert_close(equivariant.dictionary, load(folder).dictionary)
 
 
 @pytest.mark.parametrize("written", ["now", "before kinds were recorded"])

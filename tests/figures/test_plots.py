@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from saehelpers import figures
-from saehelpers.figures import plots
+from saehelpers.figures import names
 
 MEASURED = pd.DataFrame(
     {
@@ -27,8 +27,8 @@ def test_known_methods_keep_their_colours_and_labels():
 def test_other_methods_have_colours_of_their_own():
     assert figures.label("mine") == "mine"
     assert to_hex(figures.colour("mine")) == "#e7cb94"  # in every process, the same
-    assert len({figures.colour(f"mine {i}") for i in range(200)}) == len(plots.OTHER_COLOURS)
-    assert not {to_hex(colour) for colour in plots.OTHER_COLOURS} & set(plots.COLOURS.values())
+    assert len({figures.colour(f"mine {i}") for i in range(200)}) == len(names.OTHER_COLOURS)
+    assert not {to_hex(colour) for colour in names.OTHER_COLOURS} & set(names.COLOURS.values())
 
 
 @pytest.mark.parametrize("draw", [figures.curves, figures.grouped_bars, figures.grouped_points])

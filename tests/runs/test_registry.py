@@ -163,6 +163,18 @@ def test_runs_of_what_is_built_in_are_called_as_before():
     assert registry.extensions(config) == {}
 
 
+def test_runs_of_what_is_built_in_but_has_changed_are_others(monkeypatch):
+    config, other = (
+        SAERun("test", "toy", dataclasses.replace(CONFIG, dictionary=kind, n_archetypes=4))
+        for kind in ("archetypal", "free")
+    )
+    assert registry.extensions(config) == {"dictionary": "2"}
+    hashes = runs.config_hash(config), runs.config_hash(other)
+    monkeypatch.setattr(KINDS["dictionary"], "versions", {})
+    assert runs.config_hash(config) != hashes[0]  # as before weights were projected
+    assert runs.config_hash(other) == hashes[1]
+
+
 @pytest.mark.parametrize("kind", ["objective", "activation", "dictionary"])
 def test_runs_with_other_code_are_other_runs(kind, tmp_path):
     add(kind, "mine", 1.0)

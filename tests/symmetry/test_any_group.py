@@ -18,7 +18,7 @@ from saehelpers.symmetry import (
     usual_fit,
 )
 from saehelpers.training import method_run, train_saes
-from saehelpers.training.methods import matched_runs, n_parameters
+from saehelpers.training.sizes import matched_runs, n_parameters
 from tests.symmetry.examples import EXAMPLES, linear_action, products
 
 EACH = pytest.mark.parametrize("name", EXAMPLES)

@@ -4,7 +4,9 @@ from torch.testing import assert_close
 
 from saehelpers.saes import SAEConfig, make_sae, stack
 from saehelpers.training.loss import Loss, total_loss
+from saehelpers.training.methods import SAERun
 from saehelpers.training.objectives import OBJECTIVES, OrbitBatch
+from saehelpers.training.side_by_side import train_sae
 from saehelpers.training.sparsity import SPARSITY_TERMS
 
 N, ORDER, D = 6, 4, 5
@@ -141,14 +143,46 @@ def test_sparsity_terms_agree_with_a_plain_loop(p):
             expected["l1"] += abs(value) / N
             expected["lp"] += abs(value) ** p / N
             expected["decoder_l1"] += abs(value) * (i + 1) / N
-    for name, function in SPARSITY_TERMS.items():
-        assert function(latents, sae, p).item() == pytest.approx(expected[name], rel=1e-5)
+    for name, value in expected.items():
+        assert SPARSITY_TERMS[name](latents, sae, p).item() == pytest.approx(value, rel=1e-5)
 
 
 def test_gradient_of_lp_is_finite_and_zero_for_inactive_latents():
     latents = torch.tensor([[0.0, 4.0]], requires_grad=True)
     SPARSITY_TERMS["lp"](latents, make(), 0.5).backward()
     assert latents.grad.tolist() == [[0.0, 0.25]]
+
+
+def test_l0_counts_active_latents_and_moves_their_thresholds_alone(batch):
+    sae, bandwidth = make_sae(SAEConfig(D, 7, "jumprelu", encoder_hidden=9)), 0.3
+    sae.activation.bandwidth = bandwidth
+    sae.activation.log_threshold.data = torch.linspace(-3, 0, 7)
+    _, latents = OBJECTIVES["latent_inv"](sae, batch)
+    value = SPARSITY_TERMS["l0"](latents, sae, 1.0, batch.canonical)
+    assert value.item() == pytest.approx((latents > 0).sum().item() / N)
+    value.backward()
+    before = sae.pre_activations(batch.canonical)
+    for i, theta in enumerate(sae.activation.log_threshold.exp().tolist()):
+        near = sum(abs(pre - theta) < bandwidth / 2 for pre in before[:, i].tolist())
+        by_theta = -near / bandwidth / N
+        found = sae.activation.log_threshold.grad[i].item()
+        assert found == pytest.approx(by_theta * theta, abs=1e-6)  # theta = exp(log_threshold)
+    others = [p for name, p in sae.named_parameters() if name != "activation.log_threshold"]
+    assert sae.activation.log_threshold.grad.any()
+    assert all(parameter.grad is None for parameter in others)
+
+
+@pytest.mark.parametrize("dictionary", ["free", "block_diagonal"])
+def test_l0_makes_jumprelu_sparser(toy, dictionary):
+    n_heads = 2 if dictionary == "block_diagonal" else 1
+    sae = SAEConfig(8, 12, "jumprelu", encoder_hidden=16, dictionary=dictionary, n_heads=n_heads)
+    weak, strong = (
+        SAERun("jumprelu", "toy", sae, sparsity="l0", lambda_sparsity=weight, epochs=60,
+               batch_size=32, learning_rate=2e-2)
+        for weight in (1e-3, 1.0)
+    )  # fmt: skip
+    histories = [train_sae(run, toy.activations, progress=False)[1] for run in (weak, strong)]
+    assert histories[1].l0.iloc[-1] < 0.5 * histories[0].l0.iloc[-1]
 
 
 @pytest.mark.parametrize("objective", ["reconstruction", "canonical", "latent_inv", "output_inv"])

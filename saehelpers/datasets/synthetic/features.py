@@ -30,7 +30,8 @@ class SyntheticFeatures:
         x = bias + sum_i c_i D_i,    c_i = fires_i max(0, mean_i + std_i e_i)
 
     fires: drawn by the probabilities, independently or through a `correlation`, then
-    restricted by a `hierarchy`. e: standard normal. Every draw takes a generator.
+    restricted by a `hierarchy`. e: standard normal. Every draw takes a generator. Where a
+    feature's magnitude falls to 0, everything that hangs below it in the hierarchy is 0, too.
 
     Args:
         dictionary: D (n_features, d), one row a feature.
@@ -52,6 +53,8 @@ class SyntheticFeatures:
     correlation: Correlation | None = None
     hierarchy: Hierarchy | None = None
     modifiers: tuple[Callable[[Tensor], Tensor], ...] = ()
+    # tells such features from those of releases in which a child fired where its parent was 0
+    silences: bool = field(default=False, init=False, metadata={"added_later": True})
 
     def __post_init__(self):
         n_features, d = self.dictionary.shape
@@ -75,6 +78,8 @@ class SyntheticFeatures:
                     f"the {name} is made for {part.n_features} features, the dictionary "
                     f"has {n_features}"
                 )
+        falls = bool(self.magnitude_std.any() or (self.magnitude_mean <= 0).any())
+        object.__setattr__(self, "silences", falls and self.hierarchy is not None)
 
     @property
     def n_features(self) -> int:
@@ -100,6 +105,8 @@ class SyntheticFeatures:
         result = torch.zeros(n_samples * self.n_features)
         result[positions] = self._magnitudes(positions, generator)
         result = result.view(n_samples, self.n_features)
+        if self.silences:
+            result = self.hierarchy.silenced(result)
         for modifier in self.modifiers:
             result = _modified(result, modifier)
         return result

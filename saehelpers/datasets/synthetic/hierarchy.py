@@ -126,6 +126,19 @@ class Hierarchy:
         return fires
 
     @checked
+    def silenced(
+        self, coefficients: Float[Tensor, "n n_features"]
+    ) -> Float[Tensor, "n n_features"]:
+        """0 wherever the nearest feature above is 0; in place, from the roots down."""
+        above = self.parents()
+        for level in self._levels[1:]:
+            features = self._features[level.start : level.stop]
+            children = [feature for feature in features if feature in above]
+            parents = [above[child] for child in children]
+            coefficients[:, children] *= coefficients[:, parents] > 0
+        return coefficients
+
+    @checked
     def effective_probabilities(
         self, probabilities: Float[Tensor, " n_features"]
     ) -> Float[Tensor, " n_features"]:
@@ -137,7 +150,7 @@ class Hierarchy:
         organisational nodes above it. Of siblings that would fire with probabilities q,
         E[1 / (1 + number of the others)] = integral over t in [0, 1] of
         prod over the others of (1 - q_j + q_j t). Holds for features that are drawn
-        independently; correlated ones must be counted (`firing_rates`).
+        independently, with magnitudes above 0; others must be counted (`firing_rates`).
         """
         own = probabilities.double().tolist()
         would = self._would_fire(own)

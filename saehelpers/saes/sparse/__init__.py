@@ -1,6 +1,11 @@
 """Latents of which few are active, and arithmetic that touches only these."""
 
-from saehelpers.saes.sparse.activation_functions import BatchTopK, JumpReLU, TopK
+from saehelpers.saes.sparse.activation_functions import (
+    BatchTopK,
+    BlockTopK,
+    JumpReLU,
+    TopK,
+)
 from saehelpers.saes.sparse.choice import is_faster
 from saehelpers.saes.sparse.largest import top_k
 from saehelpers.saes.sparse.latents import (
@@ -15,6 +20,7 @@ from saehelpers.saes.sparse.selection import sparse_encode
 
 __all__ = [
     "BatchTopK",
+    "BlockTopK",
     "HeadLatents",
     "JumpReLU",
     "Latents",

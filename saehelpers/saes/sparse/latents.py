@@ -145,7 +145,7 @@ def firing_counts(latents: Latents) -> Int[Tensor, "*inst n_latents"]:
     """In how many samples of the batch each latent is active."""
     if isinstance(latents, SparseLatents):
         return latents.firing_counts()
-    return (latents > 0).sum(-2)
+    return (latents != 0).sum(-2)
 
 
 class _Decode(torch.autograd.Function):
