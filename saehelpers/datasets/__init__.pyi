@@ -13,8 +13,10 @@ from .images import (
     split as split,
 )
 from .shapes import (
+    N_HELD_OUT as N_HELD_OUT,
     SHAPE_GROUPS as SHAPE_GROUPS,
     SHAPES as SHAPES,
+    SPLITS as SPLITS,
     TASK_TYPES as TASK_TYPES,
     ShapesData as ShapesData,
     draw_templates as draw_templates,
@@ -24,6 +26,7 @@ from .shapes import (
     orientations as orientations,
     quadrant_sources as quadrant_sources,
     share_unseen as share_unseen,
+    split_shapes as split_shapes,
     task_labels as task_labels,
 )
 from .shards import (

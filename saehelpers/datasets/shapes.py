@@ -26,7 +26,10 @@ SHAPES = ("rectangle", "diagonal", "c", "l", "t", "triangle", "arrow", "semicirc
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 SHAPE_GROUPS = ("C1", "C2", "C4", "D1", "D2", "D4")  # that carry the square of quadrants to itself
 TASK_TYPES = ("S", "SO", "SP", "SPO")
-SPLITS = ("none", "train", "test")
+N_HELD_OUT = 1024  # compositions of the 4,096
+# where test images come from, in the results, by what is on one side of a split alone
+SPLITS = {"images": "generated", "compositions": "generated, unseen compositions"}
+PARTS = ("any", "train", "test")
 
 OF_SHAPES = Wanted(
     f"numbers of shapes, 0 to {len(SHAPES) - 1}",
@@ -45,28 +48,42 @@ class ShapesData:
 
 
 @checked
+def split_shapes(
+    n_train: Positive, n_test: Positive, by: Annotated[str, one_of(SPLITS)]
+) -> tuple[ShapesData, ShapesData]:
+    """Training and test images.
+
+    Args:
+        by: "images", as in the paper: all are drawn from the same 4,096 compositions, and of the
+            test images beside 10,000 others 91 % are bit-identical to one of those. "compositions":
+            none of a test image has been trained on.
+    """
+    own = ("any", "any") if by == "images" else ("train", "test")
+    return make_shapes(n_train, 0, own[0]), make_shapes(n_test, 1, own[1])
+
+
+@checked
 def make_shapes(
-    n_samples: Positive, seed: Seed, split: Annotated[str, one_of(SPLITS)] = "none"
+    n_samples: Positive, seed: Seed, part: Annotated[str, one_of(PARTS)] = "any"
 ) -> ShapesData:
     """Draw the shapes of every quadrant.
 
     Args:
-        split: "none", each quadrant's shape uniformly, with replacement: of 10,000 images nine in
-            ten of any others are bit-identical to one. "train", uniformly from 3,072 of the 4,096
-            compositions; "test", from the other 1,024, each at most once which no turn or mirror
-            makes of one of the others.
+        part: "any", each quadrant's shape uniformly, with replacement. "train", uniformly from
+            3,072 of the 4,096 compositions; "test", from the other 1,024, each at most once. No
+            turn or mirror makes one of these of one of those.
 
     Raises:
         ValueError: more test images than compositions held out.
     """
     generator = torch.Generator().manual_seed(seed)
     cause = {"shapes": "drawn", "n_samples": n_samples, "seed": seed}
-    if split == "none":
+    if part == "any":
         shapes = torch.randint(len(SHAPES), (n_samples, len(QUADRANTS)), generator=generator)
     else:
-        own = _compositions()[_held_out() == (split == "test")]
-        cause["split"] = split
-        if split == "train":
+        own = _compositions()[_held_out() == (part == "test")]
+        cause["part"] = part
+        if part == "train":
             shapes = own[torch.randint(len(own), (n_samples,), generator=generator)]
         elif n_samples > len(own):
             raise ValueError(
@@ -98,7 +115,7 @@ def _held_out() -> Bool[Tensor, " compositions"]:
     digits = len(SHAPES) ** torch.arange(len(QUADRANTS) - 1, -1, -1)
     moved = shapes[:, quadrant_sources(d4)] @ digits
     kin = torch.where(upright, moved, len(shapes)).amin(dim=1)  # the least of those alike
-    chosen, left = torch.zeros(len(shapes), dtype=torch.bool), len(shapes) // 4
+    chosen, left = torch.zeros(len(shapes), dtype=torch.bool), N_HELD_OUT
     generator = torch.Generator().manual_seed(0)
     sizes = kin.bincount(minlength=len(shapes))
     for least in torch.randperm(len(shapes), generator=generator).tolist():

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Real
 from torch import Tensor
@@ -78,7 +79,7 @@ def load_or_train_saes(
 
 @checked
 def load_or_train_methods(
-    subjects: dict[str, Subject],
+    subjects: dict[Any, Subject],
     methods: list[str],
     topks: list[int],
     seeds: list[int],
@@ -88,7 +89,7 @@ def load_or_train_methods(
     device: Device = "cpu",
     executor: AnyExecutor | None = None,
     **settings,
-) -> dict[str, dict[SAERun, SAE]]:
+) -> dict[Any, dict[SAERun, SAE]]:
     """The SAEs of every method, TopK and seed, for every subject: by its name, then by config.
 
     sae: its width `d` gives way to that of each subject's activations. settings: see

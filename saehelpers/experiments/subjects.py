@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
@@ -120,7 +120,7 @@ class Subject:
 
 @checked
 def prepare_subjects(
-    base_runs: dict[str, BaseModelRun],
+    base_runs: dict[Any, BaseModelRun],
     group: Group,
     train_images: Float[Tensor, "n c h w"],
     test_images: Float[Tensor, "m c h w"],
@@ -130,7 +130,7 @@ def prepare_subjects(
     force: bool = False,
     act: InputAction | None = None,
     **action_settings,
-) -> dict[str, Subject]:
+) -> dict[Any, Subject]:
     """Base models, orbit activations and fitted actions: what is there before any SAE.
 
     The base models are trained, read and fitted to in parallel processes (see

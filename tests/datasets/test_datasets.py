@@ -14,6 +14,7 @@ from saehelpers.datasets.shapes import (
     orientations,
     quadrant_sources,
     share_unseen,
+    split_shapes,
     task_labels,
 )
 from saehelpers.datasets.synthetic import make_features
@@ -60,10 +61,13 @@ def test_images_drawn_without_a_split_have_mostly_been_seen():
     train, test = make_shapes(10_000, 0), make_shapes(4000, 1)
     assert share_unseen(test.shapes, train.shapes) == pytest.approx(1 - 0.914, abs=0.001)
     assert share_unseen(train.shapes[:9], train.shapes) == 0
+    for part, own in zip(split_shapes(10_000, 4000, "images"), (train, test), strict=True):
+        assert torch.equal(part.shapes, own.shapes)
+    assert share_unseen(*[part.shapes for part in split_shapes(99, 99, "compositions")[::-1]]) == 1
 
 
 def test_splits_are_told_apart():
-    parts = [make_shapes(9, 0, split) for split in ("none", "train", "test")]
+    parts = [make_shapes(9, 0, split) for split in ("any", "train", "test")]
     assert len({identity(part.images) for part in parts}) == 3
     assert torch.equal(parts[1].shapes, make_shapes(9, 0, "train").shapes)
     assert not torch.equal(parts[2].shapes, make_shapes(9, 1, "test").shapes)
@@ -171,7 +175,7 @@ def test_bad_shapes_arguments():
         make_shapes(0, seed=0)
     with pytest.raises(ValueError, match=r"1024 compositions are held out, .* got 1025"):
         make_shapes(1025, 0, "test")
-    with pytest.raises(ValueError, match="split must be one of 'none', 'train', 'test', got 'all'"):
+    with pytest.raises(ValueError, match="part must be one of 'any', 'train', 'test', got 'all'"):
         make_shapes(1, 0, "all")
     with pytest.raises(ValueError, match="orientations under C1, C2, C4, D1, D2 and D4"):
         orientations(Group.named("C8"))
