@@ -24,7 +24,7 @@ from saehelpers.saes import EquivariantSAE, SAEConfig, load_sae_lens, make_sae, 
 from saehelpers.symmetry import Group
 from saehelpers.training import EndToEndRun, SAERun
 from saehelpers.training.checkpoints import resume, save_checkpoint
-from tests.damage import damages, outcomes
+from tests.damage import outcomes
 
 CONFIG = SAERun("vanilla", "toy", SAEConfig(8, 12, topk=3))
 HISTORY = pd.DataFrame({"epoch": [0, 1], "loss": [0.5, 0.25]})
@@ -133,21 +133,15 @@ def test_galaxies(tmp_path):
 
 @pytest.mark.parametrize("name", ["toy.csv.gz", "own/toy.csv"])
 def test_tables(tmp_path, monkeypatch, name):
-    """Compressed ones have a checksum; of others, damage that is an error names the file."""
+    """Compressed ones have a checksum of their own, others one beside them."""
     rows = [ROW | {"seed": seed, "value": seed / 7} for seed in range(9)]
     results.append(tmp_path / "toy.csv", rows)
     path = tmp_path / name
     if path.suffix == ".gz":
         path.write_bytes(gzip.compress((tmp_path / "own" / "toy.csv").read_bytes()))
         (tmp_path / "own" / "toy.csv").unlink()
-        found = outcomes(lambda: results.read(tmp_path / "toy.csv"), path, 88, 0, path)
-        assert found["errors"] > 60
-        return
-    for _ in damages(path, 88, 0):
-        try:
-            results.read(tmp_path / "toy.csv")
-        except ValueError as error:
-            assert str(path) in str(error)
+    found = outcomes(lambda: results.read(tmp_path / "toy.csv"), path, 88, 0, path)
+    assert found["errors"] > 60
 
 
 def test_fingerprints_beside_files(tmp_path, monkeypatch):

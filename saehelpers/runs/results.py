@@ -13,27 +13,22 @@ Where SHIP_RESULTS is set in the environment (`make paper`), rows are read from 
 the shipped file alone.
 """
 
-import gzip
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-from filelock import FileLock
 
 from saehelpers.runs.checking import checked
 from saehelpers.runs.columns import COLUMNS, DESCRIPTION, KEY, NUMERIC, Rows
-from saehelpers.runs.files import guarded, is_visible, write_atomically
+from saehelpers.runs.files import is_visible
 from saehelpers.runs.identities import identity
 from saehelpers.runs.saving import git_state, now_utc
+from saehelpers.runs.table_files import changed, locked, read_text, write_text
 from saehelpers.runs.wanted import NOT_EMPTY, Positive, check_columns
-
-_guarded = partial(guarded, what="results", another="another with SAVE_PATH")
 
 
 def causes(measure: Any, data: Any, weights: Any = None, action: Any = None) -> dict[str, str]:
@@ -98,10 +93,10 @@ def append(path: Path | str, rows: list[Mapping[str, Any]]) -> int:
     target = _writable(Path(path))
     if not len(table) or not _new(table, target).any():
         return 0  # nothing to lock for
-    with _locked(target):
+    with locked(target):
         new = table[_new(table, target)]
-        before = _text(target) if not _ships() else _without_superseded(target, new)
-        _write(target, before + _csv(new, header=not before))
+        before = read_text(target)[0] if not _ships() else _without_superseded(target, new)
+        write_text(target, before + _csv(new, header=not before))
     return len(new)
 
 
@@ -137,10 +132,10 @@ def take(path: Path | str, wanted: list[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _put_last(path: Path, chosen: pd.DataFrame) -> None:
-    with _locked(path):
+    with locked(path):
         kept = _parse(path) if path.exists() else _table([])
         rest = kept[~pd.Series(keys(kept), index=kept.index, dtype=object).isin(keys(chosen))]
-        _write(path, _csv(pd.concat([rest, chosen])))
+        write_text(path, _csv(pd.concat([rest, chosen])))
 
 
 @checked
@@ -207,7 +202,7 @@ def convert(path: Path | str) -> None:
     They are read as before, and count as measured on something else.
     """
     table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    _write(Path(path), _csv(_table(table.to_dict("records"))))
+    write_text(Path(path), _csv(_table(table.to_dict("records"))))
 
 
 def _ships() -> bool:
@@ -251,10 +246,10 @@ def _new(table: pd.DataFrame, path: Path) -> pd.Series:
 
 def _present(path: Path) -> set[str]:
     """The keys in a file, without parsing its values, which takes far longer."""
-    text, after = _text(path), len(COLUMNS) - len(KEY)
+    (text, known), after = read_text(path), len(COLUMNS) - len(KEY)
     parts = [line.rsplit(",", after) for line in text.splitlines() if line.strip()]
     whole = text.startswith(",".join(COLUMNS) + "\n") and text.endswith("\n")
-    if text and not (whole and all(len(part) == after + 1 for part in parts)):
+    if text and not (known and whole and all(len(part) == after + 1 for part in parts)):
         return set(keys(_parse(path)))  # says what is wrong with it, if anything is
     return {part[0] for part in parts}
 
@@ -287,20 +282,8 @@ def _read_csv(source) -> pd.DataFrame:
     return table
 
 
-def _text(path: Path) -> str:
-    """What a file holds, uncompressed; nothing if there is none. An empty .gz is cut short."""
-    if not path.exists():
-        return ""
-    data = path.read_bytes()
-    try:
-        text = (gzip.decompress(data or b"-") if path.suffix == ".gz" else data).decode("utf-8")
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error})") from error
-    return text.replace("\r\n", "\n")
-
-
 def _parse(path: Path) -> pd.DataFrame:
-    text = _text(path)
+    text, known = read_text(path)
     if not text:
         return _table([])
     try:
@@ -314,6 +297,8 @@ def _parse(path: Path) -> pd.DataFrame:
     repeated = table.duplicated(list(KEY))
     if repeated.any():
         raise ValueError(f"{path}, line {repeated.argmax() + 2}: a second row of one key")
+    if not known:
+        raise changed(path)
     return table
 
 
@@ -330,21 +315,3 @@ def _broken_line(text: str) -> int:
         except (ValueError, TypeError, OverflowError):
             return number
     return 1
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    _guarded(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
-    lock = FileLock(path.with_name(f"{path.name.split('.')[0]}.lock"))
-    _guarded(path, lock.acquire)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file, so that a process killed at any time leaves the old rows or the new."""
-    data = text.encode("utf-8")
-    data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
-    _guarded(path, lambda: write_atomically(path, data))

@@ -580,6 +580,21 @@ def test_what_editors_leave_in_a_file_is_read_and_appended_to(tmp_path, edit):
     assert results.read(path)["seed"].tolist() == [0, 1, 2, 3]
 
 
+def test_a_table_that_was_changed_is_refused_until_its_check_is_gone(tmp_path):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(seed=seed, value=0.125) for seed in range(3)])
+    text = own(path).read_text()
+    for changed in (text.replace("0.125", "0.525", 1), "".join(text.splitlines(True)[:-1])):
+        own(path).write_text(changed)
+        for use in (results.read, lambda path: results.append(path, [row(seed=9)])):
+            with pytest.raises(ValueError, match=r"results\.csv is not as it was written"):
+                use(path)
+    (tmp_path / "own" / ".results.csv.check").unlink()
+    assert len(results.read(path)) == 2
+    assert results.append(path, [row(seed=seed) for seed in (8, 9)]) == 2
+    assert len(results.read(path)) == 4
+
+
 def test_blank_lines_are_not_taken_for_broken_ones(tmp_path):
     path = tmp_path / "results.csv"
     results.append(path, [row(seed=seed) for seed in range(3)])
