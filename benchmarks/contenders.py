@@ -192,8 +192,16 @@ def our_run(n_latents: int, k: int, autocast: bool = False, **settings):
     return SAERun("ours", "random", config, autocast=autocast, **settings)
 
 
-def ours(n_latents: int, k: int, autocast: bool = False) -> None:
-    """`train_saes` itself, an epoch at a time, with what it measures after each."""
+def ours(n_latents: int, k: int, autocast: bool = False, path: str = "") -> None:
+    """`train_saes` itself, an epoch at a time, with what it measures after each.
+
+    path: "dense" or "sparse", whichever is faster elsewhere.
+    """
+    from saehelpers.saes.sparse import choice
+
+    if path:
+        least = {"dense": float("inf"), "sparse": 0}[path]
+        choice.FASTER_FROM[DEVICE] = choice.Bounds(least, least, least)
     take_turns_in_training([our_run(n_latents, k, autocast)], activations())
 
 
@@ -256,13 +264,39 @@ def shapes_ours(n_instances: int) -> None:
     take_turns_in_training(configs, activations(12_800))
 
 
+def shapes_dense(graph: bool) -> None:
+    """Steps in plain PyTorch, launched one by one, or once for all as a CUDA graph."""
+    sae, rows = DenseTopK(8, D, 128, 32).to(DEVICE), activations(128)
+    optimiser = torch.optim.Adam(sae.parameters(), LEARNING_RATE, fused=True, capturable=graph)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=False)
+        mse_loss(sae(rows), rows).backward()
+        optimiser.step()
+
+    if not graph:
+        Turns(200).take(step)
+    aside = torch.cuda.Stream()
+    with torch.cuda.stream(aside):  # what is made at first must not be part of the graph
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        step()
+    Turns(200).take(captured.replay)
+
+
 def contend(name: str, n_latents: int, k: int) -> None:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    if name.startswith("shapes"):
+    if name in ("shapes, launched", "shapes, graph"):
+        shapes_dense("graph" in name)
+    elif name.startswith("shapes"):
         shapes_ours(k) if name == "shapes, ours" else shapes_loader()
     elif name.startswith("ours"):
-        ours(n_latents, k, "bf16" in name)
+        path = next((path for path in ("dense", "sparse") if path in name), "")
+        ours(n_latents, k, "bf16" in name, path)
     elif name in FLOOR:
         Turns(4).take(floor(name, n_latents, k))
     else:

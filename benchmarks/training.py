@@ -1,10 +1,11 @@
 """A training step of TopK SAEs: beside other libraries, plain PyTorch, and what must be done.
 
-    python benchmarks/training.py [table | loss | shapes | rate]
+    python benchmarks/training.py [table | paths | loss | shapes | rate]
 
-The peers run in environments of their own. Every contender has a process (`contenders.py`); they
-take turns of a few steps each, so that what else the machine does falls on all alike. A step
-includes Adam's. All of it is on the GPU where there is one, and larger there.
+The peers run in environments of their own; those that cannot be set up are left out. Every
+contender has a process (`contenders.py`); they take turns of a few steps each, so that what else
+the machine does falls on all alike. A step includes Adam's. All of it is on the GPU where there
+is one, and larger there.
 """
 
 import itertools
@@ -61,8 +62,21 @@ def race(contenders: list[tuple[str, int, int]]) -> list[tuple[float, float]]:
     ]
 
 
+def peers() -> list[str]:
+    """Those that can be set up: a machine may have no network."""
+    found = []
+    for name, packages in PEERS.items():
+        try:
+            python_with(*packages)
+        except subprocess.CalledProcessError:
+            print(f"without {name}: {packages[0]} cannot be installed here", file=sys.stderr)
+        else:
+            found.append(name)
+    return found
+
+
 def table() -> None:
-    names = (*PEERS, *OTHERS)
+    names = (*peers(), *OTHERS)
     print(f"{DEVICE}: d = {D}, batches of {BATCH}; medians of {TURNS - 1}\n")
     print("| latents, k | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     floors, ratios, memory = [], [], {}
@@ -94,7 +108,24 @@ def table() -> None:
         print(f"| {k} | " + " | ".join(f"{held[name]:.0f}" for name in names) + " |")
 
 
+def paths() -> None:
+    """From which size on the sparse path is the faster one: see `saes.sparse.choice`."""
+    print("| latents, k | dense, ms | sparse, ms | ratio | bf16: dense | sparse | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for n_latents, k in itertools.product(LATENTS, (8, 32, 128)):
+        names = [f"ours, {path}{kind}" for kind in ("", ", bf16") for path in ("dense", "sparse")]
+        ms = [time for time, _ in race([(name, n_latents, k) for name in names])]
+        print(
+            f"| {n_latents:,}, {k} | {ms[0]:.2f} | {ms[1]:.2f} | {ms[0] / ms[1]:.2f} "
+            f"| {ms[2]:.2f} | {ms[3]:.2f} | {ms[2] / ms[3]:.2f} |", flush=True,
+        )  # fmt: skip
+
+
 def shapes() -> None:
+    if DEVICE == "cuda":
+        launched, graph = race([(f"shapes, {kind}", 32, 1) for kind in ("launched", "graph")])
+        print(f"a step in plain PyTorch {launched[0]:.3f} ms, as a CUDA graph {graph[0]:.3f} ms: "
+              f"{launched[0] / graph[0]:.1f} times as fast\n")  # fmt: skip
     contenders = [("shapes, DataLoader", 32, 1), *(("shapes, ours", 32, n) for n in (1, 3, 9))]
     times = [ms for ms, _ in race(contenders)]
     print("Shapes SAEs, batches of 128\n\n| | ms a step | thousand samples a second | ratio |")
@@ -168,8 +199,9 @@ def rate() -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case [only]:
-            {"table": table, "loss": loss, "shapes": shapes, "rate": rate}[only]()
+            parts = {"table": table, "paths": paths, "loss": loss, "shapes": shapes, "rate": rate}
+            parts[only]()
         case _:
-            for part in (table, loss, shapes, rate):
+            for part in (table, paths, loss, shapes, rate):
                 part()
                 print()
