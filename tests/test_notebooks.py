@@ -1,6 +1,7 @@
 """Facts about the notebooks that executing them does not show."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -48,6 +49,24 @@ def test_small_runs_write_nothing_into_the_committed_folders(path):
     written = [name for name in parameters(path) if name in ("SAVE_PATH", "FIGURE_PATH")]
     assert written
     assert all(mocks[name].startswith("../.small") for name in written)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "models/base_mlp-00000000/config.json", "models/gpt2_docs-00000000/weights.safetensors",
+        "models/canonical-00000000/history.csv", "models/.base_mlp-00000000-12-34",
+        "probe_results/own/toy.csv", "probe_results/own/.toy.csv.check", "probe_results/toy.lock",
+        "executed/figures/toy.png", "executed/01_toy_model.ipynb", "data/images/0.png",
+    ],
+)  # fmt: skip
+def test_what_a_run_writes_leaves_git_status_empty(name):
+    """Whatever its parameters are: base models of other sizes, too."""
+    root = FOLDER.parent
+    if not (root / ".git").exists():
+        pytest.skip("not a clone")
+    ignored = subprocess.run(["git", "check-ignore", "--quiet", "--no-index", name], cwd=root)
+    assert ignored.returncode == 0
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
