@@ -1,0 +1,88 @@
+"""Go on one board, written from the rules without the package: dicts, sets and recursion."""
+
+from itertools import product
+
+
+def around(point, size):
+    row, column = point
+    near = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+    return [(r, c) for r, c in near if 0 <= r < size and 0 <= c < size]
+
+
+def region(board, point, size):
+    """The points that equal neighbours lead to, and what lies around them."""
+    inside, border, left = {point}, set(), [point]
+    while left:
+        for other in around(left.pop(), size):
+            if board.get(other) != board.get(point):
+                border.add(other)
+            elif other not in inside:
+                inside.add(other)
+                left.append(other)
+    return inside, border
+
+
+def liberties(board, point, size):
+    return {other for other in region(board, point, size)[1] if other not in board}
+
+
+def played(board, point, colour, size, ko=None):
+    """(board, ko) after a move; None where it is illegal. `board` has the colours of stones."""
+    if point in board or point == ko:
+        return None
+    board = {**board, point: colour}
+    taken = set()
+    for other in around(point, size):
+        if board.get(other) == -colour and not liberties(board, other, size):
+            taken |= region(board, other, size)[0]
+    board = {p: c for p, c in board.items() if p not in taken}
+    free = liberties(board, point, size)
+    if not free:
+        return None
+    is_ko = len(taken) == 1 and free == taken and len(region(board, point, size)[0]) == 1
+    return board, (next(iter(taken)) if is_ko else None)
+
+
+def owners(board, size):
+    found = dict(board)
+    for point in product(range(size), repeat=2):
+        if point not in board:
+            touched = {board[p] for p in region(board, point, size)[1]}
+            found[point] = touched.pop() if len(touched) == 1 else 0
+    return found
+
+
+# --- ladders ---
+
+
+def is_captured(board, point, size, ko=None, defends=True, forgives=True):
+    """Whether the chain at a point is captured if its owner, or the other one, moves next."""
+    colour, free = board[point], liberties(board, point, size)
+    if not defends:
+        if len(free) != 2:
+            return len(free) < 2
+        after = [played(board, move, -colour, size, ko) for move in free]
+        return any(is_captured(*a[:1], point, size, a[1], True, False) for a in after if a)
+    if len(free) > 1 or (ko is not None and not forgives):
+        return False
+    moves = set(free)
+    for other in region(board, point, size)[1]:
+        if other in board and len(liberties(board, other, size)) == 1:
+            moves |= liberties(board, other, size)
+    after = [played(board, move, colour, size) for move in moves]
+    return all(is_captured(*a[:1], point, size, a[1], False) for a in after if a)
+
+
+def ladders(board, size, ko=None):
+    """Stones that can be captured in a ladder, and for each colour the moves that start one."""
+    captured, starts = set(), {1: set(), -1: set()}
+    for point, colour in board.items():
+        free = liberties(board, point, size)
+        if len(free) == 1 and is_captured(board, point, size):
+            captured.add(point)
+        for move in free if len(free) == 2 else ():
+            after = played(board, move, -colour, size, ko)
+            if after and is_captured(after[0], point, size):
+                captured.add(point)
+                starts[colour].add(move)
+    return captured, starts

@@ -1,0 +1,145 @@
+from itertools import product
+
+import pytest
+import torch
+
+from saehelpers.datasets import go
+
+from . import slow_go
+
+
+def boards_of(*pictures: str, to_move: int = 1) -> go.Boards:
+    """Boards drawn with X for black, O for white."""
+    colours = {"X": 1, "O": -1, ".": 0}
+    stones = [[[colours[c] for c in row] for row in picture.split()] for picture in pictures]
+    n = len(pictures)
+    return go.Boards(
+        torch.tensor(stones, dtype=torch.int8), torch.full((n,), to_move), torch.full((n,), -1)
+    )
+
+
+def picture(stones: torch.Tensor) -> str:
+    return " ".join("".join(".XO"[colour] for colour in row) for row in stones.tolist())
+
+
+def as_dict(stones: torch.Tensor) -> dict:
+    size = len(stones)
+    points = product(range(size), repeat=2)
+    return {p: int(stones[p]) for p in points if stones[p] != 0}
+
+
+def random_games(n: int, size: int, plies: int, seed: int = 0):
+    """(boards, moves) of games side by side that draw from the legal moves."""
+    generator = torch.Generator().manual_seed(seed)
+    boards = go.empty_boards(n, size)
+    for _ in range(plies):
+        chances = go.legal_moves(boards).float()
+        chances[:, -1] = 0.3
+        moves = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        yield boards, moves
+        boards = go.play(boards, moves)
+
+
+# --- rules ---
+
+
+@pytest.mark.parametrize("size, plies", [(1, 3), (2, 20), (4, 50), (5, 60)])
+def test_random_games_are_those_of_the_slow_rules(size, plies):
+    slow = [({}, None)] * 8
+    captures = kos = 0
+    for boards, moves in random_games(8, size, plies):
+        legal, labels = go.legal_moves(boards), go.chains(boards.stones)
+        free, owner = go.count_liberties(boards.stones), go.area(boards.stones)
+        for i, (board, ko) in enumerate(slow):
+            colour, move = int(boards.to_move[i]), int(moves[i])
+            assert as_dict(boards.stones[i]) == board
+            owned = slow_go.owners(board, size)
+            for number, point in enumerate(product(range(size), repeat=2)):
+                after = slow_go.played(board, point, colour, size, ko)
+                assert bool(legal[i, number]) == (after is not None)
+                assert owner[i][point] == owned[point]
+                if point in board:
+                    assert free[i][point] == len(slow_go.liberties(board, point, size))
+                    first = min(slow_go.region(board, point, size)[0])
+                    assert labels[i][point] == first[0] * size + first[1]
+                else:
+                    assert free[i][point] == 0 and labels[i][point] == -1
+            assert legal[i, -1]
+            if move == size**2:
+                slow[i] = board, None
+            else:
+                slow[i] = slow_go.played(board, divmod(move, size), colour, size, ko)
+            captures += len(slow[i][0]) < len(board)
+            kos += slow[i][1] is not None
+    assert size < 3 or (captures > 20 and kos > 0)
+
+
+def test_large_boards_are_played_as_small_ones_are():
+    *_, (boards, moves) = random_games(2, 19, 150)
+    after = go.play(boards, moves)
+    for i, move in enumerate(moves.tolist()):
+        board, colour = as_dict(boards.stones[i]), int(boards.to_move[i])
+        slow = slow_go.played(board, divmod(move, 19), colour, 19) if move < 361 else (board,)
+        assert as_dict(after.stones[i]) == slow[0]
+
+
+def test_ko_forbids_to_take_back_at_once_and_not_later():
+    boards = go.play(boards_of(".XO. XO.O .XO. ...."), torch.tensor([6]))
+    assert picture(boards.stones[0]) == ".XO. X.XO .XO. ...."
+    assert boards.ko.tolist() == [5]
+    assert not go.legal_moves(boards)[0, 5]
+    with pytest.raises(ValueError, match="moves: 5 on board 0 is forbidden by ko"):
+        go.play(boards, torch.tensor([5]))
+    for _ in range(2):
+        boards = go.play(boards, torch.tensor([16]))
+    assert picture(go.play(boards, torch.tensor([5])).stones[0]) == ".XO. XO.O .XO. ...."
+
+
+def test_snapback_takes_back_more_than_was_taken():
+    boards = boards_of("..XO. XXXO. OOOO. ..... .....", to_move=-1)
+    boards = go.play(go.play(boards, torch.tensor([1])), torch.tensor([0]))
+    assert picture(boards.stones[0]) == "X.XO. XXXO. OOOO. ..... ....."
+    assert boards.ko.tolist() == [-1]
+    boards = go.play(boards, torch.tensor([1]))
+    assert picture(boards.stones[0]) == ".O.O. ...O. OOOO. ..... ....."
+
+
+def test_points_between_living_stones_are_nobodys():
+    boards = boards_of("OX.OX OXXOX .XXO. OXXOX OX.OX")
+    assert go.legal_moves(boards)[0, 2] and go.count_liberties(boards.stones)[0, 2, 1] == 3
+    assert (go.area(boards.stones)[0] == boards.stones[0]).all()
+    assert go.area_scores(boards.stones, 1.5).tolist() == [12 - 9 - 1.5]
+    assert go.area_scores(boards_of("X... .... .... ....").stones).tolist() == [16]
+
+
+def test_suicide_is_refused_also_of_several_stones():
+    one, two = boards_of(".O. O.. ..."), boards_of(".XO OO. ...")
+    for boards in (one, two):
+        assert not go.legal_moves(boards)[0, 0]
+        with pytest.raises(ValueError, match="moves: 0 on board 0 would be suicide"):
+            go.play(boards, torch.tensor([0]))
+    assert go.legal_moves(boards_of(".O. O.. ...", to_move=-1))[0, 0]
+    captures = boards_of(".OX OX. X..")
+    assert picture(go.play(captures, torch.tensor([0])).stones[0]) == "X.X .X. X.."
+
+
+def test_a_move_captures_several_groups():
+    boards = go.play(boards_of("..X.. .XOX. XO.X. .XOX. ..X.."), torch.tensor([12]))
+    assert picture(boards.stones[0]) == "..X.. .X.X. X.XX. .X.X. ..X.."
+    assert boards.ko.tolist() == [-1]
+
+
+def test_bad_boards_and_moves_are_told():
+    boards = boards_of("X.. ... ...", "... ... ...")
+    for move, why in ((0, "is on a stone"), (10, "is outside: points are 0 to 8, a pass is 9"),
+                      (-1, "is outside")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"moves: {move} on board 0 {why}"):
+            go.play(boards, torch.tensor([move, 4]))
+    with pytest.raises(ValueError, match="size must be 19 points a side or fewer, got 20"):
+        go.empty_boards(1, 20)
+    with pytest.raises(ValueError, match="19 points a side or fewer"):
+        go.area(torch.zeros(1, 20, 20, dtype=torch.int8))
+    with pytest.raises(ValueError, match="stones must have the shape"):
+        go.area(torch.zeros(1, 9, 8, dtype=torch.int8))
+    with pytest.raises(ValueError, match="each chain with a liberty"):
+        go.area(boards_of(".O. OXO .O.").stones)
