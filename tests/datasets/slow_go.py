@@ -86,3 +86,47 @@ def ladders(board, size, ko=None):
                 captured.add(point)
                 starts[colour].add(move)
     return captured, starts
+
+
+# --- what the network is given ---
+
+
+def planes(moves, size, komi):
+    """{(plane, row, column): number}, but for zeros, after moves: points, None for a pass."""
+    history, colour = [({}, None)], 1
+    for move in moves:
+        board, ko = history[-1]
+        history.append((board, None) if move is None else played(board, move, colour, size, ko))
+        colour = -colour
+    board, ko = history[-1]
+    found = {}
+    for point, stone in board.items():
+        found[1 if stone == colour else 2, *point] = 1
+        n = len(liberties(board, point, size))
+        if n <= 3:
+            found[2 + n, *point] = 1
+    if ko:
+        found[6, *ko] = 1
+    whole = {0: 1, 27: (-komi if colour == 1 else komi) / 20}
+    for i, move in enumerate(moves[::-1][:5]):
+        if move is None:
+            whole[22 + i] = 1
+        else:
+            found[9 + i, *move] = 1
+    for i in range(3):
+        past, past_ko = history[max(len(history) - 1 - i, 0)]
+        captured, starts = ladders(past, size, past_ko)
+        found |= {(14 + i, *point): 1 for point in captured}
+        if i == 0:
+            found |= {(17, *point): 1 for point in starts[-colour]}
+    for point, owner in owners(board, size).items():
+        if owner:
+            found[18 if owner == colour else 19, *point] = 1
+    if moves and moves[-1] is None:
+        whole[36] = 1
+    own = -komi if colour == 1 else komi
+    above = (own - size) % 2
+    whole[40] = above if above < 0.5 else 1 - above if above < 1.5 else above - 2
+    for plane, number in whole.items():
+        found |= {(plane, *p): number for p in product(range(size), repeat=2) if number}
+    return found

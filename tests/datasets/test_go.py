@@ -1,9 +1,11 @@
+import dataclasses
 from itertools import product
 
 import pytest
 import torch
 
 from saehelpers.datasets import go
+from saehelpers.symmetry import Group, image_action
 
 from . import slow_go
 
@@ -143,3 +145,86 @@ def test_bad_boards_and_moves_are_told():
         go.area(torch.zeros(1, 9, 8, dtype=torch.int8))
     with pytest.raises(ValueError, match="each chain with a liberty"):
         go.area(boards_of(".O. OXO .O.").stones)
+
+
+# --- ladders ---
+
+
+@pytest.mark.parametrize("size, plies", [(4, 24), (5, 30), (7, 40)])
+def test_ladders_are_those_of_the_slow_search(size, plies):
+    n_captured = n_attacks = 0
+    for ply, (boards, _) in enumerate(random_games(4, size, plies)):
+        if ply % 6 != 5:
+            continue
+        found = go.find_ladders(boards)
+        for i in range(len(boards)):
+            ko = int(boards.ko[i])
+            ko = None if ko < 0 else divmod(ko, size)
+            captured, starts = slow_go.ladders(as_dict(boards.stones[i]), size, ko)
+            assert {tuple(p) for p in found.captured[i].nonzero().tolist()} == captured
+            for row, colour in enumerate((1, -1)):
+                own = {tuple(p) for p in found.attacks[i, row].nonzero().tolist()}
+                assert own == starts[colour]
+            n_captured, n_attacks = n_captured + len(captured), n_attacks + len(starts[1])
+    assert n_captured > 5 and n_attacks > 0
+
+
+def test_a_ladder_works_unless_a_stone_breaks_it():
+    start, row = "...XX.... ..XO..... ...X..... ......... .........", "......... ........."
+    boards = boards_of(f"{start} {row} {row}", f"{start} .......O. ......... {row}")
+    assert go.find_ladders(boards).captured[:, 1, 3].tolist() == [True, False]
+    before = boards_of(f"...XX.... ..XO..... {row} ......... {row} {row}")
+    assert go.find_ladders(before).attacks[0, 1].nonzero().tolist() == [[2, 3]]
+
+
+# --- positions and what the network is given ---
+
+
+def random_moves(n: int, size: int, plies: int, seed: int = 0) -> go.Games:
+    moves = torch.stack([moves for _, moves in random_games(n, size, plies, seed)], dim=1)
+    boards = go.empty_boards(n, size)
+    return go.Games(boards.stones, boards.to_move, moves, torch.linspace(4.5, 7.5, n))
+
+
+@pytest.mark.parametrize("size, plies", [(4, 25), (5, 35)])
+def test_input_planes_are_those_of_the_slow_computation(size, plies):
+    games = random_moves(12, size, plies)
+    positions = go.replay(games)
+    inputs, without = go.input_planes(positions), go.input_planes(positions, ladders=False)
+    assert inputs.shape == (12 * plies, go.N_PLANES, size, size)
+    for i in range(0, len(inputs), 7):
+        game, ply = int(positions.game[i]), int(positions.ply[i])
+        moves = [divmod(m, size) if m < size**2 else None for m in games.moves[game, :ply].tolist()]
+        slow = torch.zeros(inputs.shape[1:])
+        for place, number in slow_go.planes(moves, size, float(games.komi[game])).items():
+            slow[place] = number
+        assert torch.allclose(inputs[i], slow, atol=1e-6)
+        slow[14:18] = 0
+        assert torch.allclose(without[i], slow, atol=1e-6)
+    used = inputs.flatten(2).any(dim=2).any(dim=0).nonzero().flatten().tolist()
+    assert used == [*range(7), *range(9, 20), *range(22, 28), 36, 40]
+
+
+def test_a_turned_game_has_turned_inputs():
+    games, d4 = random_moves(4, 5, 40), Group.named("D4")
+    inputs, act = go.input_planes(go.replay(games)), image_action(d4)
+    for element, points in enumerate(go.turned_points(d4, 5)):
+        moves = torch.where(games.moves < 0, games.moves, points[games.moves])
+        turned = go.replay(dataclasses.replace(games, moves=moves))
+        assert torch.equal(go.input_planes(turned), act(inputs, element))
+
+
+def test_games_are_told_and_played_to_their_end():
+    games = random_moves(3, 5, 30)
+    games.moves[1, 12:] = -1
+    assert games.lengths.tolist() == [30, 12, 30]
+    positions, last = go.replay(games), go.final_boards(games)
+    assert positions.game.tolist() == [0] * 30 + [1] * 12 + [2] * 30
+    assert positions.ply[:31].tolist() == [*range(30), 0]
+    for game, row in enumerate((29, 41, 71)):
+        one = positions[torch.tensor([row])].boards
+        after = go.play(one, games.moves[game, int(positions.ply[row])].view(1))
+        assert torch.equal(after.stones[0], last.stones[game])
+    games.moves[2, 20] = games.moves[2, 19]
+    with pytest.raises(ValueError, match=r"moves: \d+ on game 2 is"):
+        go.replay(games)

@@ -208,9 +208,13 @@ def play(boards: Boards, moves: Int[Tensor, " n"]) -> Boards:
 
 
 def check_legal(
-    boards: Boards, moves: Int[Tensor, " n"], legal: Bool[Tensor, "n moves"], which: str = "board"
+    boards: Boards,
+    moves: Int[Tensor, " n"],
+    legal: Bool[Tensor, "n moves"],
+    kind: str = "board",
+    numbers: Int[Tensor, " n"] | None = None,
 ) -> None:
-    """Raise a ValueError unless the moves are legal; `which` is what one of them belongs to."""
+    """Raise a ValueError unless the moves are legal; it names the board, or its kind and number."""
     points = boards.size**2
     outside = (moves < 0) | (moves > points)
     wrong = outside | ~legal.gather(1, moves.long().clamp(0, points)[:, None])[:, 0]
@@ -224,7 +228,8 @@ def check_legal(
         why = "is on a stone"
     else:
         why = "is forbidden by ko" if move == boards.ko[row] else "would be suicide"
-    raise ValueError(f"moves: {move} on {which} {row} {why}")
+    number = row if numbers is None else int(numbers[row])
+    raise ValueError(f"moves: {move} on {kind} {number} {why}")
 
 
 # --- area ---
