@@ -228,3 +228,53 @@ def test_games_are_told_and_played_to_their_end():
     games.moves[2, 20] = games.moves[2, 19]
     with pytest.raises(ValueError, match=r"moves: \d+ on game 2 is"):
         go.replay(games)
+
+
+# --- records ---
+
+GAME = "(;GM[1]FF[4]SZ[5]KM[6.5]AB[aa][bb];W[cc];B[ac](;W[];B[dd])(;W[ea]))"
+
+
+def test_records_are_read_in_the_order_of_their_names(tmp_path):
+    (tmp_path / "b.sgf").write_text(GAME)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "a.SGF").write_text("(;SZ[5];B[ba];W[tt])")
+    games = go.load_sgf_folder(tmp_path, 5)
+    assert games.moves.tolist() == [[1, 25, -1, -1], [12, 10, 25, 18]]
+    assert games.first.tolist() == [1, -1] and games.komi.tolist() == [0, 6.5]
+    assert [picture(stones) for stones in games.stones] == [
+        "..... ..... ..... ..... .....",
+        "X.... .X... ..... ..... .....",
+    ]
+    assert picture(go.final_boards(games).stones[1]) == "X.... .X... X.O.. ...X. ....."
+    assert len(go.replay(games)) == 6
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("no record", "no SGF data found"),
+        (GAME[:30], "unexpected end of SGF data"),
+        (GAME.replace("SZ[5]", "SZ[9]"), "its size is 9, not 5"),
+        ("(;SZ[5])", "it has no moves"),
+        ("(;SZ[5];B[aa];B[bb])", "moves 1 and 2 are of one colour"),
+        ("(;SZ[5];B[aa];W[aa])", "moves: 0 on game 0 is on a stone"),
+        ("(;SZ[5];B[aa];W[ff])", ""),
+    ],
+)
+def test_broken_records_are_named_and_left_out_if_asked(text, why, tmp_path, capsys):
+    (tmp_path / "good.sgf").write_text(GAME)
+    (tmp_path / "bad.sgf").write_text(text)
+    with pytest.raises(ValueError, match=rf"bad.sgf is broken \(.*{why}.*skip_broken=True"):
+        go.load_sgf_folder(tmp_path, 5)
+    assert len(go.load_sgf_folder(tmp_path, 5, skip_broken=True)) == 1
+    assert "bad.sgf" in capsys.readouterr().out
+
+
+def test_a_folder_without_records_is_told(tmp_path):
+    for folder in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(FileNotFoundError, match="no games in"):
+            go.load_sgf_folder(folder)
+    (tmp_path / "bad.sgf").write_text("no record")
+    with pytest.raises(FileNotFoundError, match="none of the 1 games in"):
+        go.load_sgf_folder(tmp_path, skip_broken=True)

@@ -11,6 +11,7 @@ from saehelpers.datasets.go.games import (
 )
 from saehelpers.datasets.go.ladders import Ladders, find_ladders
 from saehelpers.datasets.go.planes import N_GLOBAL, N_PLANES, N_SPATIAL, Positions, input_planes
+from saehelpers.datasets.go.records import load_sgf_folder
 from saehelpers.datasets.go.rules import (
     Boards,
     area,
@@ -40,6 +41,7 @@ __all__ = [
     "input_planes",
     "legal_moves",
     "load_games",
+    "load_sgf_folder",
     "play",
     "play_games",
     "replay",
