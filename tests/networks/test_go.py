@@ -295,3 +295,58 @@ def test_where_a_network_comes_from_is_told(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"newer ones carry another network. {install}"):
         load_go_network()
+
+
+# --- the real network, where its wheel is installed ---
+
+
+@pytest.fixture(scope="module")
+def real():
+    try:
+        return load_go_network()
+    except FileNotFoundError:
+        pytest.skip("KaTrain is not installed")
+
+
+def capture_first(planes):
+    """Takes a stone where it can, and moves at random elsewhere."""
+    in_atari = planes[:, 2] * planes[:, 3]
+    near = torch.nn.functional.max_pool2d(in_atari, (3, 1), 1, (1, 0))
+    near = near.maximum(torch.nn.functional.max_pool2d(in_atari, (1, 3), 1, (0, 1)))
+    points = (near * (1 - planes[:, 1] - planes[:, 2])).flatten(1)
+    return torch.nn.functional.pad(100 * points, (0, 1))
+
+
+def test_the_real_network_opens_in_the_middle_and_agrees_with_itself(real):
+    boards = go.empty_boards(1, 9)
+    games = go.Games(
+        boards.stones, boards.to_move, torch.tensor([[40, 24, 22, 31, 81]]), torch.tensor([7.0])
+    )
+    inputs, points, act = (
+        go.input_planes(go.replay(games)),
+        go.turned_points(D4, 9),
+        image_action(D4),
+    )
+    views = [real(act(inputs, g)).policy[:, points[g]].log_softmax(1) for g in range(8)]
+    views = torch.stack(views)
+    assert views[:, 0].argmax(dim=1).tolist() == [40] * 8
+    mean = views.exp().mean(dim=0).log()
+    assert (views.exp() * (views - mean)).sum(dim=2).mean() < 0.1
+
+
+def test_the_real_network_knows_who_has_won(real):
+    stones = torch.zeros(2, 9, 9, dtype=torch.int8)
+    stones[:, :, 3], stones[:, :, 4] = 1, -1  # 36 points for black, 45 for white
+    moves, komi = torch.tensor([[81], [81]]), torch.tensor([-20.0, 7.0])
+    games = go.Games(stones, torch.ones(2).long(), moves, komi)
+    opinion = real(go.input_planes(go.replay(games)))
+    win = opinion.value.softmax(1)[:, 0]
+    assert win[0] > 0.9 and win[1] < 0.1
+    assert_close(opinion.score, torch.tensor([11.0, -16.0]), atol=3, rtol=0)
+    assert (opinion.ownership[:, :, :4] > 0.8).all() and (opinion.ownership[:, :, 4:] < -0.8).all()
+
+
+def test_the_real_network_beats_who_only_captures(real):
+    games = go.play_games(real.policy, 2, size=9, opponent=capture_first)
+    ahead = go.area_scores(go.final_boards(games).stones, 7.0)
+    assert ahead[0] > 0 and ahead[1] < 0
