@@ -49,6 +49,42 @@ def owners(board, size):
         if point not in board:
             touched = {board[p] for p in region(board, point, size)[1]}
             found[point] = touched.pop() if len(touched) == 1 else 0
+    for colour in (1, -1):
+        found |= dict.fromkeys(enclosed(board, colour, size), colour)
+    return found
+
+
+def enclosed(board, colour, size):
+    """What unconditionally living chains of a colour enclose: Benson's algorithm."""
+    own = {point: colour for point in board if board[point] == colour}
+    chains = {frozenset(region(own, point, size)[0]) for point in own}
+    others = [point for point in product(range(size), repeat=2) if point not in own]
+    regions = {frozenset(region(own, point, size)[0]) for point in others}
+
+    def touching(points):
+        near = {other for point in points for other in around(point, size)}
+        return {chain for chain in chains if chain & near}
+
+    def vital(points, chain):
+        empty = [point for point in points if point not in board]
+        return all(set(around(point, size)) & chain for point in empty)
+
+    borders = {points: touching(points) for points in regions}
+    left = set(chains)
+    while True:
+        sound = [points for points in regions if borders[points] <= left]
+        lives = {
+            chain for chain in left
+            if sum(chain in borders[points] and vital(points, chain) for points in sound) >= 2
+        }  # fmt: skip
+        if lives == left:
+            break
+        left = lives
+    found = set()
+    for points in sound:
+        inner = [point for point in points if not set(around(point, size)) & set(own)]
+        if borders[points] and len(inner) <= 1:
+            found |= points
     return found
 
 

@@ -114,6 +114,27 @@ def test_points_between_living_stones_are_nobodys():
     assert go.area_scores(boards_of("X... .... .... ....").stones).tolist() == [16]
 
 
+def test_what_cannot_live_among_the_living_is_dead():
+    two_eyes, one_eye = ".XOX. XX.X. .XXX. ..... OO...", "XXOX. XX.X. .XXX. ..... OO..."
+    owners = go.area(boards_of(two_eyes, one_eye).stones)
+    assert picture(owners[0]) == "XXXX. XXXX. .XXX. ..... OO..."
+    assert picture(owners[1]) == picture(boards_of(one_eye).stones[0])
+
+
+def test_unconditional_life_is_that_of_the_slow_search():
+    n_enclosed = 0
+    for ply, (boards, _) in enumerate(random_games(6, 5, 80, seed=10)):
+        if ply % 10 != 9:
+            continue
+        owners = go.area(boards.stones)
+        for i in range(len(boards)):
+            board = as_dict(boards.stones[i])
+            slow = slow_go.owners(board, 5)
+            assert all(owners[i][point] == owner for point, owner in slow.items())
+            n_enclosed += any(slow[point] != colour for point, colour in board.items())
+    assert n_enclosed > 5
+
+
 def test_suicide_is_refused_also_of_several_stones():
     one, two = boards_of(".O. O.. ..."), boards_of(".XO OO. ...")
     for boards in (one, two):

@@ -14,14 +14,13 @@ from saehelpers.datasets.go.planes import N_GLOBAL, N_PLANES, N_SPATIAL, Positio
 from saehelpers.datasets.go.records import load_sgf_folder
 from saehelpers.datasets.go.rules import (
     Boards,
-    area,
-    area_scores,
     chains,
     count_liberties,
     empty_boards,
     legal_moves,
     play,
 )
+from saehelpers.datasets.go.scoring import area, area_scores
 
 __all__ = [
     "N_GLOBAL",

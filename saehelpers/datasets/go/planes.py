@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saehelpers.datasets.go.ladders import find_ladders
-from saehelpers.datasets.go.rules import Boards, Colours, area, chains_of
+from saehelpers.datasets.go.rules import Boards, Colours, chains_of
+from saehelpers.datasets.go.scoring import area
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified
 

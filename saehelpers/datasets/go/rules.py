@@ -1,8 +1,8 @@
-"""The rules of Go on many boards at once: chains, liberties, moves, captures, ko, area.
+"""The rules of Go on many boards at once: chains, liberties, moves, captures, ko.
 
 Boards of one size lie side by side, (n, size, size): 1 is black, -1 white, 0 empty. A point is
-row * size + column, and size * size is a pass. Simple ko, no suicide, area scoring. Nothing here
-goes through boards one by one.
+row * size + column, and size * size is a pass. Simple ko, no suicide; who has won, `scoring` says.
+Nothing here goes through boards one by one.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saehelpers.runs.checking import checked
@@ -230,30 +230,3 @@ def check_legal(
         why = "is forbidden by ko" if move == boards.ko[row] else "would be suicide"
     number = row if numbers is None else int(numbers[row])
     raise ValueError(f"moves: {move} on {kind} {number} {why}")
-
-
-# --- area ---
-
-
-@checked
-def area(stones: Stones) -> Int[Tensor, "n size size"]:
-    """Whose each point is: 1 black's, -1 white's, 0 neither's.
-
-    That of stones is theirs, that of empty points is the colour's that alone is reached from
-    them over empty points. Dead stones are not taken off: play on until they are captured.
-    """
-    labels = connected(stones)
-    owners = torch.zeros_like(labels)
-    for colour in (1, -1):
-        touches = torch.stack([there == colour for there in beside(stones, 0)]).any(dim=0)
-        reached = torch.zeros_like(labels).scatter_reduce(
-            1, labels, touches.flatten(1).long(), "amax"
-        )
-        owners += colour * reached.gather(1, labels)
-    return torch.where(stones != 0, stones, owners.view(stones.shape).to(stones.dtype))
-
-
-@checked
-def area_scores(stones: Stones, komi: float = 0.0) -> Float[Tensor, " n"]:
-    """By how many points black is ahead: black's area less white's, less komi."""
-    return area(stones).flatten(1).sum(dim=1).float() - komi
