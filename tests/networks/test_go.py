@@ -162,6 +162,16 @@ def test_the_policy_is_what_moves_are_drawn_from(inputs):
     assert mixed.moves[:, 0].tolist() == [7, 18, 7, 18]
 
 
+def test_a_policy_is_given_the_inputs_of_its_positions(network):
+    seen = []
+    games = go.play_games(lambda x: seen.append(x) or network.policy(x), 4, size=4, seed=2)
+    positions = go.replay(games)
+    inputs = go.input_planes(positions)
+    assert len(seen) == games.lengths.max() > games.lengths.min()
+    for ply, given in enumerate(seen):
+        assert torch.equal(given, inputs[positions.ply == ply])
+
+
 def test_games_are_kept_in_a_small_file(games, tmp_path):
     path = go.save_games(tmp_path / "games.safetensors", games)
     read = go.load_games(path)

@@ -13,17 +13,18 @@ and 19 numbers that hold for all of it, each as a plane. All is as the player to
 """
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saehelpers.datasets.go.ladders import find_ladders
-from saehelpers.datasets.go.rules import Boards, Colours, chains_of
+from saehelpers.datasets.go.rules import BOARDS, KO, Boards, Colours, are_boards, chains_of
 from saehelpers.datasets.go.scoring import area
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified
+from saehelpers.runs.wanted import Wanted
 
 N_SPATIAL, N_GLOBAL = 22, 19
 N_PLANES = N_SPATIAL + N_GLOBAL
@@ -40,8 +41,11 @@ class Positions:
     white is given. game, ply: where each position is from.
     """
 
-    stones: Int[Tensor, "n 3 size size"]
-    ko: Int[Tensor, "n 3"]
+    stones: Annotated[
+        Int[Tensor, "n 3 size size"],
+        Wanted(BOARDS, lambda stones: are_boards(stones.flatten(0, 1))),
+    ]
+    ko: Annotated[Int[Tensor, "n 3"], KO]
     to_move: Colours
     moves: Int[Tensor, "n 5"]
     komi: Float[Tensor, " n"]

@@ -21,19 +21,22 @@ NO_POINT = -1  # where there is no ko, or no move
 BARRED = LARGEST**2  # above every point
 
 
-def _are_boards(stones: Tensor) -> bool:
+BOARDS = (
+    f"1 (black), -1 (white) or 0 on square boards of {LARGEST} points a side or fewer, each chain "
+    "with a liberty"
+)
+
+
+def are_boards(stones: Tensor) -> bool:
     fits = stones.shape[-1] <= LARGEST and bool(((stones >= -1) & (stones <= 1)).all())
     return fits and bool((chains_of(stones).liberties > 0)[stones.flatten(1) != 0].all())
 
 
-Stones = Annotated[
-    Int[Tensor, "n size size"],
-    Wanted(
-        f"1 (black), -1 (white) or 0 on square boards of {LARGEST} points a side or fewer, each "
-        "chain with a liberty",
-        _are_boards,
-    ),
-]
+Stones = Annotated[Int[Tensor, "n size size"], Wanted(BOARDS, are_boards)]
+KO = Wanted(
+    f"points, or {NO_POINT} where there is none",
+    lambda ko: bool(((ko >= NO_POINT) & (ko < LARGEST**2)).all()),
+)
 Colours = Annotated[
     Int[Tensor, " n"],
     Wanted("1 (black) or -1 (white)", lambda colours: bool((colours.abs() == 1).all())),
@@ -50,7 +53,7 @@ class Boards:
 
     stones: Stones
     to_move: Colours
-    ko: Int[Tensor, " n"]
+    ko: Annotated[Int[Tensor, " n"], KO]
 
     @property
     def size(self) -> int:
