@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from saehelpers.datasets import go
+from saehelpers.datasets.go import ladders
 from saehelpers.symmetry import Group, image_action
 
 from . import slow_go
@@ -188,6 +189,15 @@ def test_ladders_are_those_of_the_slow_search(size, plies):
                 assert own == starts[colour]
             n_captured, n_attacks = n_captured + len(captured), n_attacks + len(starts[1])
     assert n_captured > 5 and n_attacks > 0
+
+
+def test_ladders_of_many_boards_are_searched_in_parts(monkeypatch):
+    *_, (boards, _) = random_games(7, 5, 20)
+    whole = go.find_ladders(boards)
+    monkeypatch.setattr(ladders, "POINTS_AT_ONCE", 60)
+    parts = go.find_ladders(boards)
+    assert torch.equal(parts.captured, whole.captured)
+    assert torch.equal(parts.attacks, whole.attacks)
 
 
 def test_a_ladder_works_unless_a_stone_breaks_it():

@@ -20,6 +20,7 @@ from saehelpers.networks import (
     to_feature_maps,
 )
 from saehelpers.networks.go import Norm, PoolingBlock, pooled
+from saehelpers.networks.go_files import IN_WHEEL
 from saehelpers.runs import identity
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group, image_action
@@ -304,6 +305,11 @@ def test_where_a_network_comes_from_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", found)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"newer ones carry another network. {install}"):
+        load_go_network()
+    path = tmp_path / "katrain" / IN_WHEEL
+    path.parent.mkdir()
+    path.write_bytes(written(make_go_network(n_blocks=2, channels=8)))
+    with pytest.raises(ValueError, match="is damaged: its SHA-256 is"):
         load_go_network()
 
 

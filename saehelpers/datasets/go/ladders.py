@@ -27,6 +27,7 @@ from saehelpers.datasets.go.rules import (
 )
 from saehelpers.runs.checking import checked
 
+POINTS_AT_ONCE = 2**16  # of boards, whose searches look at 20 times as many side by side
 WIDEST = 128  # boards that one search looks at side by side; what is wider is no ladder
 
 
@@ -49,6 +50,14 @@ def find_ladders(boards: Boards) -> Ladders:
     A search that has more than 128 boards at one depth, or more moves than one and a half times
     the points of the board, ends without a ladder.
     """
+    at_once = max(POINTS_AT_ONCE // boards.size**2, 1)
+    parts = [_find(_rows(boards, rows)) for rows in torch.arange(len(boards)).split(at_once)]
+    return Ladders(
+        torch.cat([part.captured for part in parts]), torch.cat([part.attacks for part in parts])
+    )
+
+
+def _find(boards: Boards) -> Ladders:
     found = chains_of(boards.stones)
     n, points = found.labels.shape
     numbers = torch.arange(points, device=found.labels.device)
