@@ -113,7 +113,7 @@ class PolicyHead(nn.Module):
         whole = pooled(self.pool_norm(self.pool(x)).relu())
         middle = self.conv(x) + self.linear(whole)[:, None, None]
         points = self.points(self.norm(middle).relu()).flatten(1)
-        return torch.cat([points, self.passing(whole)[:, :1]], dim=1)
+        return torch.cat([points, self.passing(whole)], dim=1)
 
 
 class ValueHead(nn.Module):

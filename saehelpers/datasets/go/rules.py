@@ -77,9 +77,9 @@ def empty_boards(n: Positive, size: Size = 19) -> Boards:
 
 
 class Chains(NamedTuple):
-    """Of every stone the first point of its chain, and how many liberties that has; else 0.
+    """Of every point the first one of its chain, and how many liberties that has.
 
-    Both (n, size * size). Empty points have their own numbers as labels.
+    Both (n, size * size). Empty points make up regions, which have no liberties.
     """
 
     labels: Int[Tensor, "n points"]
