@@ -1,5 +1,6 @@
 from . import (
     galaxies as galaxies,
+    go as go,
     images as images,
     shapes as shapes,
     shards as shards,

@@ -3,6 +3,8 @@ from . import (
     autoencoders as autoencoders,
     encoders as encoders,
     feature_maps as feature_maps,
+    go as go,
+    go_files as go_files,
     language as language,
     modules as modules,
     scaling as scaling,
@@ -36,6 +38,14 @@ from .feature_maps import (
     mean_latents as mean_latents,
     orbit_pixels as orbit_pixels,
     to_feature_maps as to_feature_maps,
+)
+from .go import (
+    GoNetwork as GoNetwork,
+    GoOpinion as GoOpinion,
+    make_go_network as make_go_network,
+)
+from .go_files import (
+    load_go_network as load_go_network,
 )
 from .language import (
     load_pretrained_language_model as load_pretrained_language_model,

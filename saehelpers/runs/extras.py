@@ -7,7 +7,7 @@ from typing import Annotated
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import one_of
 
-EXTRAS = ("probes", "galaxies", "text", "notebooks")
+EXTRAS = ("probes", "galaxies", "text", "go", "notebooks")
 
 
 @checked

@@ -93,6 +93,9 @@ ACCEPTED = {
         "evaluation.fit_class_probe labels: negative", "trained_on: negative", "truth: negative",
     ),
     "a difference may be more than any number": ("more_than: -1", "more_than: 0", "more_than: 2.5"),
+    "komi may be black's": (
+        "datasets.go.area_scores komi: -1", "datasets.go.play_games komi: -1",
+    ),
     "a score may be negative": ("observed: -1", "null: -1", "threshold: -1"),
     "max(0, mean + std e): such a feature adds nothing": ("magnitude_mean: -1",),
     "no such rows, no cells: as of a baseline that was not measured": (

@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from saehelpers.datasets import ImageSet, ToyData, make_toy, train_tokeniser
+from saehelpers.datasets import ImageSet, ToyData, go, make_toy, train_tokeniser
 from saehelpers.datasets.synthetic import SyntheticFeatures
 from saehelpers.experiments import ActionRun, Subject
-from saehelpers.networks import make_autoencoder, make_gpt2
+from saehelpers.networks import GoNetwork, make_autoencoder, make_go_network, make_gpt2
 from saehelpers.runs import identity
 from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group
@@ -37,6 +37,18 @@ def whole(largest: int, *shape: int) -> Tensor:
 @functools.cache
 def toy() -> ToyData:
     return make_toy(N, 4, 4, seed=0, d=D)
+
+
+@functools.cache
+def go_network() -> GoNetwork:
+    return make_go_network(n_blocks=2, channels=4)
+
+
+@functools.cache
+def go_games() -> go.Games:
+    """Two short games on small boards."""
+    boards = go.empty_boards(2, 3)
+    return go.Games(boards.stones, boards.to_move, torch.tensor([[4, 0], [1, 9]]), torch.zeros(2))
 
 
 def orbits() -> Tensor:

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from saehelpers import datasets
-from saehelpers.datasets import synthetic
+from saehelpers.datasets import go, synthetic
 
 from . import things as t
 
@@ -92,6 +92,35 @@ CALLS = {
         "dictionary": t.random(4, t.D), "probabilities": 0.3}),
     "datasets.synthetic.Stream": lambda: (synthetic.Stream, {
         "features": t.features(), "n_samples": 8, "seed": 0}),
+    "datasets.go.Boards": lambda: (go.Boards, {
+        "stones": t.go_games().stones, "to_move": t.go_games().first, "ko": -t.go_games().first}),
+    "datasets.go.Games": lambda: (go.Games, {
+        name: getattr(t.go_games(), name) for name in ("stones", "first", "moves", "komi")}),
+    "datasets.go.area": lambda: (go.area, {"stones": t.go_games().stones}),
+    "datasets.go.area_scores": lambda: (go.area_scores, {"stones": t.go_games().stones}),
+    "datasets.go.chains": lambda: (go.chains, {"stones": t.go_games().stones}),
+    "datasets.go.count_liberties": lambda: (go.count_liberties, {"stones": t.go_games().stones}),
+    "datasets.go.empty_boards": lambda: (go.empty_boards, {"n": 2, "size": 3}),
+    "datasets.go.final_boards": lambda: (go.final_boards, {"games": t.go_games()}),
+    "datasets.go.find_ladders": lambda: (go.find_ladders, {"boards": go.empty_boards(2, 3)}),
+    "datasets.go.input_planes": lambda: (go.input_planes, {"positions": go.replay(t.go_games())}),
+    "datasets.go.legal_moves": lambda: (go.legal_moves, {"boards": go.empty_boards(2, 3)}),
+    "datasets.go.load_games": lambda: (go.load_games, {
+        "path": go.save_games(t.fresh("games"), t.go_games())}),
+    "datasets.go.load_sgf_folder": lambda: (go.load_sgf_folder, {
+        "folder": _records(), "size": 3}),
+    "datasets.go.play": lambda: (go.play, {
+        "boards": go.empty_boards(2, 3), "moves": t.whole(9, 2)}),
+    "datasets.go.play_games": lambda: (go.play_games, {
+        "policy": t.go_network().policy, "n_games": 1, "size": 3}),
+    "datasets.go.replay": lambda: (go.replay, {"games": t.go_games()}),
+    "datasets.go.save_games": lambda: (go.save_games, {
+        "path": t.fresh("games"), "games": t.go_games()}),
+    "datasets.go.turned_points": lambda: (go.turned_points, {"group": t.C4, "size": 3}),
+    "networks.GoNetwork": None,
+    "networks.GoOpinion": None,
+    "networks.load_go_network": lambda: {"path": t.fresh("network")},
+    "networks.make_go_network": lambda: {"n_blocks": 2, "channels": 4},
     "networks.at_positions": lambda: {"edit": _same, "positions": [1]},
     "networks.chosen_positions": lambda: {"x": t.random(2, 4, 3), "positions": [1]},
     "networks.orbit_activations": lambda: {"model": t.autoencoder(), "inputs": t.images(),
@@ -135,4 +164,11 @@ def _documentation() -> Path:
     folder = t.fresh("documentation")
     folder.mkdir()
     (folder / "documentation.txt").write_text("some text")
+    return folder
+
+
+def _records() -> Path:
+    folder = t.fresh("records")
+    folder.mkdir()
+    (folder / "game.sgf").write_text("(;SZ[3];B[aa];W[bb])")
     return folder
