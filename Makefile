@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run all paper test test-parameters lab lint clean
+.PHONY: help run all paper test test-parameters go lab lint clean
 
 # the first that runs, and can make an environment: a command of that name may be a stub
 runs = $(shell $(1) -c 'import ensurepip, venv' > /dev/null 2>&1 && echo $(1))
@@ -19,6 +19,7 @@ help:
 	@echo "make paper             every notebook at the published sizes (many hours); resumable; renews what ships"
 	@echo "make test              run the tests, notebooks included"
 	@echo "make test-parameters   change every parameter of every notebook, and see what is remade"
+	@echo "make go                install the wheel that brings KataGo's network"
 	@echo "make lab               open JupyterLab"
 	@echo "make lint              check style"
 	@echo "make clean             remove what tests and runs left, but neither models/ nor results"
@@ -81,6 +82,9 @@ test: $(STAMP)
 test-parameters: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "" --durations=10 \
 	  tests/test_parameters.py
+
+go: $(STAMP)
+	$(PIP) --no-deps KaTrain==1.13.0
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
