@@ -27,7 +27,7 @@ from saehelpers.runs.columns import COLUMNS, DESCRIPTION, KEY, NUMERIC, Rows
 from saehelpers.runs.files import is_visible
 from saehelpers.runs.identities import identity
 from saehelpers.runs.saving import git_state, now_utc
-from saehelpers.runs.table_files import changed, locked, read_text, write_text
+from saehelpers.runs.table_files import OWN, changed, locked, read_text, write_text
 from saehelpers.runs.wanted import NOT_EMPTY, Positive, check_columns
 
 
@@ -192,7 +192,7 @@ def keys(table: pd.DataFrame, names: Annotated[Iterable[str], NOT_EMPTY] = KEY) 
 @checked
 def own_path(path: Path | str) -> Path:
     """Where the rows of a table lie that were measured here."""
-    return Path(path).parent / "own" / Path(path).name.removesuffix(".gz")
+    return Path(path).parent / OWN / Path(path).name.removesuffix(".gz")
 
 
 @checked

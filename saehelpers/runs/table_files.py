@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from saehelpers.runs.files import guarded, write_atomically
 
+OWN = "own"  # the folder of tables that were measured here
 _guarded = partial(guarded, what="results", another="another with SAVE_PATH")
 
 
@@ -60,8 +61,9 @@ def write_text(path: Path, text: str) -> None:
     data = text.encode("utf-8")
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
-    else:  # the old one is known until the new one is there
-        both = "\n".join([*_checks(path)[-1:], _check(text)])
+    elif path.parent.name == OWN:  # the old one is known until the new one is there
+        old = [_check(_decoded(path, path.read_bytes()))] if path.exists() else []
+        both = "\n".join([*old, _check(text)])
         _guarded(path, lambda: write_atomically(_check_path(path), both.encode()))
     _guarded(path, lambda: write_atomically(path, data))
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from saehelpers import runs
 from saehelpers.datasets import write_shards
 from saehelpers.experiments import ActionRun, BaseModelRun, load_sae
-from saehelpers.runs import columns, files, folders, results
+from saehelpers.runs import columns, files, folders, results, table_files
 from saehelpers.saes import SAEConfig, make_sae, save_sae_lens
 from saehelpers.training.methods import EndToEndRun, SAERun
 
@@ -593,6 +593,29 @@ def test_a_table_that_was_changed_is_refused_until_its_check_is_gone(tmp_path):
     assert len(results.read(path)) == 2
     assert results.append(path, [row(seed=seed) for seed in (8, 9)]) == 2
     assert len(results.read(path)) == 4
+
+
+def test_a_table_is_known_after_writers_were_killed_before_they_replaced_it(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    results.append(path, [row(seed=0)])
+    whole = table_files.write_atomically
+
+    def dies(target, data):
+        if target.suffix == ".csv":
+            raise KeyboardInterrupt
+        whole(target, data)
+
+    for seed in (1, 2, 3):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(table_files, "write_atomically", dies)
+            results.append(path, [row(seed=seed)])
+        assert results.read(path)["seed"].tolist() == [0]
+
+
+def test_shipped_tables_have_no_check_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHIP_RESULTS", "1")
+    results.append(tmp_path / "results.csv", [row(seed=0)])
+    assert not list(tmp_path.rglob("*.check"))  # a pull replaces the table alone
 
 
 def test_blank_lines_are_not_taken_for_broken_ones(tmp_path):
