@@ -138,6 +138,7 @@ CALLS = {
     "networks.token_activations": lambda: {"model": t.gpt2(), "tokens": t.tokens(),
                                            "module": t.MODULE},
     "networks.ARCHITECTURES": None,
+    "networks.UNTRAINED": None,
     "networks.Autoencoder": lambda: {"encoder": nn.Identity(), "decoder": nn.Identity()},
     "networks.make_autoencoder": lambda: {"architecture": "mlp", "latent_dim": 8,
                                           "hidden_dim": 16, "size": 16},
