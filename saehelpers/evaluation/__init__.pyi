@@ -41,6 +41,7 @@ from .consistency import (
     rsa as rsa,
     shared_fraction as shared_fraction,
     shared_strength as shared_strength,
+    subspace_overlap as subspace_overlap,
     svcca as svcca,
 )
 from .dependence import (

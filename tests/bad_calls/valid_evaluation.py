@@ -98,6 +98,8 @@ CALLS = {
     "evaluation.shared_fraction": lambda: {"strength": torch.tensor([0.5, 0.9])},
     "evaluation.shared_strength": lambda: {"encoders": (t.random(4, t.D), t.random(5, t.D)),
                                            "dictionaries": (t.random(4, t.D), t.random(5, t.D))},
+    "evaluation.subspace_overlap": lambda: {"a": t.random(4, t.D), "b": t.random(5, t.D),
+                                            "action": t.toy().action},
     "evaluation.svcca": _two,
     "evaluation.Evaluation": lambda: {"summary": {"mcc": 0.5},
                                       "features": pd.DataFrame({"f": [1]})},
