@@ -8,6 +8,7 @@ the documents with what the shipped rows make of them.
     docs/templates/found.md       makes what stands in README.md between two comments
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +17,28 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
-from saehelpers.evaluation.statements import Estimate, each_above, interval, verdict
+from saehelpers.datasets.shapes import SPLITS
+from saehelpers.evaluation.statements import (
+    Estimate,
+    each_above,
+    interval,
+    paired_difference,
+    verdict,
+)
+from saehelpers.figures import analysis
 from saehelpers.figures.names import label
 from saehelpers.runs import results
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import Count, with_columns
+from saehelpers.training.methods import METHODS
 
 TEMPLATES = Path("docs") / "templates"
+N_LATENTS = 32  # of the narrow SAEs of Shapes
+UNTOLD = {  # what is meant of the probes of Shapes where a template says nothing
+    "experiment": "shapes_probes", "data_source": SPLITS["images"], "features": "recons",
+    "task_type": "mean", "topk": 8, "truncation": 8,
+}  # fmt: skip
 BEGIN, END = "<!-- from docs/templates/found.md -->\n", "<!-- so far -->\n"
 
 
@@ -68,6 +83,28 @@ class Measured:
         for keys in ([*by, "base_seed", "seed"], [*by, "base_seed"], by):
             means = means.groupby([*dict.fromkeys(keys)])["value"].mean().reset_index()
         return means.set_index(by)["value"]
+
+    def f1(self, **where: Any) -> Estimate:
+        """Mean F1 of the probes of Shapes: of recons, where nothing else is said, at TopK 8 and
+        truncation 8, over all task types, without knowing the element; of the longest runs."""
+        return interval(self._of_shapes(where))
+
+    def f1_gain(self, first: dict, second: dict, **where: Any) -> Estimate:
+        """How far `f1` of the first is above that of the second, paired."""
+        return paired_difference(self._of_shapes(where | first), self._of_shapes(where | second))
+
+    def _of_shapes(self, where: dict[str, Any]) -> pd.DataFrame:
+        where = UNTOLD | where
+        symmetric = where["method"] in METHODS and METHODS[where["method"]].symmetric
+        where = {"element": "inferred" if symmetric else "none"} | where
+        return _chosen(self._probes(where.pop("experiment"), where.pop("data_source")), where)
+
+    @functools.cache  # noqa: B019 one of these is made at a time
+    def _probes(self, experiment: str, data_source: str) -> pd.DataFrame:
+        rows = self.rows(experiment=experiment, data_source=data_source)
+        rows = results.trained_for(analysis.of_width(rows, N_LATENTS))
+        f1 = analysis.resampled_f1(rows)
+        return pd.concat([f1, analysis.over_task_types(f1)], ignore_index=True)
 
     def ratio(self, by: str | Sequence[str], first: dict, second: dict, **where: Any) -> pd.Series:
         """Each mean of `first` as a share of that of `second`, for every value of columns."""
@@ -122,10 +159,13 @@ def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
     )
     environment.filters |= {
         "one": _rounded(1), "two": _rounded(2), "three": _rounded(3), "span": span,
+        "short": lambda found: span([found.low, found.high]) if not found.why_none else "none",
         "percent": lambda value: f"{100 * value:.0f} %", "label": label, "verdict": verdict,
     }  # fmt: skip
     measured = Measured(table, reference)
-    offered = ("rows", "mean", "estimate", "each", "ratio", "above", "published")
+    offered = (
+        "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
+    )  # fmt: skip
     names = {name: getattr(measured, name) for name in offered}
     lines = environment.from_string(template).render(**names).splitlines()
     return "".join(f"{line.rstrip()}\n" for line in lines)

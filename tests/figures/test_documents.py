@@ -23,16 +23,21 @@ def shipped():
         return shipped_rows(ROOT)
 
 
-def test_documents_are_what_the_shipped_rows_make_of_them(shipped):
-    for path, text in documents(ROOT, shipped).items():
+@pytest.fixture(scope="module")
+def filled(shipped):
+    return documents(ROOT, shipped)
+
+
+def test_documents_are_what_the_shipped_rows_make_of_them(filled):
+    for path, text in filled.items():
         assert path.read_text(encoding="utf-8") == text, "python -m saehelpers.figures.documents ."
 
 
-def test_a_row_that_changes_changes_its_sentence(shipped):
+def test_a_row_that_changes_changes_its_sentence(shipped, filled):
     chosen = (shipped.metric == "induction_share") & (shipped.method == "block_diagonal")
     changed = shipped.assign(value=shipped.value.mask(chosen, 0.12))
     for (path, before), after in zip(
-        documents(ROOT, shipped).items(), documents(ROOT, changed).values(), strict=True
+        filled.items(), documents(ROOT, changed).values(), strict=True
     ):
         lines = zip(before.splitlines(), after.splitlines(), strict=True)
         differing = [line for other, line in lines if line != other]
