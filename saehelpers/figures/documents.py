@@ -54,7 +54,11 @@ class Measured:
         table: Annotated[pd.DataFrame, with_columns("base_seed", "seed", "value")],
         reference: Path,
     ):
-        self.table, self.reference = table.fillna({"base_seed": 0, "seed": 0}), reference
+        table = table.dropna(subset="value").fillna({"base_seed": 0, "seed": 0})
+        self.table, self.reference = table, reference
+        self.of_experiment = (
+            dict(list(table.groupby("experiment"))) if "experiment" in table else {}
+        )
 
     def published(self, name: str, **where: Any) -> pd.DataFrame:
         """Rows of a table of published figures, data/reference/<name>.csv."""
@@ -66,7 +70,7 @@ class Measured:
         Raises:
             ValueError: there are none; says what was asked for.
         """
-        return _chosen(self.table.dropna(subset="value"), where)
+        return _chosen(self.of_experiment.get(where.get("experiment"), self.table), where)
 
     def mean(self, **where: Any) -> float:
         """Mean over base models of means over seeds."""
