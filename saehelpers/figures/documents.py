@@ -164,6 +164,7 @@ def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
     environment.filters |= {
         "one": _rounded(1), "two": _rounded(2), "three": _rounded(3), "span": span,
         "short": lambda found: span([found.low, found.high]) if not found.why_none else "none",
+        "signed": lambda value: f"{round(value, 2) + 0.0:+.2f}",
         "percent": lambda value: f"{100 * value:.0f} %", "label": label, "verdict": verdict,
     }  # fmt: skip
     measured = Measured(table, reference)
