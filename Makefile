@@ -60,6 +60,7 @@ endef
 
 run: $(STAMP)
 	$(call execute,$(NB))
+	@if [ "$(NB)" = "01 02 04 06" ]; then $(BIN)/python -m saehelpers.figures.documents . --run; fi
 
 all: $(STAMP)
 	$(call execute,$(EVERY))

@@ -6,9 +6,12 @@ the documents with what the shipped rows make of them.
 
     docs/templates/findings.md    makes docs/findings.md
     docs/templates/found.md       makes what stands in README.md between two comments
+    docs/templates/run.txt        makes what `make run` says last
 """
 
+import contextlib
 import functools
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,8 +201,23 @@ def shipped_rows(root: Path) -> pd.DataFrame:
     return results.latest(results.read(results.tables(root / "probe_results")))
 
 
+@checked
+def of_this_machine(root: Path) -> str:
+    """What a run of the main notebooks found, in a few lines."""
+    with contextlib.redirect_stdout(io.StringIO()):  # how many rows there are
+        rows = results.read(results.tables(root / "probe_results"), own_alone=True)
+    template = (root / TEMPLATES / "run.txt").read_text(encoding="utf-8")
+    try:
+        return fill(template, results.latest(rows), root / "data" / "reference")
+    except ValueError as error:  # other methods, base models or groups than a template asks for
+        return f"What was measured here is not what can be summed up: {error}\n"
+
+
 if __name__ == "__main__":
     here = Path(sys.argv[1])
-    for path, text in documents(here, shipped_rows(here)).items():
-        path.write_text(text, encoding="utf-8")
-        print(path)
+    if sys.argv[2:] == ["--run"]:
+        print(of_this_machine(here), end="")
+    else:
+        for path, text in documents(here, shipped_rows(here)).items():
+            path.write_text(text, encoding="utf-8")
+            print(path)

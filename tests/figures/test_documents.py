@@ -1,11 +1,13 @@
 """Numbers of README and findings come from the shipped rows, and from nowhere else."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from saehelpers.figures.documents import documents, fill, shipped_rows, span
+from saehelpers.figures.documents import documents, fill, of_this_machine, shipped_rows, span
+from saehelpers.runs import results
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "data" / "reference"
@@ -62,6 +64,27 @@ def test_what_templates_may_ask():
     for question in ('mean(method="c")', 'published("e2e_gpt2_small", layer=77)'):
         with pytest.raises(ValueError, match=r"there are no rows of \{"):
             filled(f"{{{{ {question} }}}}")
+
+
+def test_what_a_run_says_last(tmp_path, shipped):
+    """From own rows; and a sentence where these are of something else."""
+    for name in ("docs/templates", "data/reference"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    own = tmp_path / "probe_results" / "own"
+    own.mkdir(parents=True)
+    said = of_this_machine(tmp_path)
+    assert said.startswith("What was measured here is not what can be summed up: there are no rows")
+    asked = shipped.experiment.isin(["toy", "shapes_action", "shapes_reconstruction"])
+    probed = (shipped.experiment == "shapes_probes") & (shipped.truncation == 8)
+    probed &= (shipped.topk == 8) & (shipped.group == "C4") & (shipped.seed == 0)
+    methods = ["action", "adam", "vanilla", "canonical", "latent_inv", "output_inv"]
+    table = shipped[(asked | probed) & shipped.method.isin(methods)][list(results.COLUMNS)]
+    results.append(tmp_path / "probe_results" / "all.csv", [
+        row | {"measure": "a"} for row in table.to_dict("records")
+    ])  # fmt: skip
+    lines = of_this_machine(tmp_path).splitlines()
+    assert len(lines) == 7 and lines[0] == "Found on this machine:"
+    assert lines[2].count("(vanilla 0.") == 2
 
 
 def test_spans():
