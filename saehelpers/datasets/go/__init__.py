@@ -2,8 +2,10 @@
 
 from saehelpers.datasets.go.games import (
     Games,
+    draw_positions,
     final_boards,
     load_games,
+    load_or_play_games,
     play_games,
     replay,
     save_games,
@@ -21,6 +23,12 @@ from saehelpers.datasets.go.rules import (
     play,
 )
 from saehelpers.datasets.go.scoring import area, area_scores
+from saehelpers.datasets.go.tasks import (
+    list_point_tasks,
+    point_tasks,
+    turned_labels,
+    turned_tasks,
+)
 
 __all__ = [
     "N_GLOBAL",
@@ -34,16 +42,22 @@ __all__ = [
     "area_scores",
     "chains",
     "count_liberties",
+    "draw_positions",
     "empty_boards",
     "final_boards",
     "find_ladders",
     "input_planes",
     "legal_moves",
+    "list_point_tasks",
     "load_games",
+    "load_or_play_games",
     "load_sgf_folder",
     "play",
     "play_games",
+    "point_tasks",
     "replay",
     "save_games",
+    "turned_labels",
     "turned_points",
+    "turned_tasks",
 ]
