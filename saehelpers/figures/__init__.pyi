@@ -1,5 +1,6 @@
 from . import (
     analysis as analysis,
+    boards as boards,
     dashboards as dashboards,
     names as names,
     plots as plots,
@@ -20,6 +21,10 @@ from .analysis import (
     over_task_types as over_task_types,
     rank_correlation as rank_correlation,
     what_is_there as what_is_there,
+)
+from .boards import (
+    board_images as board_images,
+    draw_board as draw_board,
 )
 from .dashboards import (
     attention_dashboard as attention_dashboard,

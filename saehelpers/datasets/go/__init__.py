@@ -13,6 +13,7 @@ from saehelpers.datasets.go.games import (
 )
 from saehelpers.datasets.go.ladders import Ladders, find_ladders
 from saehelpers.datasets.go.planes import N_GLOBAL, N_PLANES, N_SPATIAL, Positions, input_planes
+from saehelpers.datasets.go.players import capture_first, policy_wins, random_player
 from saehelpers.datasets.go.records import load_sgf_folder
 from saehelpers.datasets.go.rules import (
     Boards,
@@ -40,6 +41,7 @@ __all__ = [
     "Positions",
     "area",
     "area_scores",
+    "capture_first",
     "chains",
     "count_liberties",
     "draw_positions",
@@ -55,6 +57,8 @@ __all__ = [
     "play",
     "play_games",
     "point_tasks",
+    "policy_wins",
+    "random_player",
     "replay",
     "save_games",
     "turned_labels",

@@ -36,7 +36,7 @@ from saehelpers.datasets.go.rules import (
 from saehelpers.runs.checking import checked
 from saehelpers.runs.files import save_tensors, temporary_path
 from saehelpers.runs.identities import identified, identity
-from saehelpers.runs.wanted import Positive, Seed, Wanted
+from saehelpers.runs.wanted import Count, Positive, Seed, Wanted
 from saehelpers.symmetry import Group, image_action
 
 Policy = Callable[[Tensor], Tensor]
@@ -92,14 +92,23 @@ def replay(games: Games) -> Positions:
 
 
 @checked
-def draw_positions(games: Games, n_positions: Positive, seed: Seed = 0) -> Positions:
-    """Positions of games, drawn from all that somebody moved in, in the order of the games.
+def draw_positions(
+    games: Games,
+    n_positions: Positive,
+    seed: Seed = 0,
+    start: Count = 0,
+    stop: Count | None = None,
+) -> Positions:
+    """Positions of games[start:stop], drawn from all that somebody moved in, game after game.
 
     All of them, if there are no more.
     """
     every, generator = replay(games), torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(every), generator=generator)[:n_positions].sort().values
-    return _told(every[rows], {"drawn from": games, "number": n_positions, "seed": seed})
+    chosen = range(len(games))[start:stop]
+    own = ((every.game >= start) & (every.game < start + len(chosen))).nonzero().flatten()
+    rows = own[torch.randperm(len(own), generator=generator)[:n_positions]].sort().values
+    drawn = {"number": n_positions, "seed": seed, "of": chosen}
+    return _told(every[rows], {"drawn from": games} | drawn)
 
 
 def _told(positions: Positions, cause: dict) -> Positions:
