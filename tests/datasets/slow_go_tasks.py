@@ -92,6 +92,7 @@ def answers(moves, ply, size):
                 "connects": len(joined) >= 2, "starts a ladder": point in starts[-to_move],
             }  # fmt: skip
         facts |= {
+            "own stone": colour == to_move, "opposing stone": colour == -to_move,
             "played within 5 moves": point in moves[ply : ply + 5],
             "own at the end": owner[point] == to_move,
             "changes hands": owner[point] == to_move and owner_now[point] != to_move,

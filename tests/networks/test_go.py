@@ -8,7 +8,9 @@ from torch.testing import assert_close
 
 from saehelpers.datasets import go
 from saehelpers.evaluation import spliced
+from saehelpers.experiments import turned_samples
 from saehelpers.networks import (
+    drawn_pixels,
     load_go_network,
     make_go_network,
     orbit_activations,
@@ -227,6 +229,23 @@ def test_positions_are_drawn_in_the_order_of_games(games):
     for i, place in enumerate(places):
         assert torch.equal(drawn.stones[i], every.stones[there.index(place)])
     assert torch.equal(go.draw_positions(games, 10**6).stones, every.stones)
+
+
+def test_samples_of_turned_boards_are_those_of_orbits(network, games, tmp_path):
+    positions = go.draw_positions(games, 10)
+    planes, points = go.input_planes(positions), drawn_pixels(10, 25, 4)
+    samples = turned_samples(games, positions, planes, points, D4, seed=1)
+    orbits = orbit_pixels(network, planes, D4, "blocks.2.input", tmp_path / "points.npy", 4)
+    own = orbits[torch.arange(40), samples.elements]
+    assert_close(samples.read(network, "blocks.2.input"), own)
+    inputs = samples.around(3)
+    assert inputs.shape == (40, 22 * 9) and len(samples.elements.unique()) > 4
+    assert torch.equal(inputs[:, 9 + 4] > 0, samples.labels[:, 0])  # own stones
+    assert torch.equal(inputs[:, 18 + 4] > 0, samples.labels[:, 1])
+    above = inputs[:, 9 + 1] + 2 * inputs[:, 18 + 1]
+    middle = inputs[:, 9 + 4] + 2 * inputs[:, 18 + 4]
+    number = go.list_point_tasks()["task"].tolist().index("opposed up")
+    assert torch.equal(samples.labels[:, number], above * middle == 2)
 
 
 # --- files ---

@@ -219,6 +219,8 @@ def _liberties(number: int) -> Callable[[_Known], Tensor]:
 
 
 UNDIRECTED: dict[str, Callable[[_Known], Tensor]] = {
+    "own stone": lambda known: known.stones == known.to_move,
+    "opposing stone": lambda known: known.stones == -known.to_move,
     "in atari": _liberties(1),
     "two liberties": _liberties(2),
     "three liberties": _liberties(3),
