@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from saehelpers.datasets.shards import map_activations
 from saehelpers.networks.activations import read_activations
 from saehelpers.runs.checking import checked
 from saehelpers.runs.fingerprints import check_file, keep_fingerprint
-from saehelpers.runs.wanted import Positive, Seed
+from saehelpers.runs.wanted import FROM_ZERO, Positive, Seed
 from saehelpers.saes import SAE
 from saehelpers.symmetry import Group, InputAction, input_action
 
@@ -91,7 +92,9 @@ def drawn_pixels(
 
 @checked
 def neighbourhoods(
-    maps: Float[Tensor, "n d height width"], pixels: Int[Tensor, "n k"], width: Positive = 1
+    maps: Float[Tensor, "n d height width"],
+    pixels: Annotated[Int[Tensor, "n k"], FROM_ZERO],
+    width: Positive = 1,
 ) -> Float[Tensor, "samples features"]:
     """What maps hold in squares around pixels (row * width + column), zeros from outside.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from saehelpers.datasets.go import N_GLOBAL, N_PLANES, N_SPATIAL, turned_points
 from saehelpers.networks.activations import splice
+from saehelpers.networks.modules import find_place
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified
 from saehelpers.runs.wanted import Name, Positive, Seed, at_least
@@ -247,7 +248,12 @@ def reconstructing(
 def spliced_policy(
     network: GoNetwork, module: Name, recons: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """The policy of a network with recons in the place of a module's maps, see `reconstructing`."""
+    """The policy of a network with recons in the place of a module's maps, see `reconstructing`.
+
+    Raises:
+        ValueError: the network has no module of that name; names the nearest.
+    """
+    find_place(network, module)
     return partial(_spliced_policy, network, module, recons)
 
 

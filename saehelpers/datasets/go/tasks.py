@@ -7,6 +7,7 @@ is whose at its end, is as it was played.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import pandas as pd
 import torch
@@ -28,6 +29,7 @@ from saehelpers.datasets.go.rules import (
     legal_of,
 )
 from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import FROM_ZERO
 from saehelpers.symmetry import Group
 
 DIRECTIONS = ("up", "down", "left", "right")
@@ -76,7 +78,7 @@ def turned_tasks(group: Group) -> Int[Tensor, "order tasks"]:
 @checked
 def turned_labels(
     answers: Bool[Tensor, "n tasks size size"],
-    points: Int[Tensor, "n k"],
+    points: Annotated[Int[Tensor, "n k"], FROM_ZERO],
     elements: Int[Tensor, "n k"],
     group: Group,
 ) -> Bool[Tensor, "samples tasks"]:
