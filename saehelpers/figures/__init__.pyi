@@ -2,6 +2,7 @@ from . import (
     analysis as analysis,
     boards as boards,
     dashboards as dashboards,
+    go_results as go_results,
     names as names,
     plots as plots,
 )
@@ -31,6 +32,13 @@ from .dashboards import (
     image_dashboard as image_dashboard,
     show as show,
     text_dashboard as text_dashboard,
+)
+from .go_results import (
+    go_verdict as go_verdict,
+    over_blocks as over_blocks,
+    own_frame_fvu as own_frame_fvu,
+    points_with_intervals as points_with_intervals,
+    tasks_that_count as tasks_that_count,
 )
 from .names import (
     colour as colour,

@@ -92,7 +92,9 @@ ACCEPTED = {
     "classes are any whole numbers": (
         "evaluation.fit_class_probe labels: negative", "trained_on: negative", "truth: negative",
     ),
-    "a difference may be more than any number": ("more_than: -1", "more_than: 0", "more_than: 2.5"),
+    "a difference may be more than any number": (
+        "more_than: -1", "more_than: 0", "more_than: 2.5", "margin: -1",
+    ),
     "komi may be black's": (
         "datasets.go.area_scores komi: -1", "datasets.go.play_games komi: -1",
         "datasets.go.load_or_play_games komi: -1",
