@@ -3,6 +3,7 @@
 Blocks are what intervals resample, beside seeds: see `statements`.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saehelpers.evaluation.metrics import f1, symmetry_report
-from saehelpers.evaluation.probing import PROBES, SETTINGS, fit_predict
+from saehelpers.evaluation.probing import PROBES, SETTINGS, fit_predict, predict_by_trees
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import FROM_ZERO, one_of, with_columns
 from saehelpers.saes import SAE
@@ -44,17 +45,25 @@ def probe_by_block(
             f"labels {tuple(labels.shape)} must be of more samples than the {len(blocks)} of "
             f"blocks, and of the {len(tasks)} tasks"
         )
-    x, rows, numbers = features.numpy(), [], blocks.numpy()
-    for told, truth in zip(
-        tasks[["task_type", "task"]].to_dict("records"), labels.T.numpy(), strict=True
-    ):
-        train, test, known = truth[:n_train], truth[n_train:], 0 < truth[:n_train].sum() < n_train
-        found = fit_predict(probe, x[:n_train], train, x[n_train:]) if known else test
+    train, test, numbers = labels[:n_train].T.numpy(), labels[n_train:].T.numpy(), blocks.numpy()
+    known = train.any(1) & ~train.all(1)
+    x = features.numpy()
+    given = x[:n_train], train[known], x[n_train:]
+    found = predict_by_trees(*given) if probe == "xgboost" else _predict_linearly(*given)
+    rows = []
+    told_tasks = tasks[["task_type", "task"]].to_dict("records")
+    for told, is_known, truth in zip(told_tasks, known, test, strict=True):
+        predicted = next(found) if is_known else None
         for block in np.unique(numbers):
             own = numbers == block
-            value = f1(test[own], found[own]) if known and test[own].any() else float("nan")
+            scored = is_known and truth[own].any()
+            value = f1(truth[own], predicted[own]) if scored else float("nan")
             rows.append(told | {"split": f"test {block}", "metric": "f1", "value": value})
     return rows
+
+
+def _predict_linearly(x_train, labels, x_test) -> Iterator[np.ndarray]:
+    return (fit_predict("logistic", x_train, y, x_test) for y in labels)
 
 
 probe_by_block.version = f"1 {SETTINGS}"
