@@ -13,9 +13,11 @@ from saehelpers.datasets.go.scoring import area
 
 
 class Later(NamedTuple):
-    """All (n, size, size). After how many moves each stone is captured and each point is played,
+    """What becomes of every point.
 
-    one more than was looked at if never; whose each point is now, and at the end: 1, -1 or 0.
+    captured_after, played_after: moves until its stone is captured, or a stone is played there; one
+    more than are looked at, if none is. owner_now, owner: whose it is now, and at the end: 1, -1
+    or 0.
     """
 
     captured_after: Int[Tensor, "n size size"]
