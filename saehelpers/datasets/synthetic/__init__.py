@@ -1,11 +1,12 @@
 """Activations with known features: dictionaries, firing, hierarchies, and streams of samples."""
 
 from saehelpers.datasets.synthetic.dictionaries import make_features, make_orbit_features
-from saehelpers.datasets.synthetic.features import Stream, SyntheticFeatures
+from saehelpers.datasets.synthetic.features import SparseCoefficients, Stream, SyntheticFeatures
 from saehelpers.datasets.synthetic.firing import (
     Correlation,
     CorrelationReport,
     firing_probabilities,
+    low_rank_correlation,
     nearest_correlation,
     random_correlation,
 )
@@ -16,9 +17,11 @@ __all__ = [
     "CorrelationReport",
     "Hierarchy",
     "Node",
+    "SparseCoefficients",
     "Stream",
     "SyntheticFeatures",
     "firing_probabilities",
+    "low_rank_correlation",
     "make_features",
     "make_orbit_features",
     "nearest_correlation",

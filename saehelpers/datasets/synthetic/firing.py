@@ -1,11 +1,12 @@
 """When features fire: probabilities, and correlations between them."""
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from saehelpers.runs.checking import checked
@@ -13,6 +14,9 @@ from saehelpers.runs.wanted import Count, Positive, Share, Weight
 
 PROBABILITY_KINDS = ("constant", "linear", "zipfian", "random")
 SKIPPED_BELOW = 0.15  # probabilities for which jumping from firing to firing is faster
+LOW_RANK = 4  # times the rank: so many features a low one has at least
+FIRING_BLOCK = 2**17  # features in samples that are looked at at a time, which stay in the cache
+PAIRS = 2**14  # of a feature and a sample, likewise
 
 
 @checked
@@ -132,6 +136,33 @@ class Correlation:
     def _has_own_noise(self) -> bool:
         return bool(self.own_noise.any())
 
+    @property
+    def is_low(self) -> bool:
+        """Whether the rank is so low that firings are cheaper drawn one by one."""
+        return LOW_RANK * self.factor.shape[1] <= self.n_features
+
+
+@checked
+def low_rank_correlation(
+    n_features: Positive, rank: Positive, scale: Weight, generator: torch.Generator
+) -> Correlation:
+    """The copula of a random factor, whose entries are normal with a deviation of `scale`.
+
+    Two features' correlation then has mean 0 and a deviation of scale^2 sqrt(rank).
+
+    Raises:
+        ValueError: rank and scale give a row a norm above 1: no feature can be correlated so.
+    """
+    factor = scale * torch.randn(n_features, rank, generator=generator)
+    largest = float(factor.norm(dim=1).max())
+    if largest > 1:
+        raise ValueError(
+            f"a correlation of rank {rank} and scale {scale:g} is none: a feature would share "
+            f"{largest**2:.3g} of its variance with others, which can be 1 at most. On average it "
+            f"is rank scale^2, here {rank * scale**2:.3g}; keep that well below 1"
+        )
+    return Correlation(factor)
+
 
 @dataclass(frozen=True)
 class CorrelationReport:
@@ -227,15 +258,133 @@ def _report(asked: Tensor, made: Tensor, eigenvalue: float) -> CorrelationReport
     )
 
 
-def correlated_firing(
+class IndependentFiring:
+    """Features fire independently of each other, with `probabilities` of their own.
+
+    top: the features that fire whatever others do.
+    """
+
+    def __init__(self, probabilities: Float[Tensor, " n_features"], top: Int[Tensor, " top"]):
+        self.probabilities, self.top = probabilities, probabilities[top]
+
+    def begin(self, n_samples: int, generator: torch.Generator) -> "IndependentFiring":
+        return self
+
+    def on_top(self, n_samples: int, generator: torch.Generator) -> Int[Tensor, " firings"]:
+        """Where those at the top fire, as sorted positions `sample * len(top) + number`."""
+        if float(self.top.mean()) < SKIPPED_BELOW:
+            return sparse_firing(self.top, n_samples, generator)
+        return independent_firing(self.top, n_samples, generator).view(-1).nonzero()[:, 0]
+
+    def at(
+        self,
+        samples: Int[Tensor, " pairs"],
+        features: Int[Tensor, " pairs"],
+        generator: torch.Generator,
+    ) -> Bool[Tensor, " pairs"]:
+        """Whether features fire in samples, each of which is asked for once."""
+        return torch.rand(len(samples), generator=generator) < self.probabilities[features]
+
+
+class CorrelatedFiring:
+    """Features fire where a copula's normals are below their thresholds.
+
+    All normals are drawn, whoever is asked for.
+    """
+
+    def __init__(self, probabilities: Tensor, top: Tensor, correlation: Correlation):
+        self.correlation, self.thresholds, self.top = correlation, _quantiles(probabilities), top
+
+    def begin(self, n_samples: int, generator: torch.Generator) -> "CorrelatedFiring":
+        """The firing of some samples, with what they share."""
+        begun = copy.copy(self)
+        begun.normals = self.correlation.normals(n_samples, generator)
+        return begun
+
+    def on_top(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        everything = len(self.top) == len(self.thresholds)
+        normals = self.normals if everything else self.normals[:, self.top]
+        return (normals < self.thresholds[self.top]).view(-1).nonzero()[:, 0]
+
+    def at(self, samples: Tensor, features: Tensor, generator: torch.Generator) -> Tensor:
+        return self.normals[samples, features] < self.thresholds[features]
+
+
+class LowRankFiring:
+    """The same for a low rank, where a feature has noise of its own that few need to be asked for.
+
+    Given what a sample shares, z, features fire independently,
+
+        P(i fires | z) = Phi(u_i),    u_i = (t_i - <factor_i, z>) / sqrt(diagonal_i)
+
+    t_i: the feature's threshold. Where u is at most c, a firing has a probability of Phi(c) at
+    most: coins of that probability are drawn for all, by comparing bytes, and those that come up
+    are kept with the share Phi(u) / Phi(c). The few features with a larger u are looked at one by
+    one. Every firing has its own probability exactly.
+    """
+
+    def __init__(self, probabilities: Tensor, top: Tensor, correlation: Correlation):
+        own_noise = correlation.own_noise.clamp(min=1e-6)[:, None]
+        self.offset = _quantiles(probabilities) / own_noise[:, 0]
+        self.slope = -correlation.factor / own_noise
+        self.top_offset, self.top_slope = self.offset[top], self.slope[top].T.contiguous()
+        self.coin = _best_coin(self.top_offset, self.slope[top])
+
+    def begin(self, n_samples: int, generator: torch.Generator) -> "LowRankFiring":
+        begun = copy.copy(self)
+        begun.shared = torch.randn(n_samples, self.slope.shape[1], generator=generator)
+        return begun
+
+    def on_top(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        n, chance, found = len(self.top_offset), self.coin / 256, []
+        cut = float(torch.special.ndtri(torch.tensor(chance)))
+        size = max(1, FIRING_BLOCK // max(1, n))
+        for start in range(0, n_samples, size):
+            u = torch.addmm(
+                self.top_offset, self.shared[start : start + size], self.top_slope
+            ).view(-1)
+            coins = torch.empty((len(u) + 7) // 8, dtype=torch.int64)
+            coins.random_(-(2**63), None, generator=generator)
+            open_ = (coins.view(torch.uint8)[: len(u)] < self.coin).logical_or_(u > cut)
+            positions = open_.nonzero()[:, 0]
+            u = u[positions]
+            share = torch.special.ndtr(u).div_(torch.where(u > cut, 1.0, chance))
+            kept = torch.rand(len(u), generator=generator) < share
+            found.append(positions[kept] + start * n)
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+
+    def at(self, samples: Tensor, features: Tensor, generator: torch.Generator) -> Tensor:
+        u = self.offset[features]
+        parts = zip(samples.split(PAIRS), features.split(PAIRS), u.split(PAIRS), strict=True)
+        for some, their_features, own in parts:
+            own += (self.shared[some] * self.slope[their_features]).sum(1)
+        return torch.randn(len(u), generator=generator) < u
+
+
+def firing_of(
     probabilities: Float[Tensor, " n_features"],
-    correlation: Correlation,
-    n_samples: int,
-    generator: torch.Generator,
-) -> Bool[Tensor, "n n_features"]:
-    """Which features fire in each sample, correlated."""
-    thresholds = torch.special.ndtri(probabilities.double()).float()
-    return correlation.normals(n_samples, generator) < thresholds
+    top: Int[Tensor, " top"],
+    correlation: Correlation | None,
+) -> IndependentFiring | CorrelatedFiring | LowRankFiring:
+    if correlation is None:
+        return IndependentFiring(probabilities, top)
+    kind = LowRankFiring if correlation.is_low else CorrelatedFiring
+    return kind(probabilities, top, correlation)
+
+
+def _quantiles(probabilities: Tensor) -> Tensor:
+    return torch.special.ndtri(probabilities.double()).float()
+
+
+def _best_coin(offset: Tensor, slope: Tensor) -> int:
+    """The chance, in 256ths, under which fewest features are looked at: of all u, and of coins."""
+    spread = slope.double().norm(dim=1).clamp(min=1e-6)
+    looked_at = {}
+    for coin in (2**power for power in range(8)):
+        cut = float(torch.special.ndtri(torch.tensor(coin / 256.0)))
+        above = torch.special.ndtr((offset.double() - cut) / spread)
+        looked_at[coin] = float((above + (1 - above) * coin / 256).mean())
+    return min(looked_at, key=looked_at.get)
 
 
 def independent_firing(
