@@ -38,23 +38,32 @@ def make_features(
 @checked
 @torch.no_grad()
 def near_orthogonal(
-    rows: Float[Tensor, "n_features d"], steps: Count, learning_rate: Rate = 0.01
+    rows: Float[Tensor, "n_features d"],
+    steps: Count,
+    learning_rate: Rate = 0.01,
+    action: LinearAction | None = None,
 ) -> Float[Tensor, "n_features d"]:
     """Unit rows, brought apart by steps of Adam on the sum of their squared cosines.
 
-        sum over i != j of <v_i, v_j>^2 + n sum_i (||v_i||^2 - 1)^2
+        sum over g and i != j of <v_i, rho(g) v_j>^2 + n sum_i (||v_i||^2 - 1)^2
 
-    The objective of SAELens, whose chunks of n x n cosines are not needed: the first sum is
-    ||V^T V||^2 - sum_i ||v_i||^4, so that the gradient, 4 (V (V^T V) - ||v_i||^2 v_i), costs
-    n d^2 products and a d x d matrix.
+    Without an action, whose matrices are orthogonal, this is the objective of SAELens. Its chunks
+    of n x n cosines are not needed: with S = sum over g of rho(g) V^T V rho(g)^T the gradient of
+    the first sum is 4 (S v_i - sum over g of <v_i, rho(g) v_i> rho(g) v_i), which costs |G| n d^2
+    products and a matrix of d x d.
     """
+    turns = [torch.eye(rows.shape[1])] if action is None else list(action.matrices)
     rows = torch.nn.functional.normalize(rows, dim=1, eps=1e-8)
     parameter = torch.nn.Parameter(rows.clone())
     optimiser = torch.optim.Adam([parameter], learning_rate, fused=True)
     for _ in range(steps):
         squared = parameter.square().sum(1, keepdim=True)
-        gradient = parameter @ (parameter.T @ parameter)
-        gradient.addcmul_(parameter, len(rows) * (squared - 1) - squared)
+        together = parameter.T @ parameter
+        gradient = parameter @ sum(turn @ together @ turn.T for turn in turns)
+        for turn in turns:
+            turned = parameter if action is None else parameter @ turn.T
+            gradient -= (parameter * turned).sum(1, keepdim=True) * turned
+        gradient.addcmul_(parameter, len(rows) * (squared - 1))
         parameter.grad = gradient.mul_(4)
         optimiser.step()
     return torch.nn.functional.normalize(parameter.detach(), dim=1, eps=1e-8)
@@ -141,13 +150,15 @@ def superposition(
         cosines = (unit[start : start + COSINE_ROWS] @ unit.T).abs_()
         own = torch.arange(len(cosines))
         cosines[own, own + start] = -1  # below all others
+        total += float(cosines.double().sum()) + len(cosines)
+        largest.append(cosines.amax(1))
+        if not percentiles:
+            continue
         cosines = cosines.sort(dim=1).values[:, 1:]
-        total += float(cosines.double().sum())
-        largest.append(cosines[:, -1])
         place = shares * (n - 2)
         below = cosines[:, place.floor().long()]
         quantiles.append(below + place.frac() * (cosines[:, place.ceil().long()] - below))
-    each = dict(zip(percentiles, torch.cat(quantiles).T, strict=True))
+    each = dict(zip(percentiles, torch.cat(quantiles).T, strict=True)) if percentiles else {}
     return Superposition(
         torch.cat(largest), each, float(torch.cat(largest).mean()), total / (n * (n - 1)),
         {percentile: float(values.mean()) for percentile, values in each.items()},

@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated
 
 import torch
@@ -16,9 +15,9 @@ from saehelpers.datasets.synthetic.magnitudes import FoldedNormal, Linear, PerFe
 from saehelpers.runs.checking import checked_config
 from saehelpers.runs.identities import identified
 from saehelpers.runs.wanted import Count, Positive, Rate, Seed, Share, Weight, one_of
+from saehelpers.symmetry import LinearAction
 
 COMPENSATIONS = ("none", "exact", "first_order")
-BRANCHING = Annotated[int, one_of(range(2, 2**20))]
 
 
 @checked_config
@@ -139,14 +138,20 @@ class World:
     magnitude_std: Weight | PerFeature = 0.0
     seed: Seed = 0
 
-    def features(self) -> SyntheticFeatures:
+    def features(self, action: LinearAction | None = None) -> SyntheticFeatures:
         """The world itself.
+
+        Args:
+            action: of a group on the d dimensions, orthogonal, under which features are brought
+                apart in all their orientations. Samples are as without it; what turns them is
+                `Stream(features, ..., action)`, which leaves all coefficients as they are: trees
+                and correlations are invariant.
 
         Raises:
             ValueError: the hierarchy needs more features than there are, or probabilities that
                 cannot be compensated; rank and scale give no valid correlation.
         """
-        return _made(self)
+        return _made(self, action)
 
     def probabilities(self, hierarchy: Hierarchy | None) -> torch.Tensor:
         """Of firing, before a hierarchy, for which they are compensated as the config says."""
@@ -171,12 +176,12 @@ class World:
         }
 
 
-@cache
-def _made(world: World) -> SyntheticFeatures:
+def _made(world: World, action: LinearAction | None) -> SyntheticFeatures:
     draws = _generator(world.seed)
     rows = torch.randn(world.n_features, world.d, generator=draws)
     bias = torch.randn(world.d, generator=draws)
-    rows = near_orthogonal(rows, world.orthogonalisation_steps)
+    rows = near_orthogonal(rows, world.orthogonalisation_steps, action=action)
+    cause = world if action is None else (world, action)
     hierarchy = correlation = None
     if world.hierarchy is not None:
         hierarchy = world.hierarchy.grow(world.n_features, world.seed + 3)
@@ -186,10 +191,10 @@ def _made(world: World) -> SyntheticFeatures:
             _generator(world.seed + 4),
         )  # fmt: skip
     return SyntheticFeatures(
-        identified(rows, world),
+        identified(rows, cause),
         world.probabilities(hierarchy),
         **world.magnitudes(),
-        bias=identified(world.bias_norm * bias / bias.norm(), world) if world.bias_norm else None,
+        bias=identified(world.bias_norm * bias / bias.norm(), cause) if world.bias_norm else None,
         correlation=correlation,
         hierarchy=hierarchy,
     )
