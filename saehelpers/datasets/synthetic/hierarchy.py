@@ -347,7 +347,7 @@ class Hierarchy:
         would = [own[f] if f >= 0 else 0.0 for f in forest.features]
         for i in reversed(range(len(would))):  # from the leaves up
             if forest.features[i] < 0:
-                would[i] = 1 - math.prod(1 - would[child] for child in forest.children[i])
+                would[i] = 1.0 - math.prod(1 - would[child] for child in forest.children[i])
         return would
 
 
