@@ -121,6 +121,13 @@ def their_world(folder: Path):
     return SyntheticModel.load_from_disk(folder)
 
 
+def write_their_world(folder: Path) -> None:
+    """A world of the small one's config, with draws of sae-lens's own."""
+    from sae_lens.synthetic import SyntheticModel
+
+    SyntheticModel(their_world(folder / "small").cfg).save(folder / "theirs")
+
+
 def their_coefficients(folder: Path) -> torch.Tensor:
     torch.manual_seed(0)
     return their_world(folder).activation_generator.sample(N_RATES)
@@ -209,9 +216,7 @@ def work(side: str, job: str, folder: Path) -> None:
     ours, name, *options = side == "ours", *job.split(":")
     large = folder / "large"
     if name == "write":
-        found = write_worlds(folder) if ours else their_world(folder / "small").save(
-            folder / "theirs"
-        )  # fmt: skip
+        found = (write_worlds if ours else write_their_world)(folder)
     elif name == "coefficients":
         drawn = (our_coefficients if ours else their_coefficients)(folder / options[0])
         save_file({"coefficients": drawn.contiguous()}, folder / f"{side}-{options[0]}")
