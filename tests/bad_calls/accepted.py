@@ -17,6 +17,13 @@ ACCEPTED = {
         "start: 0", "layer: 0", "example: 0", "t: 0", "warmup_steps: 0",
         "sparsity_warmup_steps: 0", "runs.seconds_each pause: 0", "runs.seconds_each pause: 2.5",
         "datasets.synthetic.make_features steps: 0",
+        "datasets.synthetic.near_orthogonal steps: 0",
+        "datasets.synthetic.World orthogonalisation_steps: 0",
+        "datasets.synthetic.World correlation_rank: 0",
+    ),
+    "any number is one of this kind": (
+        "datasets.synthetic.FoldedNormal mean: -1",
+        "datasets.synthetic.HierarchyConfig branching: number",
     ),
     "None stands for what the docstring says": (
         "act: None", "action: None", "dictionary: None", "effects: None", "epochs: None",
@@ -42,6 +49,7 @@ ACCEPTED = {
         "of: misspelt", "of: empty",
     ),
     "nothing is asked for, and nothing is done": (
+        "datasets.synthetic.superposition percentiles: empty",
         "datasets.ImageSet classes: empty", "column_titles: empty", "configs: empty",
         "downstream: empty", "generators: empty",
         "jobs: empty", "evaluation.written_directions latents: empty",

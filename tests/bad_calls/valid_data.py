@@ -96,6 +96,25 @@ CALLS = {
         "dictionary": t.random(4, t.D), "probabilities": 0.3}),
     "datasets.synthetic.Stream": lambda: (synthetic.Stream, {
         "features": t.features(), "n_samples": 8, "seed": 0}),
+    "datasets.synthetic.near_orthogonal": lambda: (synthetic.near_orthogonal, {
+        "rows": t.random(6, t.D), "steps": 2, "learning_rate": 0.01}),
+    "datasets.synthetic.superposition": lambda: (synthetic.superposition, {
+        "features": t.random(6, t.D), "percentiles": [50]}),
+    "datasets.synthetic.low_rank_correlation": lambda: (synthetic.low_rank_correlation, {
+        "n_features": 6, "rank": 2, "scale": 0.1, "generator": t.generator()}),
+    "datasets.synthetic.Linear": lambda: (synthetic.Linear, {"start": 2.0, "end": 1.0}),
+    "datasets.synthetic.Exponential": lambda: (synthetic.Exponential, {"start": 2.0, "end": 1.0}),
+    "datasets.synthetic.FoldedNormal": lambda: (synthetic.FoldedNormal, {
+        "mean": 0.5, "std": 0.5, "smallest": 0.1, "largest": 1.0}),
+    "datasets.synthetic.HierarchyConfig": lambda: (synthetic.HierarchyConfig, {
+        "n_roots": 2, "branching": (2, 3), "depth": 1, "exclusive_share": 0.5}),
+    "datasets.synthetic.World": lambda: (synthetic.World, {
+        "n_features": 20, "d": 8, "largest_probability": 0.5, "smallest_probability": 0.01,
+        "exponent": 0.5}),
+    "datasets.synthetic.save_world": lambda: (synthetic.save_world, {
+        "world": synthetic.World(20, 8), "folder": t.fresh("world")}),
+    "datasets.synthetic.load_world": lambda: (synthetic.load_world, {
+        "source": synthetic.save_world(synthetic.World(20, 8), t.fresh("world"))}),
     "datasets.go.Boards": lambda: (go.Boards, {
         "stones": t.go_games().stones, "to_move": t.go_games().first, "ko": -t.go_games().first}),
     "datasets.go.Games": lambda: (go.Games, {

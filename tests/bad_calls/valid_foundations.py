@@ -194,6 +194,7 @@ CALLS = {
     "saes.unstack": lambda: {
         "stacked": stack([make_sae(t.config())])},
     "saes.load_sae_lens": lambda: {"source": save_sae_lens(t.sae(), t.fresh("lens"))},
+    "saes.MatchingPursuitSAE": lambda: {"config": t.config(dictionary="matching_pursuit")},
     "saes.save_sae_lens": lambda: {"sae": t.sae(), "folder": t.fresh("lens")},
     "saes.dictionary": lambda: {"name": "mine"},
     "saes.make_sae": lambda: {"config": t.config(), "seed": 0},

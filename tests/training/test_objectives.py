@@ -10,7 +10,8 @@ from saehelpers.training.side_by_side import train_sae
 from saehelpers.training.sparsity import SPARSITY_TERMS
 
 N, ORDER, D = 6, 4, 5
-OF_ANY_SAE = [name for name in OBJECTIVES if name != "matryoshka"]  # which needs prefixes
+# the first needs prefixes, the second gates
+OF_ANY_SAE = [name for name in OBJECTIVES if name not in ("matryoshka", "gated")]
 
 
 AS_IT_IS = (torch.zeros(1, D), torch.ones(1, 1))

@@ -126,7 +126,8 @@ def _check_there(folder: Path, *names: str) -> None:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise FileNotFoundError(
-            f"the world in {folder} lacks {' and '.join(missing)}: copy or download all of it"
+            f"the world in {folder} lacks {' and '.join(missing)}: copy or download all of it, or "
+            "pass another source or subfolder"
         )
 
 
