@@ -10,6 +10,7 @@ from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from saehelpers import runs
+from saehelpers.datasets import augment
 from saehelpers.experiments.base_models import acted_on
 from saehelpers.experiments.once import fit_run, load_or_train, load_weights
 from saehelpers.experiments.subjects import (
@@ -34,9 +35,9 @@ class EncoderRun:
     """Everything that decides what a ConvNeXt classifier learns.
 
     data: the identity of (images, labels), followed by `acted_on` where the action on images is
-    one's own. They are shown under random elements of `group`, a `Group.identifier`. The
-    architecture is that of
-    `saehelpers.networks.make_convnext`.
+    one's own. They are shown under random elements of `group`, a `Group.identifier`, and with
+    another flux, colour, noise, size and place each time where `augmented` (see
+    `saehelpers.datasets.augment`). The architecture is that of `saehelpers.networks.make_convnext`.
     """
 
     name: Name
@@ -52,6 +53,7 @@ class EncoderRun:
     schedule: Schedule = "cosine"
     warmup_steps: Count = 100
     seed: Seed = 0
+    augmented: bool = runs.added_later(False)
 
     __str__ = runs.described
 
@@ -117,6 +119,9 @@ def _train_encoder(model, config, images, labels, test_images, test_labels, mode
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         batch = act_each(images[index[0]], (uniform[0] * group.order).long(), group, act)
+        if config.augmented:
+            generator = torch.Generator().manual_seed(int(uniform.double().sum().item() * 2**32))
+            batch = augment(batch, generator)
         with torch.autocast(images.device.type, torch.bfloat16):  # a quarter faster on a CPU
             logits = model(batch).logits
         return {"loss": nn.functional.cross_entropy(logits.float(), labels[index[0]])}

@@ -16,6 +16,8 @@ from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import NOT_EMPTY, Positive, Seed
 
 Channels = tuple[float, float, float]
+OF_TIMM = ("hf_hub:", "local-dir:")  # begin the source of a model for timm
+TIMM_FILES = ("config.json", "model.safetensors")
 
 
 class PretrainedViT(nn.Module):
@@ -114,9 +116,10 @@ def load_encoder(source: str | Path, dtype: torch.dtype = torch.float32) -> nn.M
 
     Args:
         source: a vision model's name on the Hugging Face hub or a folder with it; or
-            "hf_hub:owner/name", one for timm, such as the encoders of Zoobot (Walmsley et al.,
-            JOSS 8 (2023), 5312), trained on galaxies; or "package.module:function", which is
-            called and returns the torch module, whose own type it keeps.
+            "hf_hub:owner/name" or "local-dir:path/to/folder", one for timm (config.json and
+            model.safetensors), such as the encoders of Zoobot (Walmsley et al., JOSS 8 (2023),
+            5312), trained on galaxies; or "package.module:function", which is called and returns
+            the torch module, whose own type it keeps.
         dtype: of the weights: torch.bfloat16 for models that would not fit in float32.
 
     Raises:
@@ -125,7 +128,7 @@ def load_encoder(source: str | Path, dtype: torch.dtype = torch.float32) -> nn.M
         ValueError: its preprocessor does not say what images it reads.
     """
     source = str(source)
-    if source.startswith("hf_hub:"):
+    if source.startswith(OF_TIMM):
         model = _load_timm(source, dtype)
     elif ":" in source:
         package, function = source.rsplit(":", 1)
@@ -143,10 +146,17 @@ def _load_timm(source: str, dtype: torch.dtype) -> nn.Module:
             f"{source} needs timm, and timm needs a torchvision that matches the installed torch: "
             "pip install timm"
         ) from error
+    kind, _, name = source.partition(":")
+    missing = [file for file in TIMM_FILES if not (Path(name) / file).is_file()]
+    if kind == "local-dir" and missing:
+        raise FileNotFoundError(
+            f"no encoder at {source!r}: the folder has no {' and no '.join(missing)}, which "
+            "timm.models.save_for_hf writes"
+        )
     try:
         model = timm.create_model(source, pretrained=True, num_classes=0)
     except OSError as error:
-        raise _unreachable(source, source.removeprefix("hf_hub:")) from error
+        raise _unreachable(source, name) from error
     known = timm.data.resolve_model_data_config(model)
     return _reading_images(model.to(dtype), known["input_size"][-1], known["mean"], known["std"])
 

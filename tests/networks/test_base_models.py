@@ -371,9 +371,11 @@ def test_encoder_of_timm_without_timm(monkeypatch):
         load_encoder("hf_hub:a/b")
 
 
-def test_encoder_of_timm(monkeypatch):
+def test_encoder_of_timm(monkeypatch, tmp_path):
+    local = f"local-dir:{tmp_path}"
+
     def create_model(name, pretrained, num_classes):
-        if name != "hf_hub:a/b":
+        if name not in ("hf_hub:a/b", local):
             raise OSError("not found")
         return nn.Identity() if pretrained and num_classes == 0 else None
 
@@ -386,3 +388,10 @@ def test_encoder_of_timm(monkeypatch):
     assert_close(found, torch.tensor([0.2, 0, -0.05])[:, None, None].expand(2, 3, 8, 8))
     with pytest.raises(FileNotFoundError, match=r"'hf_hub:a/c'.*https://huggingface\.co/a/c into"):
         load_encoder("hf_hub:a/c")
+    (tmp_path / "config.json").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"'local-dir:.*': the folder has no model\.safetensors, which"
+    ):
+        load_encoder(local)
+    (tmp_path / "model.safetensors").touch()
+    assert load_encoder(local)(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 8, 8)
