@@ -64,14 +64,15 @@ all: $(STAMP)
 	$(call execute,$(EVERY))
 
 # a step is a notebook and a file of parameters; each continues where it was. This alone renews
-# what is shipped: rows, and the figures of docs/.
+# what is shipped: rows, the figures of docs/, and the documents' numbers, by docs/templates/.
 paper: $(STAMP)
 	@mkdir -p executed
 	@export SHIP_RESULTS=1; cd notebooks; steps=(paper/*.yaml); for i in "$${!steps[@]}"; do \
 	  step=$$(basename "$${steps[i]}" .yaml); \
 	  echo "== step $$((i + 1)) of $${#steps[@]}: $$step"; \
 	  $(PAPERMILL) -f "$${steps[i]}" "$$(echo $${step:0:2}_*.ipynb)" "../executed/paper_$$step.ipynb" > /dev/null; \
-	done
+	done; \
+	../$(BIN)/python -m saehelpers.figures.documents ..
 
 test: $(STAMP)
 	@rm -rf .small

@@ -16,7 +16,13 @@ import torch
 from xgboost import XGBClassifier
 
 from saehelpers.datasets import make_shapes, task_labels
-from saehelpers.evaluation import f1, probe_inputs, probe_sweep, separating_latents
+from saehelpers.evaluation import (
+    f1,
+    probe_inputs,
+    probe_sweep,
+    separating_latents,
+    task_scores,
+)
 from saehelpers.runs import n_cores
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, orbit
@@ -71,8 +77,9 @@ def loop(given, labels, tasks):
 def ours(given, labels, tasks):
     job = {"probe": "xgboost", "truncation": TRUNCATION}
     parts = [tasks[i :: n_cores()] for i in range(n_cores())]  # a job for each process
-    for _, done, scores in probe_sweep([(job, given, part) for part in parts], labels, N_TRAIN):
-        yield from zip(done, scores, strict=True)
+    jobs = [(job, given, part) for part in parts]
+    for _, done, predictions in probe_sweep(jobs, labels, N_TRAIN):
+        yield from zip(done, task_scores(labels[N_TRAIN:, done], predictions), strict=True)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,11 @@ from saehelpers.training import METHODS, OBJECTIVES
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/extending.md",
-        "docs/findings.md",
-        "benchmarks/README.md",
-        "data/reference/README.md",
-    ],
-)
+PAGES = ["README.md", "benchmarks/README.md", "data/reference/README.md"]
+PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page):
     path = ROOT / page
     links = re.findall(r"\]\(([^)#]+)", path.read_text())

@@ -266,7 +266,7 @@ def _code() -> str:
     """A hash of all that decides what notebooks make."""
     digest = hashlib.sha256()
     paths = [*ROOT.glob("saehelpers/**/*.py"), *NOTEBOOKS.values(), *ROOT.glob("tests/walking*.py")]
-    for path in sorted([*paths, ROOT / "README.md"]):
+    for path in sorted([*paths, ROOT / "docs" / "findings.md"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

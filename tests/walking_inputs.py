@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from saehelpers.datasets import read_documents, train_tokeniser
+from saehelpers.datasets import SPLITS, read_documents, train_tokeniser
 from saehelpers.datasets.galaxies import CLASSES, draw_galaxy
 from saehelpers.networks import make_gpt2
 
@@ -62,10 +62,18 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _of_two_widths(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of MLPs, and other ones as if of narrower SAEs; of galaxies and toys all rows."""
+    """The rows of MLPs, other ones as if of narrower SAEs, and all as if of the other split.
+
+    Of galaxies and toys all rows as they are.
+    """
     of_shapes = table.dataset == "shapes"
     mlp = table[of_shapes & (table.base_model == "mlp")]
     narrower = mlp[mlp.n_latents.isin(WIDTHS)]
     value = pd.to_numeric(narrower.value) * 0.9
     narrower = narrower.assign(n_latents=narrower.n_latents.map(WIDTHS), value=value)
-    return pd.concat([table[~of_shapes], mlp, narrower])
+    here = pd.concat([mlp, narrower])
+    sources = dict(zip(SPLITS.values(), reversed(SPLITS.values()), strict=True))
+    there = here.assign(
+        data_source=here.data_source.map(sources), value=pd.to_numeric(here.value) * 0.95
+    )
+    return pd.concat([table[~of_shapes], here, there])

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
-from saehelpers.runs.identities import identified
-from saehelpers.runs.wanted import Positive, Seed, Wanted, one_of
+from saehelpers.runs.identities import derived, identified, joined, part
+from saehelpers.runs.wanted import FROM_ZERO, Positive, Seed, Wanted, one_of
 from saehelpers.symmetry import Group, orbit, rotations_and_flips
 
 SIZE = 32  # of a quadrant, in pixels
@@ -123,6 +123,69 @@ def _held_out() -> Bool[Tensor, " compositions"]:
             chosen |= kin == least
             left -= int(sizes[least])
     return chosen
+
+
+@checked
+@dataclass(frozen=True)
+class ProbeSamples:
+    """Shapes that probes are fitted to and tested on, each sample an image under an element.
+
+    shapes: of every sample (n_train + n_test * turns, 4); elements: under which it is seen. The
+    first `n_train` are for fitting, each image once; then each test image `turns` times.
+    """
+
+    n_train: Positive
+    n_test: Positive
+    turns: Positive
+    shapes: Drawn
+    elements: Annotated[Int[Tensor, " n"], FROM_ZERO]
+
+    def __post_init__(self):
+        wanted = self.n_train + self.n_test * self.turns
+        if len(self.shapes) != wanted or len(self.elements) != wanted:
+            raise ValueError(
+                f"shapes and elements must be of n_train + n_test * turns = {wanted} samples, got "
+                f"{len(self.shapes)} and {len(self.elements)}"
+            )
+
+    @property
+    def images(self) -> Int[Tensor, " n_samples"]:
+        """Which test image each test sample is: what is drawn anew for an interval."""
+        return torch.arange(self.n_test).repeat_interleave(self.turns)
+
+    def orbits(self, train: Float[Tensor, "n order d"], test: Float[Tensor, "m order d"]) -> Tensor:
+        """The orbit of activations that each sample is a member of, (n_samples, |G|, d)."""
+        tested = part(test, 0, self.n_test)
+        if self.turns > 1:
+            tested = derived(torch.repeat_interleave, tested, self.turns, 0)
+        return joined(part(train, 0, self.n_train), tested)
+
+
+@checked
+def probe_samples(
+    train: ShapesData,
+    test: ShapesData,
+    n_train: Positive,
+    n_test: Positive,
+    group: Group,
+    by: Annotated[str, one_of(SPLITS)],
+) -> ProbeSamples:
+    """Images for probes: the first of both parts, under random elements.
+
+    Args:
+        by: as in `split_shapes`. Of "compositions", each test image is seen under every element.
+    """
+    for name, wanted, images in (("n_train", n_train, train), ("n_test", n_test, test)):
+        if wanted > len(images.shapes):
+            raise ValueError(f"{name} must be {len(images.shapes)} or less, got {wanted}")
+    turns = group.order if by == "compositions" else 1
+    tested = test.shapes[:n_test].repeat_interleave(turns, dim=0)
+    shapes = torch.cat([train.shapes[:n_train], tested])
+    generator = torch.Generator().manual_seed(2)
+    elements = torch.randint(group.order, (len(shapes),), generator=generator)
+    if turns > 1:
+        elements[n_train:] = torch.arange(group.order).repeat(n_test)
+    return ProbeSamples(n_train, n_test, turns, shapes, elements)
 
 
 @checked

@@ -41,6 +41,7 @@ from .consistency import (
     rsa as rsa,
     shared_fraction as shared_fraction,
     shared_strength as shared_strength,
+    subspace_overlap as subspace_overlap,
     svcca as svcca,
 )
 from .dependence import (
@@ -106,11 +107,15 @@ from .probing import (
     class_probe_f1 as class_probe_f1,
     fit_class_probe as fit_class_probe,
     fit_predict as fit_predict,
+    predict_tasks as predict_tasks,
     probe_sweep as probe_sweep,
     probe_tasks as probe_tasks,
+    resampled_scores as resampled_scores,
+    task_scores as task_scores,
 )
 from .statements import (
     Estimate as Estimate,
+    each_above as each_above,
     interval as interval,
     paired_difference as paired_difference,
     verdict as verdict,

@@ -107,6 +107,35 @@ def linear_cka(x: Float[Tensor, "samples n"], y: Float[Tensor, "samples m"]) -> 
     return float((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 
+@checked
+def subspace_overlap(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], action: LinearAction | None = None
+) -> float:
+    """How much of the smaller of two spans lies in the other: 1 if all of it does.
+
+    ||Q_a Q_b^T||^2 / min(r_a, r_b) in the Frobenius norm, Q orthonormal bases of the spans of the
+    rows, of r_a and r_b dimensions: the mean of the squared cosines of the principal angles. Random
+    spans have max(r_a, r_b) / d. With an `action`, spans of the rows' orbits: modulo the group.
+    Latents that no other seed finds can still span what all find (cf. arXiv 2606.12138).
+
+    Raises:
+        ValueError: rows that are all 0 span nothing.
+    """
+
+    def basis(rows: Tensor) -> Tensor:
+        rows = full_precision(rows)
+        if action is not None:
+            rows = action.orbit_of_directions(rows).flatten(0, 1)
+        _, s, v = torch.linalg.svd(normalize(rows.double(), dim=-1), full_matrices=False)
+        return v[s > 1e-6 * s.max()]
+
+    bases = basis(a), basis(b)
+    smaller = min(map(len, bases))
+    if not smaller:
+        raise ValueError("a and b must have rows other than 0, which span nothing")
+    return float((bases[0] @ bases[1].T).square().sum() / smaller)
+
+
 # --- nulls, filters, intervals ---
 
 

@@ -5,7 +5,7 @@ themselves, of images their means over the pixels (`saehelpers.networks.feature_
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -20,13 +20,13 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
 from saehelpers.runs.sweeps import sweep
-from saehelpers.runs.wanted import AnyExecutor, Positive, one_of
+from saehelpers.runs.wanted import FROM_ZERO, AnyExecutor, Positive, one_of
 
 if TYPE_CHECKING:
     import xgboost
 
 PROBES = ("xgboost", "logistic")
-CHUNK = 180  # tasks that one process takes at a time
+RESAMPLES = 20  # of held-out samples
 N_TREES = 100
 XGBOOST = {
     "max_depth": 6, "learning_rate": 0.3, "reg_lambda": 1.0, "tree_method": "hist", "n_jobs": 1,
@@ -45,7 +45,25 @@ def probe_tasks(
     probe: Annotated[str, one_of(PROBES)],
     truncation: Positive | None = None,
 ) -> list[float]:
-    """F1 on held-out samples of one probe per task.
+    """F1 on held-out samples of one probe per task; see `predict_tasks`.
+
+    Returns:
+        One F1 for each task; NaN where a class is missing from the training samples, or the
+        positive class from the held-out ones: such a task cannot be evaluated.
+    """
+    predictions = predict_tasks(probe_input, labels, n_train, probe, truncation)
+    return task_scores(labels[n_train:], predictions)
+
+
+@checked
+def predict_tasks(
+    probe_input: ProbeInput,
+    labels: Bool[Tensor, "n tasks"],
+    n_train: Positive,
+    probe: Annotated[str, one_of(PROBES)],
+    truncation: Positive | None = None,
+) -> list[np.ndarray | None]:
+    """What one probe per task says of the held-out samples.
 
     Args:
         labels: of all samples; the first `n_train` of them train.
@@ -53,8 +71,8 @@ def probe_tasks(
             samples alone. None keeps all.
 
     Returns:
-        One F1 for each task; NaN where a class is missing from the training samples, or the
-        positive class from the held-out ones: such a task cannot be evaluated.
+        Labels (n - n_train,) for each task; None where a class is missing from the training
+        samples, or the positive class from the held-out ones.
     """
     if not 1 <= n_train < len(labels):
         raise ValueError(f"n_train must be between 1 and {len(labels) - 1}, got {n_train}")
@@ -65,14 +83,59 @@ def probe_tasks(
         keep = separating_latents(own, labels[:n_train], truncation)
     train, test = labels[:n_train], labels[n_train:]
     known = (train.any(0) & ~train.all(0) & test.any(0)).nonzero()[:, 0]
-    scores = np.full(labels.shape[1], np.nan)
-    if probe == "logistic":
-        predictions = _predict_linearly(probe_input, keep[known], train.T[known])
-    else:
-        predictions = _predict_by_trees(probe_input, keep[known], train.T[known])
-    for task, predicted in zip(known.tolist(), predictions, strict=True):
-        scores[task] = f1(test[:, task].numpy(), predicted)
-    return scores.tolist()
+    predictions: list[np.ndarray | None] = [None] * labels.shape[1]
+    predict = _predict_linearly if probe == "logistic" else _predict_by_trees
+    of_known = predict(probe_input, keep[known], train.T[known])
+    for task, predicted in zip(known.tolist(), of_known, strict=True):
+        predictions[task] = predicted
+    return predictions
+
+
+@checked
+def task_scores(
+    truth: Bool[Tensor, "n tasks"], predictions: Sequence[np.ndarray | None]
+) -> list[float]:
+    """F1 of the predictions of each task; NaN where there are none."""
+    return [
+        float("nan") if predicted is None else f1(column, predicted)
+        for column, predicted in zip(truth.numpy().T, predictions, strict=True)
+    ]
+
+
+@checked
+def resampled_scores(
+    truth: Bool[Tensor, "n tasks"],
+    predictions: Sequence[np.ndarray | None],
+    units: Annotated[Int[Tensor, " n"], FROM_ZERO],
+) -> Float[np.ndarray, "resamples tasks"]:
+    """F1 of each task on samples drawn anew, by units (bootstrap): how much hangs on those drawn.
+
+    As many units are drawn with replacement as there are, each with all its samples. The draws
+    are the same for whatever is measured on the same units, so that differences can be paired.
+    NaN where there are no predictions, or where no sample that was drawn is positive.
+
+    Args:
+        units: which one each sample belongs to: the composition of an image, say.
+    """
+    members, unit_of = units.unique(return_inverse=True)
+    drawn = np.random.default_rng(0).multinomial(
+        len(members), np.full(len(members), 1 / len(members)), size=RESAMPLES
+    )
+    drawn = torch.from_numpy(drawn).double()
+    known = [task for task, predicted in enumerate(predictions) if predicted is not None]
+    scores = np.full((RESAMPLES, len(predictions)), np.nan)
+    if known:
+        predicted = torch.from_numpy(np.stack([predictions[task] for task in known], axis=1))
+        positive = truth[:, known]
+
+        def count(of_samples: Tensor) -> Tensor:
+            sums = torch.zeros(len(members), len(known), dtype=torch.double)
+            return drawn @ sums.index_add_(0, unit_of, of_samples.double())
+
+        n_positive, both = count(positive), 2 * count(positive & predicted)
+        found = both / (n_positive + count(predicted))
+        scores[:, known] = found.masked_fill(n_positive == 0, float("nan")).numpy()
+    return scores
 
 
 def _predict_by_trees(
@@ -165,23 +228,19 @@ def probe_sweep(
     labels: Bool[Tensor, "n tasks"],
     n_train: Positive,
     executor: AnyExecutor | None = None,
-) -> Iterator[tuple[dict, list[int], list[float]]]:
-    """Probe many inputs in parallel, yielding (job, tasks, scores) as they are done.
+) -> Iterator[tuple[dict, list[int], list[np.ndarray | None]]]:
+    """Probe many inputs in parallel, yielding (job, tasks, predictions) as they are done.
 
     A job is (description, input, tasks): the description has "probe" and "truncation", the
-    tasks are columns of `labels`. The progress bar counts chunks of tasks.
+    tasks are columns of `labels`. The progress bar counts jobs.
     """
-    chunks = [
-        (job, probe_input, tasks[i : i + CHUNK], labels[:, tasks[i : i + CHUNK]], n_train)
-        for job, probe_input, tasks in jobs
-        for i in range(0, len(tasks), CHUNK)
-    ]
-    yield from sweep(_probe_chunk, chunks, f"probes, by {CHUNK} tasks", executor)
+    told = [(*job, labels[:, job[2]], n_train) for job in jobs if job[2]]
+    yield from sweep(_probe, told, "inputs probed", executor)
 
 
-def _probe_chunk(job, probe_input, tasks, labels, n_train):
-    scores = probe_tasks(probe_input, labels, n_train, job["probe"], job["truncation"])
-    return job, tasks, scores
+def _probe(job, probe_input, tasks, labels, n_train):
+    told = labels, n_train, job["probe"], job["truncation"]
+    return job, tasks, predict_tasks(probe_input, *told)
 
 
 @checked

@@ -1,8 +1,9 @@
 """What a comparison says, and how sure it is: differences paired by base model and seed.
 
 Base models and seeds are two levels of chance: SAEs on one base model share what that one has
-learnt. Intervals resample both (hierarchical bootstrap: Davison and Hinkley, Bootstrap Methods and
-their Application, 1997, section 3.8), and nothing is said that an interval does not decide.
+learnt. What was tested on is a third. Intervals resample them all (hierarchical bootstrap: Davison
+and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8), and nothing is said that
+an interval does not decide.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Name, Open, check_columns, with_columns
+from saehelpers.runs.wanted import NOT_EMPTY, Name, Open, check_columns, with_columns
 
-BASE, SEED = "base_seed", "seed"
+BASE, SEED, RESAMPLE = "base_seed", "seed", "resample"
 RESAMPLES = 10_000
 HOLDS, DOES_NOT_HOLD, NOT_DECIDED = "holds", "does not hold", "not decided"
 Values = Annotated[pd.DataFrame, with_columns(BASE, SEED, "value")]
@@ -34,6 +35,8 @@ class Estimate(NamedTuple):
     why_none: str = ""
 
     def __str__(self) -> str:
+        if np.isnan(self.mean):
+            return self.why_none
         if self.why_none:
             return f"{self.mean:.3f} (no interval: {self.why_none})"
         return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
@@ -48,27 +51,42 @@ class Estimate(NamedTuple):
 def interval(values: Values, level: Open = 0.95) -> Estimate:
     """Mean over base models of their means over seeds, and the hierarchical bootstrap's interval.
 
-    Base models are drawn with replacement, then seeds of each that is drawn; the interval is
-    between the quantiles of the means. With one base model it would say nothing of others: there
-    is none.
+    Base models are drawn with replacement, then seeds of each that is drawn, then what was tested
+    on, if there are resamples of it; the interval is between the quantiles of the means. With one
+    base model it would say nothing of others: there is none.
 
     Args:
         values: a row for each base model and seed, or several (tasks, say), which are averaged.
+            A column "resample", if there is one, is 0 for the value itself, and from 1 the number
+            of a resample of what was tested on, the same for all.
+
+    Raises:
+        ValueError: some base models and seeds have resamples that others lack.
     """
-    rows = values.dropna(subset="value").groupby([BASE, SEED])["value"].mean()
-    of_base = [own.to_numpy() for _, own in rows.groupby(level=BASE)]
-    if not of_base:
+    rows = values.dropna(subset="value")
+    rows = rows if RESAMPLE in rows else rows.assign(**{RESAMPLE: 0})
+    wide = rows.pivot_table(index=[BASE, SEED], columns=RESAMPLE, values="value")
+    if wide.empty:
         return Estimate(*[float("nan")] * 3, 0, 0, "nothing was measured")
-    mean = float(np.mean([own.mean() for own in of_base]))
+    if wide.isna().any(axis=None):
+        base, seed = wide.index[wide.isna().any(axis=1)][0]
+        raise ValueError(
+            f"values: base model {base}, seed {seed}, lacks resamples that others have"
+        )
+    of_base = [own.to_numpy() for _, own in wide.groupby(level=BASE)]  # (seeds, 1 + resamples)
+    mean = float(np.mean([own[:, 0].mean() for own in of_base]))
     counts = len(of_base), min(map(len, of_base))
     if len(of_base) < 2:
         return Estimate(mean, float("nan"), float("nan"), *counts, "one base model")
     generator = np.random.default_rng(0)
+    shape, n_values = (RESAMPLES, len(of_base)), wide.shape[1]
+    tested_on = generator.integers(min(1, n_values - 1), n_values, size=RESAMPLES)
     # for every place of every resample, a mean over seeds of every base model: one is taken
-    shape = (RESAMPLES, len(of_base))
-    means = np.stack(
-        [own[generator.integers(len(own), size=(*shape, len(own)))].mean(-1) for own in of_base]
-    )
+    seeds = [generator.integers(len(own), size=(*shape, len(own))) for own in of_base]
+    means = np.stack([
+        own[drawn, tested_on[:, None, None]].mean(-1)
+        for own, drawn in zip(of_base, seeds, strict=True)
+    ])  # fmt: skip
     drawn = generator.integers(len(of_base), size=shape)
     resampled = np.take_along_axis(means, drawn[None], axis=0)[0].mean(axis=1)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
@@ -79,7 +97,7 @@ def interval(values: Values, level: Open = 0.95) -> Estimate:
 def paired_difference(
     first: Values, second: Values, by: Sequence[Name] = (), level: Open = 0.95
 ) -> Estimate:
-    """`interval` of first minus second, of the same base model and seed, and the same of `by`.
+    """`interval` of first minus second, of the same base model, seed, resample, and `by`.
 
     Raises:
         ValueError: there are no pairs, or several rows of one.
@@ -87,6 +105,7 @@ def paired_difference(
     check_columns("first", first, by=list(by))
     check_columns("second", second, by=list(by))
     keys = [BASE, SEED, *by]
+    keys += [RESAMPLE] if RESAMPLE in first and RESAMPLE in second else []
     for name, table in (("first", first), ("second", second)):
         if table.duplicated(keys).any():
             raise ValueError(f"{name} must have one row for each {', '.join(keys)}, it has several")
@@ -106,3 +125,30 @@ def verdict(difference: Estimate, more_than: int | float = 0) -> str:
     if difference.low > more_than:
         return HOLDS
     return DOES_NOT_HOLD if difference.high < more_than else NOT_DECIDED
+
+
+@checked
+def each_above(
+    values: Annotated[pd.DataFrame, with_columns("method", SEED, "value")],
+    methods: Annotated[Sequence[Name], NOT_EMPTY],
+    baseline: Name,
+    by: Sequence[Name] = (),
+) -> dict[str, Estimate | str]:
+    """How far each method is above a baseline, and what that says of the claim that all are.
+
+    Returns:
+        The `paired_difference` of each method, by its name, and the "verdict": it holds where it
+        holds of every method, and does not where it does not of one.
+    """
+    rows = values if BASE in values else values.assign(**{BASE: 0})
+    of_baseline = rows[rows["method"] == baseline]
+    found = {}
+    for name in methods:
+        own = rows[rows["method"] == name]
+        both = len(own) and len(of_baseline)
+        nothing = Estimate(*[float("nan")] * 3, 0, 0, "not measured")
+        found[name] = paired_difference(own, of_baseline, by) if both else nothing
+    verdicts = [verdict(difference) for difference in found.values()]
+    if DOES_NOT_HOLD in verdicts:
+        return found | {"verdict": DOES_NOT_HOLD}
+    return found | {"verdict": HOLDS if set(verdicts) == {HOLDS} else NOT_DECIDED}

@@ -19,7 +19,13 @@ from saehelpers.datasets.text import (
 )
 from saehelpers.evaluation.metrics import next_token_loss
 from saehelpers.experiments.once import fit_run, load_or_train, load_weights
-from saehelpers.networks import VIT_B_16, load_pretrained_vit, make_autoencoder, make_gpt2
+from saehelpers.networks import (
+    UNTRAINED,
+    VIT_B_16,
+    load_pretrained_vit,
+    make_autoencoder,
+    make_gpt2,
+)
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.extras import extra
 from saehelpers.runs.identities import check_identity, identity
@@ -71,9 +77,19 @@ def shapes_base_run(
 ) -> BaseModelRun:
     """The run of a base model of notebook 02, which others load, trained on these images.
 
-    `settings` are further fields of `BaseModelRun`.
+    Args:
+        architecture: as in `BaseModelRun`, or one of `UNTRAINED`: the initial weights of a
+            network, which `epochs` = 0 leave as they are.
+        settings: further fields of `BaseModelRun`.
+
+    Raises:
+        ValueError: an untrained network is to be trained.
     """
     name = f"base_{Path(architecture).name}"
+    if architecture in UNTRAINED:
+        if epochs:
+            raise ValueError(f"epochs must be 0 for {architecture!r}, got {epochs}")
+        architecture = architecture.removesuffix("_untrained")
     return BaseModelRun(
         name, identity(images), architecture, group=group, epochs=epochs, **settings
     )
@@ -122,7 +138,7 @@ def load_or_train_base_model(
     """The base model of this config and its history (loss is the mean squared error).
 
     Weights are kept in half precision. What is returned always comes from disk, so that
-    results do not depend on whether the model was trained just now.
+    results do not depend on whether the model was trained just now. Of 0 epochs nothing is kept.
 
     Args:
         group: that of the config, needed to train where it is neither C_n nor D_n.
@@ -138,6 +154,8 @@ def load_or_train_base_model(
     model = make_autoencoder(
         config.architecture, config.latent_dim, config.hidden_dim, images.shape[-1], config.seed
     )
+    if not config.epochs:
+        return model.eval().requires_grad_(False), pd.DataFrame()
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
         # channels last: convolutions on a CPU are a fifth faster

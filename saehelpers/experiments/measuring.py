@@ -5,19 +5,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saehelpers import runs
 from saehelpers.evaluation.inputs import ProbeInput
-from saehelpers.evaluation.probing import SETTINGS, probe_sweep, probe_tasks
+from saehelpers.evaluation.probing import (
+    RESAMPLES,
+    SETTINGS,
+    probe_sweep,
+    probe_tasks,
+    resampled_scores,
+    task_scores,
+)
 from saehelpers.experiments.subjects import ActionRun
 from saehelpers.runs import results
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import sweep
-from saehelpers.runs.wanted import NOT_EMPTY, AnyExecutor, Positive, with_columns
+from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, AnyExecutor, Positive, with_columns
 from saehelpers.saes import SAE, EquivariantSAE
 from saehelpers.symmetry import LinearAction
 from saehelpers.training.methods import EndToEndRun, SAERun, run_columns
@@ -79,6 +86,7 @@ def measure_probes(
     n_train: Positive,
     path_of: Callable[[dict[str, Any]], Path],
     executor: AnyExecutor | None = None,
+    units: Annotated[Int[Tensor, " n_test"], FROM_ZERO] | None = None,
 ) -> pd.DataFrame:
     """F1 of every planned probe on every task: the rows of the results tables.
 
@@ -86,26 +94,30 @@ def measure_probes(
     time, it goes on from there.
 
     Args:
-        plan: (config, further columns of its rows, probe, truncation, input); see `probe_tasks`.
+        plan: (config, further columns of its rows, probe, truncation, input); see `predict_tasks`.
         tasks: a row with task_type and task for each column of `labels`.
         n_train: so many samples train, the others are held out.
         path_of: the results table for a row of these columns.
+        units: of the held-out samples, which one each belongs to: the composition of an image,
+            say. If they are given, there are also rows of the metric "f1_resampled", the mean
+            over the tasks of a type on units drawn anew (see `resampled_scores`).
+
+    Raises:
+        ValueError: there are not as many units as held-out samples.
     """
-    told_tasks = [
-        row | {"data": identity(column)}
-        for row, column in zip(
-            tasks[["task_type", "task"]].to_dict("records"), labels.T, strict=True
-        )
-    ]
+    if units is not None and len(units) != len(labels) - n_train:
+        raise ValueError(f"units must be {len(labels) - n_train}, one for each held-out sample, "
+                         f"got {len(units)}")  # fmt: skip
+    wanted = _columns_of_tasks(labels, tasks, units)
     rows_of_plan = []
     for config, columns, probe, truncation, given in plan:
         shared = _columns_of(config) | {
             "probe": probe, "features": given.features, "truncation": truncation,
-            "element": given.element, "metric": "f1", "split": "test", "n_train": n_train,
+            "element": given.element, "split": "test", "n_train": n_train,
             "n_test": len(labels) - n_train, "measure": identity((probe_tasks, SETTINGS[probe])),
         } | columns | (given.causes or {"data": identity(given)})  # fmt: skip
         rows_of_plan.append(
-            [shared | task | {"data": f"{shared['data']}-{task['data']}"} for task in told_tasks]
+            [shared | row | {"data": f"{shared['data']}-{row['data']}"} for row in wanted]
         )
     paths = [path_of(rows[0]) for rows in rows_of_plan]
     jobs = []
@@ -114,21 +126,43 @@ def measure_probes(
         absent = results.missing(path, [row for i in own for row in rows_of_plan[i]])
         print(progress_line(path.stem, len(absent) - sum(absent), len(absent)))
         for i in own:
-            absent_here, absent = absent[: len(tasks)], absent[len(tasks) :]
+            absent_here, absent = absent[: len(wanted)], absent[len(wanted) :]
             _, _, probe, truncation, given = plan[i]
             todo = [task for task, is_absent in enumerate(absent_here) if is_absent]
+            if todo and todo[-1] >= len(tasks):  # means over tasks need them all
+                todo = [*range(len(tasks))]
             jobs.append(({"row": i, "probe": probe, "truncation": truncation}, given, todo))
-    for job, done, scores in probe_sweep(jobs, labels, n_train, executor):
-        rows = rows_of_plan[job["row"]]
-        measured = zip(done, scores, strict=True)
-        results.append(
-            paths[job["row"]], [rows[task] | {"value": score} for task, score in measured]
-        )
+    for job, done, predictions in probe_sweep(jobs, labels, n_train, executor):
+        rows, truth = rows_of_plan[job["row"]], labels[n_train:, done]
+        scores = [(rows[t], v) for t, v in zip(done, task_scores(truth, predictions), strict=True)]
+        if units is not None and len(done) == len(tasks):
+            resampled = pd.DataFrame(resampled_scores(truth, predictions, units))
+            means = resampled.T.groupby(tasks["task_type"].to_numpy(), sort=False).mean()
+            scores += zip(rows[len(tasks) :], means.to_numpy().ravel(), strict=True)
+        results.append(paths[job["row"]], [row | {"value": value} for row, value in scores])
     print(progress_line("probes", len(plan) * len(tasks), len(plan) * len(tasks)))
-    wanted = {path: [] for path in sorted(set(paths))}
+    of_path = {path: [] for path in sorted(set(paths))}
     for path, rows in zip(paths, rows_of_plan, strict=True):
-        wanted[path] += rows
-    return pd.concat([results.take(*pair) for pair in wanted.items()], ignore_index=True)
+        of_path[path] += rows
+    return pd.concat([results.take(*pair) for pair in of_path.items()], ignore_index=True)
+
+
+def _columns_of_tasks(labels: Tensor, tasks: pd.DataFrame, units: Tensor | None) -> list[dict]:
+    """What tells the rows of one input: of each task, then of each type and each resample."""
+    told = [
+        row | {"metric": "f1", "data": identity(column)}
+        for row, column in zip(
+            tasks[["task_type", "task"]].to_dict("records"), labels.T, strict=True
+        )
+    ]
+    if units is None:
+        return told
+    data = identity((labels, units))
+    return told + [
+        {"task_type": kind, "task": f"resample {n}", "metric": "f1_resampled", "data": data}
+        for kind in tasks["task_type"].unique()
+        for n in range(1, RESAMPLES + 1)
+    ]
 
 
 def _columns_of(config: Run) -> dict[str, Any]:

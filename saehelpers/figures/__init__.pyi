@@ -19,6 +19,7 @@ from .analysis import (
     ordering as ordering,
     over_task_types as over_task_types,
     rank_correlation as rank_correlation,
+    resampled_f1 as resampled_f1,
     what_is_there as what_is_there,
 )
 from .dashboards import (

@@ -5,15 +5,17 @@ from typing import Annotated
 
 import pandas as pd
 
+from saehelpers.evaluation.statements import RESAMPLE
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import Name, Positive, check_columns, one_of, with_columns
 from saehelpers.training.methods import METHODS
 
 EQUIVARIANT = ("canonical", "latent_inv", "output_inv")
 CELL = ("group", "topk", "truncation", "task_type")  # of the published tables
-GIVEN = ("base_model", *CELL, "probe", "features", "element", "method", "seed")
+GIVEN = ("base_model", *CELL, "probe", "features", "element", "method", "base_seed", "seed")
 RUN = ("group", "base_model", "topk", "epochs", "probe")
-PAIR = ("base_model", *CELL, "probe", "seed")  # that a baseline is paired by
+PAIR = ("base_model", *CELL, "probe", "base_seed", "seed")  # that a baseline is paired by
+COUNTED = {"base_seed": "base models", "seed": "seeds", "method": "methods"}
 TOLD = ("none", "true", "inferred")  # of the group element
 Scores = Annotated[pd.DataFrame, with_columns(*GIVEN, "value")]  # of `mean_f1`
 Cells = Annotated[pd.DataFrame, with_columns(*CELL, "method")]  # of `beside_published`
@@ -26,10 +28,25 @@ def mean_f1(
     """Mean F1 over the tasks of each type, for each SAE and each way to probe it.
 
     Takes the rows of an experiment with probes; returns one row for each combination of the
-    columns `GIVEN`, with "value". Tasks that could not be evaluated are left out.
+    columns `GIVEN`, with "value". Tasks that could not be evaluated are left out. Rows that name
+    no seed of a base model are of the first.
     """
-    rows = table[table["metric"] == "f1"].dropna(subset="value")
+    rows = table[table["metric"] == "f1"].dropna(subset="value").fillna({"base_seed": 0})
     return rows.groupby(list(GIVEN), dropna=False)["value"].mean().reset_index()
+
+
+@checked
+def resampled_f1(
+    table: Annotated[pd.DataFrame, with_columns(*GIVEN, "task", "metric", "value")],
+) -> pd.DataFrame:
+    """`mean_f1`, as resample 0, and the same on every resample of what was tested on.
+
+    What `saehelpers.evaluation.statements` makes intervals of.
+    """
+    rows = table[table["metric"] == "f1_resampled"].fillna({"base_seed": 0})
+    number = rows["task"].str.removeprefix("resample ").astype("int64")
+    drawn = rows[[*GIVEN, "value"]].assign(**{RESAMPLE: number})
+    return pd.concat([mean_f1(table).assign(**{RESAMPLE: 0}), drawn], ignore_index=True)
 
 
 @checked
@@ -48,16 +65,16 @@ def of_width(
 
 @checked
 def what_is_there(
-    probes: Annotated[pd.DataFrame, with_columns(*RUN, "features", "truncation", "seed", "method")],
+    probes: Annotated[pd.DataFrame, with_columns(*RUN, *COUNTED, "features", "truncation")],
 ) -> pd.DataFrame:
-    """On how many seeds and methods the F1 of recons rest, truncation lengths side by side."""
+    """On how many base models, seeds and methods the F1 of recons rest, lengths side by side."""
     run = list(RUN)
     rows = probes[probes["features"] == "recons"]
-    counted = rows.groupby([*run, "truncation"])[["seed", "method"]].nunique().reset_index()
-    counted = counted.rename(columns={"seed": "seeds", "method": "methods"})
+    counted = rows.fillna({"base_seed": 0}).groupby([*run, "truncation"])[list(COUNTED)].nunique()
+    counted = counted.rename(columns=COUNTED).reset_index()
     lengths = counted["truncation"].astype(str)
-    counted = counted.assign(truncations=lengths).groupby([*run, "seeds", "methods"])
-    return counted["truncations"].agg(", ".join).reset_index(["seeds", "methods"])
+    counted = counted.assign(truncations=lengths).groupby([*run, *COUNTED.values()])
+    return counted["truncations"].agg(", ".join).reset_index(list(COUNTED.values()))
 
 
 @checked
@@ -91,7 +108,7 @@ def _of_xgboost(f1: Scores) -> pd.DataFrame:
 @checked
 def over_task_types(f1: Scores) -> pd.DataFrame:
     """The mean over task types, each counted once, as rows of the task type "mean"."""
-    told_by = [name for name in GIVEN if name != "task_type"]
+    told_by = [name for name in (*GIVEN, RESAMPLE) if name in f1 and name != "task_type"]
     means = f1.groupby(told_by, dropna=False)["value"].mean().reset_index()
     return means.assign(task_type="mean")
 
@@ -103,7 +120,7 @@ def at_every(f1: Scores, column: Name) -> pd.DataFrame:
     Means at different values are then means over the same SAEs.
     """
     check_columns("f1", f1, column=column)
-    measured = f1.groupby(["base_model", "seed"])[column].transform("nunique")
+    measured = f1.groupby(["base_model", "base_seed", "seed"])[column].transform("nunique")
     return f1[measured == f1[column].nunique()]
 
 
@@ -113,7 +130,8 @@ def conditions(f1: Scores, named: Mapping[str, tuple[Sequence[str], str, str]]) 
 
     One of several methods is their mean, for the base models and seeds that have them all.
     """
-    told_by, parts = [name for name in GIVEN if name != "method"], []
+    told_by = [name for name in (*GIVEN, RESAMPLE) if name in f1 and name != "method"]
+    parts = []
     for name, (methods, features, element) in named.items():
         chosen = f1["method"].isin(methods) & (f1["features"] == features)
         rows = f1[chosen & (f1["element"] == element)]
@@ -158,7 +176,8 @@ def beside_published(
     key = [*CELL, "method"]
     chosen = (f1["features"] == "recons") & f1["element"].isin(["none", element])
     rows = f1[chosen].dropna(subset="topk")
-    rows = rows.groupby([*key, "base_model"])["value"].agg(["mean", "count"]).reset_index()
+    rows = rows.groupby([*key, "base_model", "base_seed"])["value"].agg(["mean", "count"])
+    rows = rows.groupby([*key, "base_model"]).agg({"mean": "mean", "count": "min"}).reset_index()
     ours = rows.groupby(key).agg(
         ours=("mean", "mean"), seeds=("count", "min"), base_models=("base_model", "nunique")
     )
@@ -183,15 +202,15 @@ def ordering(cells: Cells, column: Name, baseline: str = "vanilla") -> pd.Series
 
 @checked
 def rank_correlation(f1: Scores, element: Annotated[str, one_of(TOLD)] = "inferred") -> pd.Series:
-    """Spearman's correlation of methods' F1 under the two probes, by base model and seed.
+    """Spearman's correlation of methods' F1 under the two probes, by base model and seeds.
 
     Of recons of baselines, and of symmetric SAEs given `element`, over the methods that both
     probes were fitted to; four or more make a ranking.
     """
     chosen = (f1["features"] == "recons") & f1["element"].isin(["none", element])
-    index = ["base_model", "seed", "method"]
+    ranking = ["base_model", "base_seed", "seed"]
+    index = [*ranking, "method"]
     wide = f1[chosen].pivot_table(index=index, columns="probe", values="value").dropna()
-    ranking = ["base_model", "seed"]
     wide = wide.groupby(ranking).filter(lambda methods: len(methods) >= 4)
     return (
         wide.groupby(ranking)

@@ -125,15 +125,27 @@ def summarise(
     table: Annotated[pd.DataFrame, with_columns("seed", "value")],
     by: Annotated[Sequence[str], NOT_EMPTY],
 ) -> pd.DataFrame:
-    """Mean, standard error and number of seeds of "value", by the given columns.
+    """Mean, standard error and numbers of seeds and base models of "value", by some columns.
 
-    Within a seed, rows (the tasks of a type, say) are averaged first, so that the standard
-    error is that between seeds; it is missing for a single seed.
+    Within a seed, rows (the tasks of a type, say) are averaged first, and seeds within a base
+    model (`base_seed`, if there is such a column). The standard error is that between base
+    models; with one alone between seeds; it is missing for a single seed.
     """
     check_columns("table", table, by=by)
-    per_seed = table.groupby([*by, "seed"], observed=True)["value"].mean().reset_index()
-    groups = per_seed.groupby(list(by), observed=True)["value"]
-    return groups.agg(mean="mean", se="sem", seeds="count").reset_index()
+    of_base = ["base_seed"] if "base_seed" in table and "base_seed" not in by else []
+    rows = table.fillna({"base_seed": 0}) if of_base else table
+    per_seed = rows.groupby([*by, *of_base, "seed"], observed=True)["value"].mean().reset_index()
+    seeds = per_seed.groupby([*by, *of_base], observed=True)["value"]
+    seeds = seeds.agg(mean="mean", se="sem", seeds="count").reset_index()
+    if not of_base:
+        return seeds.assign(base_models=1)
+    groups = seeds.groupby(list(by), observed=True)
+    means = groups.agg(
+        mean=("mean", "mean"), between=("mean", "sem"), se=("se", "first"),
+        seeds=("seeds", "min"), base_models=("mean", "count"),
+    )  # fmt: skip
+    means["se"] = means.pop("between").fillna(means["se"])
+    return means.reset_index()
 
 
 @checked
@@ -253,12 +265,17 @@ def log_ticks(ax: Axes, values: Sequence[float]) -> None:
 
 @checked
 def seeds_note(table: Annotated[pd.DataFrame, with_columns("seeds")]) -> str:
-    """How many seeds a `summarise`d table rests on, for titles: "3 seeds" or "1 to 5 seeds"."""
+    """What a `summarise`d table rests on, for titles: "3 seeds", "5 seeds on 3 base models"."""
     if table.empty:
         return "not measured"
-    low, high = int(table["seeds"].min()), int(table["seeds"].max())
-    counted = f"{low}" if low == high else f"{low} to {high}"
-    return f"{counted} seed{'' if high == 1 else 's'}"
+
+    def counted(column: str, one: str) -> str:
+        low, high = int(table[column].min()), int(table[column].max())
+        return f"{low if low == high else f'{low} to {high}'} {one}{'' if high == 1 else 's'}"
+
+    seeds = counted("seeds", "seed")
+    several = "base_models" in table and table["base_models"].max() > 1
+    return f"{seeds} on {counted('base_models', 'base model')}" if several else seeds
 
 
 @checked

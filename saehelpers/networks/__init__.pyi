@@ -22,6 +22,7 @@ from .activations import (
 )
 from .autoencoders import (
     ARCHITECTURES as ARCHITECTURES,
+    UNTRAINED as UNTRAINED,
     Autoencoder as Autoencoder,
     make_autoencoder as make_autoencoder,
 )

@@ -15,6 +15,7 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import Name, Positive, Seed
 
 ARCHITECTURES = ("mlp", "cnn", "vit")
+UNTRAINED = ("mlp_untrained", "cnn_untrained", "vit_untrained")  # the same with random weights
 
 
 class Autoencoder(nn.Module):

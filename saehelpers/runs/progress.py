@@ -1,6 +1,5 @@
 """Progress: bars (widgets in a notebook, lines of text in a terminal), and how much is left."""
 
-import functools
 import itertools
 import os
 import sys
@@ -14,8 +13,31 @@ from saehelpers.runs.wanted import Count, Positive, Weight
 
 # `make run` sets it: what executes a notebook without a browser cannot show a widget
 PLAIN = "PLAIN_PROGRESS" in os.environ
+LINES = 10  # of a plain bar, at most
 
-tqdm = functools.partial(std.tqdm, file=sys.stdout) if PLAIN else auto.tqdm
+
+class Lines(std.tqdm):
+    """A bar as lines of text: ten at most, none at its start, and never two of one second."""
+
+    def __init__(self, iterable=None, desc=None, total=None, **settings):
+        self.between = -(-(len(iterable) if total is None else total) // (LINES - 1))
+        self.shown_at, self.is_closing = None, False
+        settings |= {"file": sys.stdout, "miniters": max(1, self.between), "delay": 1}
+        super().__init__(iterable, desc, total, **settings)
+
+    def display(self, msg=None, pos=None):
+        second = int(self.format_dict["elapsed"])
+        nearly_done = self.total - self.n < self.between and not self.is_closing
+        if msg == "" or not (nearly_done or second == self.shown_at):
+            super().display(msg, pos)
+            self.shown_at = second
+
+    def close(self):
+        self.is_closing = True
+        super().close()
+
+
+tqdm = Lines if PLAIN else auto.tqdm
 
 
 @checked

@@ -114,7 +114,7 @@ def _fit_by_adam(centred, group, method, all_k, epochs, learning_rate, batch_siz
     maps.to(centred.device)
     optimiser = torch.optim.Adam(maps.parameters(), learning_rate, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    bar = tqdm(range(epochs), f"action {group.name}", disable=not progress)
+    bar = tqdm(range(epochs), f"action {group.name}", disable=not progress, leave=False)
     for _ in bar:
         total = torch.zeros((), device=centred.device)
         for index in torch.randperm(n, generator=generator).split(batch_size):
@@ -124,7 +124,7 @@ def _fit_by_adam(centred, group, method, all_k, epochs, learning_rate, batch_siz
             loss.backward()
             optimiser.step()
             total += loss.detach() * len(index)
-        bar.set_postfix(loss=f"{total.item() / n / d:.4f}")
+        bar.set_postfix(loss=f"{total.item() / n / d:.4f}", refresh=False)
     with torch.no_grad():
         return [linear.weight.detach().clone() for linear in maps]
 

@@ -151,7 +151,8 @@ def fit(
         rows += new
         for entry in new if log is not None and distributed.is_first() else []:
             log(entry)
-        bar.set_postfix({name: f"{value.float().mean().item():.3g}" for name, value in row.items()})
+        shown = {name: f"{value.float().mean().item():.3g}" for name, value in row.items()}
+        bar.set_postfix(shown, refresh=False)  # in the bar's next line, not in one of its own
         if keeps and time.monotonic() - saved > CHECKPOINT_SECONDS:
             save_checkpoint(checkpoint, of, model, optimiser, turned, epoch + 1, rows)
             saved = time.monotonic()

@@ -159,7 +159,8 @@ def score_table() -> pd.DataFrame:
     """F1 of recons by two probes, as `figures.mean_f1` gives it."""
     rows = [
         {"base_model": "mlp", "group": "C4", "topk": 4, "truncation": 8, "task_type": kind,
-         "probe": probe, "features": "recons", "element": element, "method": method, "seed": seed,
+         "probe": probe, "features": "recons", "element": element, "method": method,
+         "base_seed": 0, "seed": seed, "task": "a",
          "value": 0.5 + 0.1 * seed, "metric": "f1", "n_latents": 12, "epochs": 3,
          "experiment": "shapes", "dataset": "shapes"}
         for kind in ("S", "SO") for probe in ("xgboost", "logistic") for seed in (0, 1)

@@ -31,6 +31,10 @@ def _attention():
     return read_attention(t.gpt2(), t.tokens(), 0)
 
 
+def _guesses():
+    return [_labels()[:9, task].numpy() for task in range(_labels().shape[1])]
+
+
 def _values() -> pd.DataFrame:
     return pd.DataFrame({"base_seed": [0, 1], "seed": [0, 0], "value": [1.0, 2.0]})
 
@@ -94,6 +98,8 @@ CALLS = {
     "evaluation.shared_fraction": lambda: {"strength": torch.tensor([0.5, 0.9])},
     "evaluation.shared_strength": lambda: {"encoders": (t.random(4, t.D), t.random(5, t.D)),
                                            "dictionaries": (t.random(4, t.D), t.random(5, t.D))},
+    "evaluation.subspace_overlap": lambda: {"a": t.random(4, t.D), "b": t.random(5, t.D),
+                                            "action": t.toy().action},
     "evaluation.svcca": _two,
     "evaluation.Evaluation": lambda: {"summary": {"mcc": 0.5},
                                       "features": pd.DataFrame({"f": [1]})},
@@ -174,6 +180,8 @@ CALLS = {
     "evaluation.interval": lambda: {"values": _values(), "level": 0.9},
     "evaluation.paired_difference": lambda: {"first": _values(), "second": _values(),
                                              "level": 0.9},
+    "evaluation.each_above": lambda: {"values": _values().assign(method="vanilla"),
+                                      "methods": ["canonical"], "baseline": "vanilla"},
     "evaluation.verdict": lambda: {"difference": Estimate(0.2, 0.1, 0.3, 2, 2)},
     "evaluation.fit_predict": lambda: {"probe": "logistic", "x_train": t.random(9, 3).numpy(),
                                        "y_train": np.arange(9) % 2,
@@ -183,4 +191,9 @@ CALLS = {
         "labels": _labels(), "n_train": 12, "executor": t.threads()},
     "evaluation.probe_tasks": lambda: {"probe_input": _probe_input(), "labels": _labels(),
                                        "n_train": 12, "probe": "logistic", "truncation": 2},
+    "evaluation.predict_tasks": lambda: {"probe_input": _probe_input(), "labels": _labels(),
+                                         "n_train": 12, "probe": "logistic", "truncation": 2},
+    "evaluation.task_scores": lambda: {"truth": _labels()[:9], "predictions": _guesses()},
+    "evaluation.resampled_scores": lambda: {"truth": _labels()[:9], "predictions": _guesses(),
+                                            "units": t.whole(4, 9)},
 }  # fmt: skip

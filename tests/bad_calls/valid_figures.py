@@ -58,6 +58,7 @@ CALLS = {
     "figures.conditions": lambda: {"f1": _f1(),
                                    "named": {"vanilla": (["vanilla"], "recons", "none")}},
     "figures.mean_f1": lambda: {"table": t.score_table()},
+    "figures.resampled_f1": lambda: {"table": t.score_table()},
     "figures.of_width": lambda: {"table": t.score_table(), "n_latents": 12},
     "figures.ordering": lambda: {"cells": _cells(), "column": "ours"},
     "figures.over_task_types": lambda: {"f1": _f1()},

@@ -7,11 +7,13 @@ from torch.testing import assert_close
 from saehelpers.datasets.shapes import (
     SHAPES,
     TASK_TYPES,
+    ProbeSamples,
     draw_templates,
     element_ceiling,
     list_tasks,
     make_shapes,
     orientations,
+    probe_samples,
     quadrant_sources,
     share_unseen,
     split_shapes,
@@ -71,6 +73,39 @@ def test_splits_are_told_apart():
     assert len({identity(part.images) for part in parts}) == 3
     assert torch.equal(parts[1].shapes, make_shapes(9, 0, "train").shapes)
     assert not torch.equal(parts[2].shapes, make_shapes(9, 1, "test").shapes)
+
+
+@pytest.mark.parametrize("by", ["images", "compositions"])
+def test_samples_of_probes(by):
+    train, test = split_shapes(50, 40, by)
+    group = Group.named("C4")
+    samples = probe_samples(train, test, 30, 20, group, by)
+    turns = 4 if by == "compositions" else 1
+    assert samples.turns == turns and len(samples.elements) == 30 + 20 * turns
+    # activations that say which image and which element they are of
+    orbits = [
+        torch.stack([torch.arange(n) + start, torch.zeros(n)], -1)[:, None]
+        + torch.stack([torch.zeros(4), torch.arange(4.0)], -1)
+        for n, start in ((50, 0), (40, 1000))
+    ]
+    told = samples.orbits(*orbits)[torch.arange(len(samples.elements)), samples.elements]
+    assert torch.equal(told[:, 1].long(), samples.elements)
+    shown = [*range(30), *(1000 + samples.images).tolist()]
+    assert told[:, 0].long().tolist() == shown
+    shapes = torch.cat([train.shapes[:30], test.shapes[samples.images]])
+    assert torch.equal(samples.shapes, shapes)
+    if by == "compositions":  # each under every element, once
+        pairs = set(zip(samples.images.tolist(), samples.elements[30:].tolist(), strict=True))
+        assert pairs == {(image, g) for image in range(20) for g in range(4)}
+    assert identity(samples.orbits(*orbits)) == identity(samples.orbits(*orbits))
+
+
+def test_samples_that_are_more_than_there_are():
+    train, test = split_shapes(9, 9, "images")
+    with pytest.raises(ValueError, match="n_test must be 9 or less, got 10"):
+        probe_samples(train, test, 9, 10, Group.named("C4"), "images")
+    with pytest.raises(ValueError, match=r"must be of n_train .* = 3 samples, got 9 and 9"):
+        ProbeSamples(1, 2, 1, train.shapes, torch.zeros(9, dtype=torch.long))
 
 
 def test_shapes_are_drawn_uniformly_in_every_quadrant():

@@ -4,12 +4,14 @@ import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.linalg
 import torch
 from scipy.stats import spearmanr
 from sklearn.cross_decomposition import CCA
 from sklearn.metrics.pairwise import cosine_distances
 
 from saehelpers.evaluation import consistency, matching
+from saehelpers.symmetry import Group, LinearAction
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -184,6 +186,29 @@ def test_two_runs_have_no_interval():
 
 
 # --- bad input ---
+
+
+def test_subspaces_by_their_principal_angles():
+    a, b = random(5, 12), random(4, 12, seed=1)
+    angles = scipy.linalg.subspace_angles(a.T.double().numpy(), b.T.double().numpy())
+    expected = (np.cos(angles) ** 2).mean()
+    assert consistency.subspace_overlap(a, b) == pytest.approx(expected)
+    mixed = random(7, 5, seed=2) @ a  # other latents of the same span
+    assert consistency.subspace_overlap(a, mixed) == pytest.approx(1)
+    assert consistency.subspace_overlap(a[:2], mixed) == pytest.approx(1)
+    many = [consistency.subspace_overlap(random(3, 40, seed=i), random(5, 40, seed=-i - 1))
+            for i in range(50)]  # fmt: skip
+    assert np.mean(many) == pytest.approx(5 / 40, abs=0.02)
+    with pytest.raises(ValueError, match="rows other than 0"):
+        consistency.subspace_overlap(torch.zeros(2, 3), random(2, 3))
+
+
+def test_subspaces_modulo_a_group():
+    turns = LinearAction.from_generators(Group.named("C4"), [torch.eye(8).roll(2, 0)])
+    a = torch.eye(8)[:1]
+    assert consistency.subspace_overlap(a, a.roll(4, 1)) == 0
+    assert consistency.subspace_overlap(a, a.roll(4, 1), turns) == pytest.approx(1)
+    assert consistency.subspace_overlap(a, a.roll(1, 1), turns) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("name", ["svcca", "linear_cka"])

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from saehelpers.evaluation import probing
 from saehelpers.evaluation.inputs import ProbeInput, orbit_averaged, probe_inputs, with_element
-from saehelpers.evaluation.metrics import macro_f1, separating_latents
+from saehelpers.evaluation.metrics import f1, macro_f1, separating_latents
 from saehelpers.evaluation.probing import (
     PROBES,
     class_probe_f1,
@@ -19,6 +19,8 @@ from saehelpers.evaluation.probing import (
     fit_predict,
     probe_sweep,
     probe_tasks,
+    resampled_scores,
+    task_scores,
 )
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction
@@ -358,26 +360,59 @@ def test_features_that_are_all_the_same():
     assert scores[0] in (0.0, pytest.approx(2 / 3))  # all negative, or all positive
 
 
-def test_probe_sweep_gives_what_probe_tasks_gives(monkeypatch):
-    """100 tasks, in several chunks, of one input, and one of another."""
-    monkeypatch.setattr(probing, "CHUNK", 45)
+def test_probe_sweep_gives_what_probe_tasks_gives():
     probe_input, labels = random_input(), random(40, 110, seed=5) > 0
     tasks = list(range(3, 103))
     jobs = [
         ({"probe": "logistic", "truncation": 1, "number": 0}, probe_input, tasks),
         ({"probe": "logistic", "truncation": None, "number": 1}, probe_input, [7]),
+        ({"probe": "logistic", "truncation": None, "number": 2}, probe_input, []),
     ]
     with ThreadPoolExecutor(1) as executor:
         done = list(probe_sweep(jobs, labels, 20, executor))
     scores = {
         (job["number"], task): score
-        for job, tasks, values in done
-        for task, score in zip(tasks, values, strict=True)
+        for job, tasks, predictions in done
+        for task, score in zip(tasks, task_scores(labels[20:, tasks], predictions), strict=True)
     }
-    assert len(done) > 2 and len(scores) == sum(len(values) for _, _, values in done) == 101
+    assert len(scores) == 101
     truncated = probe_tasks(probe_input, labels, 20, "logistic", 1)
     assert [scores[0, task] for task in tasks] == truncated[3:103]
     assert scores[1, 7] == probe_tasks(probe_input, labels, 20, "logistic")[7]
+
+
+# --- samples drawn anew ---
+
+
+def test_resampled_scores_against_a_plain_loop():
+    """30 units of one to four samples; the draws are those of the library's multinomial."""
+    generator = np.random.default_rng(3)
+    units = torch.from_numpy(generator.integers(30, size=90)) * 7
+    truth = torch.from_numpy(generator.random((90, 3)) < 0.3)
+    predictions = [generator.random(90) < 0.4, None, truth[:, 2].numpy()]
+    found = resampled_scores(truth, predictions, units)
+    members = units.unique()
+    drawn = np.random.default_rng(0).multinomial(
+        len(members), np.full(len(members), 1 / len(members)), size=probing.RESAMPLES
+    )
+    for scores, counts in zip(found, drawn, strict=True):
+        rows = [i for unit, n in zip(members, counts, strict=True) if n
+                for i in (units == unit).nonzero()[:, 0].tolist() * int(n)]  # fmt: skip
+        assert scores[0] == pytest.approx(f1(truth[rows, 0].numpy(), predictions[0][rows]))
+        assert np.isnan(scores[1]) and scores[2] == 1
+    assert found[:, 0].std() > 0.01
+
+
+def test_resamples_are_the_same_for_whatever_is_measured_on_the_same_units():
+    units, truth = torch.arange(50), random(50, 1, seed=1) > 0
+    guess = (random(50, 1, seed=2) > 0)[:, 0].numpy()
+    first, second = (resampled_scores(truth, [guess], units) for _ in range(2))
+    assert np.array_equal(first, second)
+    # nothing positive is drawn: there is no F1
+    rare = torch.zeros(50, 1, dtype=torch.bool)
+    rare[0] = True
+    found = resampled_scores(rare, [np.ones(50, dtype=bool)], units)
+    assert np.isnan(found).any() and not np.isnan(found).all()
 
 
 # --- classes ---

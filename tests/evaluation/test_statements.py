@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saehelpers.evaluation.statements import Estimate, interval, paired_difference, verdict
+from saehelpers.evaluation.statements import (
+    Estimate,
+    each_above,
+    interval,
+    paired_difference,
+    verdict,
+)
 
 
 def rows(values) -> pd.DataFrame:
@@ -76,6 +82,24 @@ def test_differences_are_paired():
     assert partly.base_models == 2
 
 
+def test_what_was_tested_on_is_drawn_anew_too():
+    """No base model and no seed differs: the interval is that of the resamples, shared by all."""
+    shifts = np.random.default_rng(4).normal(size=20)
+    one = rows(np.zeros((3, 5)))
+    table = pd.concat(
+        [one.assign(resample=0)]
+        + [one.assign(resample=n, value=shift) for n, shift in enumerate(shifts, start=1)]
+    )
+    found = interval(table)
+    assert found.mean == 0
+    assert (found.low, found.high) == pytest.approx(np.quantile(shifts, [0.025, 0.975]), abs=0.3)
+    # in a difference of methods that were tested on the same, it cancels
+    gain = paired_difference(table.assign(value=table.value + 0.1), table)
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.1, 0.1, 0.1))
+    with pytest.raises(ValueError, match="base model 2, seed 4, lacks resamples that others have"):
+        interval(table.iloc[:-1])
+
+
 def test_what_an_interval_decides():
     found = Estimate(0.2, 0.1, 0.3, 3, 5)
     assert [verdict(found, bound) for bound in (0, 0.2, 0.4)] == [
@@ -83,6 +107,23 @@ def test_what_an_interval_decides():
     ]  # fmt: skip
     assert found.decides
     assert not Estimate(0.2, -0.1, 0.3, 3, 5).decides
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [((0.1, 0.2), "holds"), ((0.1, -0.1), "does not hold"), ((0.1, None), "not decided")],
+)
+def test_what_is_said_of_several_methods(gains, said):
+    base = np.random.default_rng(3).normal(size=(3, 5))
+    tables = [rows(base).assign(method="baseline")]
+    tables += [
+        rows(base + gain).assign(method=name)
+        for name, gain in zip("ab", gains, strict=True) if gain is not None
+    ]  # fmt: skip
+    found = each_above(pd.concat(tables), ["a", "b"], "baseline")
+    assert found["verdict"] == said
+    assert found["a"].mean == pytest.approx(0.1)
+    assert gains[1] is not None or str(found["b"]) == "not measured"
 
 
 def test_pairs_that_are_none_are_named():

@@ -29,7 +29,7 @@ from saehelpers.experiments import (
     shapes_base_run,
 )
 from saehelpers.experiments.once import checkpoint_path
-from saehelpers.networks import load_encoder
+from saehelpers.networks import load_encoder, make_autoencoder
 from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs import results
 from saehelpers.runs.identities import identity, part
@@ -426,6 +426,19 @@ def test_base_models_of_shapes_are_told_apart_by_name_and_images(images):
     named = BaseModelRun("base_mlp", told, "mlp", hidden_dim=3, group="D4", epochs=2)
     assert shapes_base_run("mlp", images, "D4", 2, hidden_dim=3) == named
     assert shapes_base_run("/some/where/vit", images, "C4", 0).name == "base_vit"
+
+
+def test_an_untrained_network_keeps_its_initial_weights(tmp_path):
+    images = torch.rand(6, 1, 16, 16)
+    config = shapes_base_run("mlp_untrained", images, "C4", 0, latent_dim=8, hidden_dim=8, seed=3)
+    assert (config.name, config.architecture) == ("base_mlp_untrained", "mlp")
+    model, history = load_or_train_base_model(config, images, tmp_path)
+    start = make_autoencoder("mlp", 8, 8, 16, seed=3)
+    for name, tensor in start.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    assert history.empty and not any(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="epochs must be 0 for 'mlp_untrained', got 5"):
+        shapes_base_run("mlp_untrained", images, "C4", 5)
 
 
 # --- measurements ---

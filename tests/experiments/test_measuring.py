@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from saehelpers import runs
-from saehelpers.evaluation import ProbeInput, probe_inputs, probe_tasks
+from saehelpers.evaluation import (
+    ProbeInput,
+    predict_tasks,
+    probe_inputs,
+    probe_tasks,
+    resampled_scores,
+)
+from saehelpers.evaluation.probing import RESAMPLES
 from saehelpers.experiments import (
     ActionRun,
     load_or_fit_action,
@@ -49,9 +56,9 @@ def measured(small_config, toy, tmp_path, executor):
     def path_of(columns):
         return tmp_path / f"{columns['probe']}.csv"
 
-    def measure(plan, tasks=(0, 1, 2)):
+    def measure(plan, tasks=(0, 1, 2), units=None):
         part = LABELS[:, list(tasks)], TASKS.iloc[list(tasks)]
-        return measure_probes(plan, *part, 20, path_of, executor)
+        return measure_probes(plan, *part, 20, path_of, executor, units)
 
     return config, action_run, measure
 
@@ -89,9 +96,28 @@ def test_what_is_there_is_not_measured_again(measured, tmp_path, monkeypatch, ca
     table = measure(plan)
     assert "logistic: 2 of 6 done, 4 left" in capsys.readouterr().out
     assert table.iloc[:2].equals(before) and len(table) == 6
-    monkeypatch.setattr("saehelpers.evaluation.probing.probe_tasks", None)
+    monkeypatch.setattr("saehelpers.evaluation.probing.predict_tasks", None)
     assert measure(plan).equals(table)
     assert "logistic: 6 of 6 done" in capsys.readouterr().out
+
+
+def test_held_out_samples_are_drawn_anew_by_their_units(measured, monkeypatch):
+    config, _, measure = measured
+    plan, units = [(config, {}, "logistic", 2, GIVEN)], torch.arange(20) // 2
+    measure(plan)
+    table = measure(plan, units=units)  # the tasks are probed again for the resamples' sake
+    of_tasks, resampled = (rows for _, rows in table.groupby("metric"))
+    assert len(of_tasks) == 3 and len(resampled) == 2 * RESAMPLES
+    predictions = predict_tasks(GIVEN, LABELS, 20, "logistic", 2)
+    expected = resampled_scores(LABELS[20:], predictions, units)
+    told = resampled.set_index(["task_type", "task"]).value
+    for n in (1, RESAMPLES):
+        assert told["S", f"resample {n}"] == pytest.approx(expected[n - 1, :2].mean(), abs=1e-5)
+        assert told["SO", f"resample {n}"] == pytest.approx(expected[n - 1, 2], abs=1e-5)
+    monkeypatch.setattr("saehelpers.evaluation.probing.predict_tasks", None)
+    assert measure(plan, units=units).equals(table)
+    with pytest.raises(ValueError, match="units must be 20, one for each held-out sample, got 7"):
+        measure(plan, units=torch.arange(7))
 
 
 def test_what_was_made_of_anything_else_is_measured_anew(measured, tmp_path):

@@ -7,7 +7,8 @@ from saehelpers.figures import analysis
 
 BASE = {
     "base_model": "mlp", "group": "C4", "topk": 8, "truncation": 8, "probe": "xgboost",
-    "features": "recons", "element": "none", "method": "vanilla", "seed": 0, "metric": "f1",
+    "features": "recons", "element": "none", "method": "vanilla", "base_seed": 0, "seed": 0,
+    "metric": "f1",
 }  # fmt: skip
 
 
@@ -28,6 +29,29 @@ def test_task_types_count_once_and_missing_values_not():
     f1 = scores(rows(0.2, 0.4, float("nan"), 0.9), rows(0.5, metric="fvu"))
     values = f1.set_index("task_type")["value"]
     assert values.to_dict() == pytest.approx({"S": 0.3, "SP": 0.9, "mean": 0.6})
+
+
+def test_what_was_tested_on_is_drawn_anew():
+    drawn = [
+        rows(0.5, metric="f1_resampled").assign(task=f"resample {n}", task_type="S", value=value)
+        for n, value in ((1, 0.2), (2, 0.4))
+    ]
+    other = rows(0.3, 0.3, base_seed=None).assign(task="")  # from before there were several
+    found = analysis.resampled_f1(pd.concat([other.assign(task=""), *drawn]))
+    found = pd.concat([found, analysis.over_task_types(found)])
+    assert set(found["base_seed"]) == {0}
+    values = found[found["task_type"] == "S"].set_index("resample")["value"]
+    assert values.to_dict() == pytest.approx({0: 0.3, 1: 0.2, 2: 0.4})
+    vanilla = analysis.conditions(found, {"vanilla": (["vanilla"], "recons", "none")})
+    assert len(vanilla) == len(found)  # resamples are not averaged
+
+
+def test_base_models_are_averaged_after_their_seeds():
+    f1 = scores(rows(0.2, 0.0), rows(0.4, 0.0, seed=1), rows(0.7, 0.0, base_seed=1))
+    cells = analysis.beside_published(f1[f1["task_type"] != "mean"], published(vanilla=0.25))
+    assert cells["ours"].tolist() == pytest.approx([0.5])
+    pairs = analysis.at_every(scores(rows(0.1, 0.1), rows(0.1, 0.1, base_seed=1)), "truncation")
+    assert set(pairs["base_seed"]) == {0, 1}
 
 
 def test_controls_without_truncation_are_kept():
@@ -143,4 +167,4 @@ def test_rank_correlation_of_what_both_probes_were_fitted_to():
     tables += [rows(0.9, method="canonical", element="inferred")]
     tables += [rows(0.9, seed=1), rows(0.9, seed=1, probe="logistic")]
     f1 = analysis.mean_f1(pd.concat(tables, ignore_index=True))
-    assert analysis.rank_correlation(f1).to_dict() == pytest.approx({("mlp", 0): 1.0})
+    assert analysis.rank_correlation(f1).to_dict() == pytest.approx({("mlp", 0, 0): 1.0})

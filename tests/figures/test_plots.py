@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from saehelpers import figures
-from saehelpers.figures import names
+from saehelpers.figures import names, plots
 
 MEASURED = pd.DataFrame(
     {
@@ -45,3 +45,19 @@ def test_methods_that_are_not_known_are_drawn(draw):
              else handle.lines[0].get_color() for handle in handles]  # fmt: skip
     assert [to_hex(c) for c in drawn] == [to_hex(figures.colour(method)) for method in methods]
     plt.close(fig)
+
+
+def test_summaries_of_seeds_and_of_base_models():
+    table = pd.DataFrame({
+        "method": "vanilla", "base_seed": [0, 0, 1, 1], "seed": [0, 1, 0, 1],
+        "value": [0.0, 2.0, 4.0, 8.0],
+    })  # fmt: skip
+    of_seeds = plots.summarise(table.drop(columns="base_seed").assign(seed=range(4)), ["method"])
+    assert of_seeds[["mean", "seeds"]].to_numpy().tolist() == [[3.5, 4]]
+    of_bases = plots.summarise(table, ["method"])
+    assert of_bases[["mean", "seeds", "base_models"]].to_numpy().tolist() == [[3.5, 2, 2]]
+    assert of_bases["se"].tolist() == pytest.approx([2.5])  # of the means 1 and 6
+    first = plots.summarise(table[:2].assign(base_seed=None), ["method"])
+    assert first["se"].tolist() == pytest.approx([1.0])  # between the seeds 0 and 2
+    notes = [plots.seeds_note(each) for each in (of_seeds, of_bases, first)]
+    assert notes == ["4 seeds", "2 seeds on 2 base models", "2 seeds"]

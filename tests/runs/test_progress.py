@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from saehelpers.runs.progress import progress_line, seconds_each
+from saehelpers.runs.progress import LINES, Lines, progress_line, seconds_each
 
 DAY = "2024-05-01T"
 
@@ -25,3 +27,29 @@ def test_hours_that_are_left():
     )
     assert progress_line("SAEs", 2, 32, times) == "SAEs: 2 of 32 done, 30 left, about 30 min"
     assert progress_line("SAEs", 2, 2, times) == "SAEs: 2 of 2 done"
+
+
+def lines_of(capsys, n: int, seconds_each: float, monkeypatch, **settings) -> list[str]:
+    """What a plain bar writes, by a clock that its steps move on."""
+    clock = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    for i in (bar := Lines(range(n), "SAEs", mininterval=0, **settings)):
+        bar._time = lambda: clock[0]
+        clock[0] += seconds_each
+        bar.set_postfix(loss=i, refresh=False)
+    return [
+        line for line in capsys.readouterr().out.replace("\n", "\r").split("\r") if line.strip()
+    ]
+
+
+@pytest.mark.parametrize(("n", "seconds"), [(3, 20.0), (44, 5.0), (60, 0.2), (1000, 0.5)])
+def test_a_plain_bar_has_few_lines(n, seconds, capsys, monkeypatch):
+    lines = lines_of(capsys, n, seconds, monkeypatch)
+    assert 1 <= len(lines) <= LINES
+    times = [re.search(r"\[(.*?)<", line)[1] for line in lines]
+    assert len(set(times)) == len(times)
+    assert f"{n}/{n}" in lines[-1] and "loss=" in lines[0]
+
+
+def test_a_plain_bar_of_less_than_a_second_has_none(capsys, monkeypatch):
+    assert lines_of(capsys, 60, 0.001, monkeypatch) == []

@@ -16,7 +16,7 @@ import submitit
 import torch
 
 from saehelpers import SAEConfig, SAERun
-from saehelpers.evaluation.probing import PROBES, ProbeInput, probe_sweep
+from saehelpers.evaluation.probing import PROBES, ProbeInput, probe_sweep, task_scores
 from saehelpers.experiments import load_or_train_saes
 from saehelpers.runs import identity, results
 from saehelpers.runs.sweeps import _begin, _n_processes, is_seen, n_cores, sweep
@@ -130,7 +130,8 @@ def train_and_probe(executor, folder) -> dict[str, list[float]]:
     given = ProbeInput("latents", "none", sae.encode(activations[:, 0]).detach())
     jobs = [({"probe": probe, "truncation": 2}, given, [0, 1]) for probe in PROBES]
     found = probe_sweep(jobs, activations[:, 0, :2] > 0, 40, executor)
-    return {job["probe"]: scores for job, _, scores in found}
+    truth = activations[40:, 0, :2] > 0
+    return {job["probe"]: task_scores(truth, predictions) for job, _, predictions in found}
 
 
 @pytest.fixture(scope="module")

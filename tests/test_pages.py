@@ -1,4 +1,5 @@
-"""The README's python cells run, and run again, with small things in the place of the user's."""
+"""Python cells of the README and of docs/ run, and run again, with small things in the place of the
+user's."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from saehelpers.datasets import train_tokeniser
+from saehelpers.datasets import train_tokeniser, write_shards
 from saehelpers.networks import make_gpt2
 from saehelpers.saes import SAEConfig, make_sae, save_sae_lens
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-CELLS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parent.parent
+OWN_TEST = ("docs/extending.md",)
+CELLS = {
+    name: re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if (name := path.relative_to(ROOT).as_posix()) not in OWN_TEST
+}
 ELSEWHERE = ("tcp://scheduler",)  # what only runs where somebody has a cluster
-SMALLER = {  # sizes of GPT-2 and of its SAEs
+SMALLER = {  # sizes of GPT-2 and of SAEs
     "context=512": "context=16",
     "SAEConfig(768, 8192, topk=32": "SAEConfig(16, 32, topk=4",
     "SAEConfig(768, 32_768, topk=32": "SAEConfig(256, 512, topk=32",
@@ -54,22 +60,21 @@ def user(tmp_path, monkeypatch):
     )
     with ThreadPoolExecutor(1) as executor:
         monkeypatch.setattr("saehelpers.runs.sweeps._processes", lambda: executor)
+        write_shards("data/activations/mine", [torch.rand(24, 1, 256)])
         yield {"model": User(), "images": torch.rand(24, 1, 8, 8)}
 
 
-def test_python_cells_run_and_run_again(user):
-    ran = 0
-    for number, cell in enumerate(CELLS, 1):
+@pytest.mark.parametrize("page", [name for name, cells in CELLS.items() if cells])
+def test_python_cells_run_and_run_again(page, user):
+    for number, cell in enumerate(CELLS[page], 1):
         if any(there in cell for there in ELSEWHERE):
             continue
         for large, small in SMALLER.items():
             cell = cell.replace(large, small)
         for _ in range(2):
-            exec(compile(cell, f"<python cell {number} of README.md>", "exec"), user)
-        ran += 1
-    assert ran == len(CELLS) - len(ELSEWHERE)
+            exec(compile(cell, f"<python cell {number} of {page}>", "exec"), user)
 
 
-def test_sizes_that_are_made_smaller_stand_in_the_readme():
-    assert all(README.count(large) == 1 for large in SMALLER)
-    assert all(README.count(there) == 1 for there in ELSEWHERE)
+def test_sizes_that_are_made_smaller_stand_on_a_page():
+    code = "".join(cell for cells in CELLS.values() for cell in cells)
+    assert all(code.count(text) == 1 for text in (*SMALLER, *ELSEWHERE))

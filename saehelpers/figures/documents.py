@@ -1,0 +1,160 @@
+"""Documents whose numbers come from the rows of the results: templates, filled.
+
+A template is Markdown with expressions of Jinja in it, {{ mean(...) }}: what `Measured` offers.
+No number of a measurement stands in a template. `make paper` fills them anew, and a test compares
+the documents with what the shipped rows make of them.
+
+    docs/templates/findings.md    makes docs/findings.md
+    docs/templates/found.md       makes what stands in README.md between two comments
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+
+from saehelpers.evaluation.statements import Estimate, each_above, interval, verdict
+from saehelpers.figures.names import label
+from saehelpers.runs import results
+from saehelpers.runs.checking import checked
+from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import Count, with_columns
+
+TEMPLATES = Path("docs") / "templates"
+BEGIN, END = "<!-- from docs/templates/found.md -->\n", "<!-- so far -->\n"
+
+
+class Measured:
+    """What a template may ask of a results table, by columns and what they must be.
+
+    A value is compared with a column as it is; of a list, one must be equal; None stands for
+    empty. In Jinja: {{ mean(experiment="toy", metric="recovery", method="vanilla") | two }}.
+    """
+
+    def __init__(
+        self,
+        table: Annotated[pd.DataFrame, with_columns("base_seed", "seed", "value")],
+        reference: Path,
+    ):
+        self.table, self.reference = table.fillna({"base_seed": 0, "seed": 0}), reference
+
+    def published(self, name: str, **where: Any) -> pd.DataFrame:
+        """Rows of a table of published figures, data/reference/<name>.csv."""
+        return _chosen(pd.read_csv(self.reference / f"{name}.csv"), where)
+
+    def rows(self, **where: Any) -> pd.DataFrame:
+        """The rows in which all these columns have these values.
+
+        Raises:
+            ValueError: there are none; says what was asked for.
+        """
+        return _chosen(self.table.dropna(subset="value"), where)
+
+    def mean(self, **where: Any) -> float:
+        """Mean over base models of means over seeds."""
+        return interval(self.rows(**where)).mean
+
+    def estimate(self, **where: Any) -> Estimate:
+        """The same with its interval, see `saehelpers.evaluation.statements`."""
+        return interval(self.rows(**where))
+
+    def each(self, by: str | Sequence[str], **where: Any) -> pd.Series:
+        """`mean`, for every value of a column, or of several."""
+        by = [by] if isinstance(by, str) else list(by)
+        means = self.rows(**where)
+        for keys in ([*by, "base_seed", "seed"], [*by, "base_seed"], by):
+            means = means.groupby([*dict.fromkeys(keys)])["value"].mean().reset_index()
+        return means.set_index(by)["value"]
+
+    def ratio(self, by: str | Sequence[str], first: dict, second: dict, **where: Any) -> pd.Series:
+        """Each mean of `first` as a share of that of `second`, for every value of columns."""
+        return self.each(by, **where | first) / self.each(by, **where | second)
+
+    def above(
+        self, methods: Sequence[str], baseline: str, by: Sequence[str] = (), **where: Any
+    ) -> dict[str, Estimate | str]:
+        """`each_above`: how far methods are above a baseline, and the verdict."""
+        rows = self.rows(method=[*methods, baseline], **where)
+        means = rows.groupby(["method", "base_seed", "seed", *by])["value"].mean().reset_index()
+        return each_above(means, list(methods), baseline, list(by))
+
+
+def _chosen(table: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
+    for column, value in where.items():
+        own = table[column]
+        if value is None:
+            table = table[own.isna() | (own == "")]
+        else:
+            table = table[own.isin(value if isinstance(value, list) else [value])]
+    if table.empty:
+        raise ValueError(f"there are no rows of {where}")
+    return table
+
+
+def span(values: pd.Series | Sequence[float], digits: int = 2) -> str:
+    """The smallest and the largest of some numbers, in words: "0.39 to 0.54", or one of them."""
+    numbers = [f"{value:.{digits}f}" for value in (np.min(values), np.max(values))]
+    return numbers[0] if numbers[0] == numbers[1] else " to ".join(numbers)
+
+
+def _rounded(digits: Count):
+    return lambda value: f"{value:.{digits}f}"
+
+
+@checked
+def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
+    """A template's text with what these rows make of its expressions.
+
+    Args:
+        reference: the folder of published tables.
+
+    Raises:
+        ValueError: an expression asks for rows that are not there.
+    """
+    with extra("notebooks"):
+        import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "one": _rounded(1), "two": _rounded(2), "three": _rounded(3), "span": span,
+        "percent": lambda value: f"{100 * value:.0f} %", "label": label, "verdict": verdict,
+    }  # fmt: skip
+    measured = Measured(table, reference)
+    offered = ("rows", "mean", "estimate", "each", "ratio", "above", "published")
+    names = {name: getattr(measured, name) for name in offered}
+    lines = environment.from_string(template).render(**names).splitlines()
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+@checked
+def documents(root: Path, table: pd.DataFrame) -> dict[Path, str]:
+    """The documents of a repository, as these rows have them."""
+    found, findings = (
+        fill((root / TEMPLATES / name).read_text(encoding="utf-8"), table, root / "data/reference")
+        for name in ("found.md", "findings.md")
+    )
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    return {
+        root / "README.md": f"{before}{BEGIN}\n{found}\n{END}{after}",
+        root / "docs" / "findings.md": findings,
+    }
+
+
+@checked
+def shipped_rows(root: Path) -> pd.DataFrame:
+    """The rows that documents rest on, where SHIP_RESULTS is set: see `results`."""
+    return results.latest(results.read(results.tables(root / "probe_results")))
+
+
+if __name__ == "__main__":
+    here = Path(sys.argv[1])
+    for path, text in documents(here, shipped_rows(here)).items():
+        path.write_text(text, encoding="utf-8")
+        print(path)

@@ -1,0 +1,65 @@
+"""Numbers of README and findings come from the shipped rows, and from nowhere else."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from saehelpers.figures.documents import documents, fill, shipped_rows, span
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "data" / "reference"
+ROWS = pd.DataFrame({
+    "method": ["a", "a", "a", "a", "b", "b", "b", "b"],
+    "base_seed": [0, 0, 1, 1] * 2, "seed": [0, 1] * 4, "note": ["", None] * 4,
+    "value": [0.1, 0.3, 0.4, 0.8, 0.2, 0.2, 0.2, 0.2],
+})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHIP_RESULTS", "1")
+        return shipped_rows(ROOT)
+
+
+def test_documents_are_what_the_shipped_rows_make_of_them(shipped):
+    for path, text in documents(ROOT, shipped).items():
+        assert path.read_text(encoding="utf-8") == text, "python -m saehelpers.figures.documents ."
+
+
+def test_a_row_that_changes_changes_its_sentence(shipped):
+    chosen = (shipped.metric == "induction_share") & (shipped.method == "block_diagonal")
+    changed = shipped.assign(value=shipped.value.mask(chosen, 0.12))
+    for (path, before), after in zip(
+        documents(ROOT, shipped).items(), documents(ROOT, changed).values(), strict=True
+    ):
+        lines = zip(before.splitlines(), after.splitlines(), strict=True)
+        differing = [line for other, line in lines if line != other]
+        assert len(differing) == 1 and "0.12" in differing[0], path
+
+
+def test_what_templates_may_ask():
+    def filled(text):
+        return fill(text, ROWS, REFERENCE).rstrip("\n")
+
+    assert filled('{{ mean(method="a") | two }}') == "0.40"  # of base models: 0.2 and 0.6
+    assert filled('{{ mean(method="a", base_seed=[1], seed=1) | one }}') == "0.8"
+    assert filled('{{ each("method") | span }}') == "0.20 to 0.40"
+    assert filled("{{ rows(note=None) | length }}") == "8"
+    assert filled('{{ ratio("seed", {"method": "a"}, {"method": "b"})[1] | two }}') == "2.75"
+    assert filled('{{ estimate(method="b") }}') == "0.200 (0.200 to 0.200)"
+    assert filled('{{ above(["a"], "b").verdict }}') == "not decided"
+    assert filled('{{ above(["a"], "b").a | verdict }}') == "not decided"
+    published = 'published("e2e_gpt2_small", layer=2, sae_type="e2e").l0.min()'
+    assert filled(f"{{{{ {published} | percent }}}}") == "1860 %"
+    assert filled("a  \nb") == "a\nb"
+    for question in ('mean(method="c")', 'published("e2e_gpt2_small", layer=77)'):
+        with pytest.raises(ValueError, match=r"there are no rows of \{"):
+            filled(f"{{{{ {question} }}}}")
+
+
+def test_spans():
+    assert span([0.123, 0.456]) == "0.12 to 0.46"
+    assert span(pd.Series([0.121, 0.123])) == "0.12"
+    assert span([1.0, 2.0], 0) == "1 to 2"
