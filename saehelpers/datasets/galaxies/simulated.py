@@ -26,11 +26,12 @@ PROPERTIES = {"angle", "axis_ratio", "radius"}
 CHUNK = 250  # images that a process draws at a time
 SERSIC_STEP = 0.25  # of the index: galsim makes a table for every other one
 SPEED = galsim.GSParams(folding_threshold=0.02, kvalue_accuracy=1e-3, maxk_threshold=5e-3)
-# flux in the bands z, r and g, in the survey's units: colours g - r, r - z
-BULGE = np.array([1.30, 1.07, 0.84])  # 0.8, 0.65
-DISC = np.array([1.12, 1.02, 0.91])  # 0.55, 0.4
-ARMS = np.array([0.92, 0.97, 1.12])  # 0.3, 0.2
-KNOTS = np.array([0.85, 0.95, 1.25])
+# flux in the bands z, r and g, in the survey's units; the colours g - r and r - z, in magnitudes,
+# are those of nearby galaxies (Blanton and Moustakas, ARA&A 47 (2009), 159)
+BULGE = np.array([1.30, 1.07, 0.84])  # 0.87, 0.54
+DISC = np.array([1.12, 1.02, 0.91])  # 0.73, 0.43
+ARMS = np.array([0.92, 0.97, 1.12])  # 0.45, 0.27
+KNOTS = np.array([0.85, 0.95, 1.25])  # 0.31, 0.21
 
 
 @checked

@@ -13,7 +13,7 @@ with extra("galaxies"):
     from scipy.ndimage import gaussian_filter
 
 Range = tuple[float, float]
-SEEING = np.array([0.94, 1.0, 1.09])  # of the bands z, r and g, in units of that in r
+SEEING = np.array([0.94, 1.0, 1.09])  # in the bands z, r and g, in units of that in r
 SHARES = {"desaturation", "noise_colours"}  # fields whose values are from 0 to 1
 
 
@@ -23,8 +23,9 @@ class Survey:
     """How galaxies come to be pictures; every galaxy is seen with values drawn from the ranges.
 
     Bands z, r and g become red, green and blue as in the pictures of DECaLS that the volunteers
-    of Galaxy Zoo were shown (Walmsley et al., MNRAS 509 (2022), 3966). Fluxes f are in units of
-    0.019, 0.014 and 0.008 nanomaggies per pixel of the camera:
+    of Galaxy Zoo were shown (Walmsley et al., MNRAS 509 (2022), 3966, sections 2.1 to 2.3, and the
+    code published with it, image_utils.dr2_style_rgb). Fluxes f are in units of 0.019, 0.014 and
+    0.008 nanomaggies per pixel of the camera:
 
         v = (asinh f + asinh black) / (asinh white + asinh black)
         w = sin(pi / 2 (1 - max(v) / 2.5 mean(v))), 0 where negative
@@ -39,10 +40,10 @@ class Survey:
             for galaxies below 2.5 arcseconds.
         brightness: mean flux within that radius; drawn by its logarithm. There: 10 for 21.7
             magnitudes per square arcsecond; galaxies brighter than magnitude 17.77.
-        colour: factor on the ratio of red to blue, by its logarithm; 1 leaves the colours of
-            galaxies between z of about 0 and 0.1.
+        colour: factor on the ratio of red to blue, drawn by its logarithm. There: 1, for nearby
+            galaxies.
         seeing: full width at half maximum in r, as a share of the side. There: 1.18 arcseconds of
-            42 to 100. In z and g it is 6 % less and 9 % more (Dey et al., AJ 157 (2019), 168).
+            42 to 100. In z and g it is 6 % less and 9 % more (1.11 and 1.29).
         seeing_bands: a further factor on the seeing of each band.
         stars, companions: expected number in a picture.
         black, white: -flux that is shown black, flux that is shown white. There: 0.5, 300.
