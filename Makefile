@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run all paper test test-parameters go lab lint clean
+.PHONY: help run all paper test test-parameters docs go lab lint clean
 
 # the first that runs, and can make an environment: a command of that name may be a stub
 runs = $(shell $(1) -c 'import ensurepip, venv' > /dev/null 2>&1 && echo $(1))
@@ -19,6 +19,7 @@ help:
 	@echo "make paper             every notebook at the published sizes (many hours); resumable; renews what ships"
 	@echo "make test              run the tests, notebooks included"
 	@echo "make test-parameters   change every parameter of every notebook, and see what is remade"
+	@echo "make docs              build the site, from executed notebooks, into site/html"
 	@echo "make go                install the wheel that brings KataGo's network"
 	@echo "make lab               open JupyterLab"
 	@echo "make lint              check style"
@@ -59,18 +60,22 @@ endef
 
 run: $(STAMP)
 	$(call execute,$(NB))
+	@if [ "$(NB)" = "01 02 04 06" ]; then $(BIN)/python -m saehelpers.figures.documents . --run; fi
 
 all: $(STAMP)
 	$(call execute,$(EVERY))
 
-# a step is a notebook and a file of parameters; each continues where it was. This alone renews
+# a step is one notebook or two, and a file of parameters; each continues where it was. This alone renews
 # what is shipped: rows, the figures of docs/, and the documents' numbers, by docs/templates/.
 paper: $(STAMP)
 	@mkdir -p executed
 	@export SHIP_RESULTS=1; cd notebooks; steps=(paper/*.yaml); for i in "$${!steps[@]}"; do \
 	  step=$$(basename "$${steps[i]}" .yaml); \
 	  echo "== step $$((i + 1)) of $${#steps[@]}: $$step"; \
-	  $(PAPERMILL) -f "$${steps[i]}" "$$(echo $${step:0:2}_*.ipynb)" "../executed/paper_$$step.ipynb" > /dev/null; \
+	  numbers=$${step%%_*}; for number in $${numbers//-/ }; do \
+	    $(PAPERMILL) -f "$${steps[i]}" "$$(echo $${number}_*.ipynb)" \
+	      "../executed/paper_$${number}_$${step#*_}.ipynb" > /dev/null; \
+	  done; \
 	done; \
 	../$(BIN)/python -m saehelpers.figures.documents ..
 
@@ -84,6 +89,25 @@ test-parameters: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "" --durations=10 \
 	  tests/test_parameters.py
 
+# from the executed notebooks, where there are; the site needs no network, neither does its reader
+docs: .venv-docs/.installed
+	@rm -rf site; mkdir -p site/source/{package,benchmarks,data/reference,notebooks}
+	@cp README.md docs/index.md site/source; cp -r docs site/source; cp -r saehelpers site/source/package
+	@cp benchmarks/README.md site/source/benchmarks; cp data/reference/README.md site/source/data/reference
+	@cp LICENSE site/source; cp notebooks/*.ipynb site/source/notebooks
+	@for notebook in $$(ls executed 2> /dev/null | grep -E '^[0-9]+_[a-z_]+.ipynb$$'); do \
+	  cp executed/$$notebook site/source/notebooks; \
+	done
+	.venv-docs/bin/sphinx-build -q -c docs site/source site/html
+	@echo "open site/html/index.html"
+
+.venv-docs/.installed: pyproject.toml
+	@rm -rf .venv-docs; $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $$($(PYTHON) -c "import tomllib; print(*(x.replace(' ', '') for x in \
+	  tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs']))")
+	@touch $@
+
 go: $(STAMP)
 	$(PIP) --no-deps KaTrain==1.13.0
 
@@ -96,4 +120,4 @@ lint: $(STAMP)
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 clean:
-	rm -rf executed .small .small-baseline .pytest_cache .ruff_cache data/activations
+	rm -rf executed site .small .small-baseline .pytest_cache .ruff_cache data/activations

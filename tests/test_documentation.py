@@ -24,6 +24,12 @@ def test_links_lead_to_files(page):
     assert not [link for link in files if not (path.parent / link).exists()]
 
 
+def test_every_page_is_in_the_index_of_the_site():
+    index = (ROOT / "docs" / "index.md").read_text()
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert set(re.findall(r"^docs/(\w+)$", index, re.MULTILINE)) == pages
+
+
 @pytest.mark.usefixtures("clean_registries")
 def test_what_is_added_in_cells_is_trained_also_when_they_run_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -6,8 +6,12 @@ the documents with what the shipped rows make of them.
 
     docs/templates/findings.md    makes docs/findings.md
     docs/templates/found.md       makes what stands in README.md between two comments
+    docs/templates/run.txt        makes what `make run` says last
 """
 
+import contextlib
+import functools
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +20,28 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
-from saehelpers.evaluation.statements import Estimate, each_above, interval, verdict
+from saehelpers.datasets.shapes import SPLITS
+from saehelpers.evaluation.statements import (
+    Estimate,
+    each_above,
+    interval,
+    paired_difference,
+    verdict,
+)
+from saehelpers.figures import analysis
 from saehelpers.figures.names import label
 from saehelpers.runs import results
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import Count, with_columns
+from saehelpers.training.methods import METHODS
 
 TEMPLATES = Path("docs") / "templates"
+N_LATENTS = 32  # of the narrow SAEs of Shapes
+UNTOLD = {  # what is meant of the probes of Shapes where a template says nothing
+    "experiment": "shapes_probes", "data_source": SPLITS["images"], "features": "recons",
+    "task_type": "mean", "topk": 8, "truncation": 8,
+}  # fmt: skip
 BEGIN, END = "<!-- from docs/templates/found.md -->\n", "<!-- so far -->\n"
 
 
@@ -39,7 +57,11 @@ class Measured:
         table: Annotated[pd.DataFrame, with_columns("base_seed", "seed", "value")],
         reference: Path,
     ):
-        self.table, self.reference = table.fillna({"base_seed": 0, "seed": 0}), reference
+        table = table.dropna(subset="value").fillna({"base_seed": 0, "seed": 0})
+        self.table, self.reference = table, reference
+        self.of_experiment = (
+            dict(list(table.groupby("experiment"))) if "experiment" in table else {}
+        )
 
     def published(self, name: str, **where: Any) -> pd.DataFrame:
         """Rows of a table of published figures, data/reference/<name>.csv."""
@@ -51,7 +73,7 @@ class Measured:
         Raises:
             ValueError: there are none; says what was asked for.
         """
-        return _chosen(self.table.dropna(subset="value"), where)
+        return _chosen(self.of_experiment.get(where.get("experiment"), self.table), where)
 
     def mean(self, **where: Any) -> float:
         """Mean over base models of means over seeds."""
@@ -68,6 +90,28 @@ class Measured:
         for keys in ([*by, "base_seed", "seed"], [*by, "base_seed"], by):
             means = means.groupby([*dict.fromkeys(keys)])["value"].mean().reset_index()
         return means.set_index(by)["value"]
+
+    def f1(self, **where: Any) -> Estimate:
+        """Mean F1 of the probes of Shapes: of recons, where nothing else is said, at TopK 8 and
+        truncation 8, over all task types, without knowing the element; of the longest runs."""
+        return interval(self._of_shapes(where))
+
+    def f1_gain(self, first: dict, second: dict, **where: Any) -> Estimate:
+        """How far `f1` of the first is above that of the second, paired."""
+        return paired_difference(self._of_shapes(where | first), self._of_shapes(where | second))
+
+    def _of_shapes(self, where: dict[str, Any]) -> pd.DataFrame:
+        where = UNTOLD | where
+        symmetric = where["method"] in METHODS and METHODS[where["method"]].symmetric
+        where = {"element": "inferred" if symmetric else "none"} | where
+        return _chosen(self._probes(where.pop("experiment"), where.pop("data_source")), where)
+
+    @functools.cache  # noqa: B019 one of these is made at a time
+    def _probes(self, experiment: str, data_source: str) -> pd.DataFrame:
+        rows = self.rows(experiment=experiment, data_source=data_source)
+        rows = results.trained_for(analysis.of_width(rows, N_LATENTS))
+        f1 = analysis.resampled_f1(rows)
+        return pd.concat([f1, analysis.over_task_types(f1)], ignore_index=True)
 
     def ratio(self, by: str | Sequence[str], first: dict, second: dict, **where: Any) -> pd.Series:
         """Each mean of `first` as a share of that of `second`, for every value of columns."""
@@ -122,10 +166,14 @@ def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
     )
     environment.filters |= {
         "one": _rounded(1), "two": _rounded(2), "three": _rounded(3), "span": span,
+        "short": lambda found: span([found.low, found.high]) if not found.why_none else "none",
+        "signed": lambda value: f"{round(value, 2) + 0.0:+.2f}",
         "percent": lambda value: f"{100 * value:.0f} %", "label": label, "verdict": verdict,
     }  # fmt: skip
     measured = Measured(table, reference)
-    offered = ("rows", "mean", "estimate", "each", "ratio", "above", "published")
+    offered = (
+        "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
+    )  # fmt: skip
     names = {name: getattr(measured, name) for name in offered}
     lines = environment.from_string(template).render(**names).splitlines()
     return "".join(f"{line.rstrip()}\n" for line in lines)
@@ -153,8 +201,23 @@ def shipped_rows(root: Path) -> pd.DataFrame:
     return results.latest(results.read(results.tables(root / "probe_results")))
 
 
+@checked
+def of_this_machine(root: Path) -> str:
+    """What a run of the main notebooks found, in a few lines."""
+    with contextlib.redirect_stdout(io.StringIO()):  # how many rows there are
+        rows = results.read(results.tables(root / "probe_results"), own_alone=True)
+    template = (root / TEMPLATES / "run.txt").read_text(encoding="utf-8")
+    try:
+        return fill(template, results.latest(rows), root / "data" / "reference")
+    except ValueError as error:  # other methods, base models or groups than a template asks for
+        return f"What was measured here is not what can be summed up: {error}\n"
+
+
 if __name__ == "__main__":
     here = Path(sys.argv[1])
-    for path, text in documents(here, shipped_rows(here)).items():
-        path.write_text(text, encoding="utf-8")
-        print(path)
+    if sys.argv[2:] == ["--run"]:
+        print(of_this_machine(here), end="")
+    else:
+        for path, text in documents(here, shipped_rows(here)).items():
+            path.write_text(text, encoding="utf-8")
+            print(path)

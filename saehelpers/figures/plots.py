@@ -157,7 +157,7 @@ def grouped_bars(
     names: Annotated[Sequence[str], NOT_EMPTY],
     by: Name = "method",
 ) -> None:
-    """Bars of a `summarise`d table: one group per value of column `x`, one bar per name in `by`."""
+    """Bars of what `summarise` gives: a group per value of column `x`, a bar per name in `by`."""
     colour_of = colour if by == "method" else COLOURS.get  # or matplotlib's next
     for name, places, rows, width in _grouped(table, x, order, names, by):
         ax.bar(
@@ -213,7 +213,7 @@ def dots(
     y: Name,
     order: Sequence[str],
 ) -> None:
-    """Points of a `summarise`d table, one line per value of `y`, with their numbers of seeds."""
+    """Points of what `summarise` gives, a line per value of `y`, with their numbers of seeds."""
     check_columns("table", table, y=y)
     rows = table.set_index(y).reindex(order).fillna({"se": 0})
     places = np.arange(len(order))
@@ -236,7 +236,7 @@ def curves(
     methods: Sequence[str],
     marker: Annotated[str, one_of(Line2D.markers)] = "o",
 ) -> None:
-    """Lines of a `summarise`d table against column `x`, with error bars, one per method."""
+    """Lines of what `summarise` gives against column `x`, with error bars, one per method."""
     check_columns("table", table, x=x)
     for method in methods:
         rows = table[table["method"] == method].sort_values(x)
@@ -265,7 +265,7 @@ def log_ticks(ax: Axes, values: Sequence[float]) -> None:
 
 @checked
 def seeds_note(table: Annotated[pd.DataFrame, with_columns("seeds")]) -> str:
-    """What a `summarise`d table rests on, for titles: "3 seeds", "5 seeds on 3 base models"."""
+    """What a table of `summarise` rests on: "3 seeds", "5 seeds on 3 base models"."""
     if table.empty:
         return "not measured"
 

@@ -36,7 +36,7 @@ WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
 def checked(thing: Callable) -> Callable:
     """A function, or a class of data, whose arguments are checked where users call it.
 
-    Raises (when called):
+    Raises:
         TypeError: an argument is of another type; names it, what it is and what is wanted.
         ValueError: a number or text is none of those wanted; a tensor is empty, not finite, of
             another shape, or of one that does not go with that of another argument.

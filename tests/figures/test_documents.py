@@ -1,11 +1,13 @@
 """Numbers of README and findings come from the shipped rows, and from nowhere else."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from saehelpers.figures.documents import documents, fill, shipped_rows, span
+from saehelpers.figures.documents import documents, fill, of_this_machine, shipped_rows, span
+from saehelpers.runs import results
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "data" / "reference"
@@ -23,16 +25,21 @@ def shipped():
         return shipped_rows(ROOT)
 
 
-def test_documents_are_what_the_shipped_rows_make_of_them(shipped):
-    for path, text in documents(ROOT, shipped).items():
+@pytest.fixture(scope="module")
+def filled(shipped):
+    return documents(ROOT, shipped)
+
+
+def test_documents_are_what_the_shipped_rows_make_of_them(filled):
+    for path, text in filled.items():
         assert path.read_text(encoding="utf-8") == text, "python -m saehelpers.figures.documents ."
 
 
-def test_a_row_that_changes_changes_its_sentence(shipped):
+def test_a_row_that_changes_changes_its_sentence(shipped, filled):
     chosen = (shipped.metric == "induction_share") & (shipped.method == "block_diagonal")
     changed = shipped.assign(value=shipped.value.mask(chosen, 0.12))
     for (path, before), after in zip(
-        documents(ROOT, shipped).items(), documents(ROOT, changed).values(), strict=True
+        filled.items(), documents(ROOT, changed).values(), strict=True
     ):
         lines = zip(before.splitlines(), after.splitlines(), strict=True)
         differing = [line for other, line in lines if line != other]
@@ -57,6 +64,27 @@ def test_what_templates_may_ask():
     for question in ('mean(method="c")', 'published("e2e_gpt2_small", layer=77)'):
         with pytest.raises(ValueError, match=r"there are no rows of \{"):
             filled(f"{{{{ {question} }}}}")
+
+
+def test_what_a_run_says_last(tmp_path, shipped):
+    """From own rows; and a sentence where these are of something else."""
+    for name in ("docs/templates", "data/reference"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    own = tmp_path / "probe_results" / "own"
+    own.mkdir(parents=True)
+    said = of_this_machine(tmp_path)
+    assert said.startswith("What was measured here is not what can be summed up: there are no rows")
+    asked = shipped.experiment.isin(["toy", "shapes_action", "shapes_reconstruction"])
+    probed = (shipped.experiment == "shapes_probes") & (shipped.truncation == 8)
+    probed &= (shipped.topk == 8) & (shipped.group == "C4") & (shipped.seed == 0)
+    methods = ["action", "adam", "vanilla", "canonical", "latent_inv", "output_inv"]
+    table = shipped[(asked | probed) & shipped.method.isin(methods)][list(results.COLUMNS)]
+    results.append(tmp_path / "probe_results" / "all.csv", [
+        row | {"measure": "a"} for row in table.to_dict("records")
+    ])  # fmt: skip
+    lines = of_this_machine(tmp_path).splitlines()
+    assert len(lines) == 7 and lines[0] == "Found on this machine:"
+    assert lines[2].count("(vanilla 0.") == 2
 
 
 def test_spans():
