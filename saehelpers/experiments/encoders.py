@@ -22,7 +22,7 @@ from saehelpers.networks import make_convnext
 from saehelpers.networks.feature_maps import orbit_pixels
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.identities import check_identity, identified, identity, part
-from saehelpers.runs.wanted import NOT_EMPTY, Count, Device, Name, Positive, Rate, Seed
+from saehelpers.runs.wanted import NOT_EMPTY, Count, Device, Name, Positive, Rate, Seed, Share
 from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, input_action
 from saehelpers.training.fitting import Schedule
 
@@ -37,7 +37,8 @@ class EncoderRun:
     data: the identity of (images, labels), followed by `acted_on` where the action on images is
     one's own. They are shown under random elements of `group`, a `Group.identifier`, and with
     another flux, colour, noise, size and place each time where `augmented` (see
-    `saehelpers.datasets.augment`). The architecture is that of `saehelpers.networks.make_convnext`.
+    `saehelpers.datasets.augment`). The architecture, and how it reads pixels, is that of
+    `saehelpers.networks.make_convnext`.
     """
 
     name: Name
@@ -54,6 +55,8 @@ class EncoderRun:
     warmup_steps: Count = 100
     seed: Seed = 0
     augmented: bool = runs.added_later(False)
+    pixel_mean: Share = runs.added_later(0.0)
+    pixel_std: Rate = runs.added_later(1.0)
 
     __str__ = runs.described
 
@@ -100,7 +103,10 @@ def load_or_train_encoder(
     if act is not None:
         told += acted_on(images, given_or_named(config.group, group), act)
     check_identity(f"data of {config.name!r}", config.data, told)
-    model = make_convnext(config.widths, config.depths, config.patch, config.n_classes, config.seed)
+    model = make_convnext(
+        config.widths, config.depths, config.patch, config.n_classes, config.seed,
+        config.pixel_mean, config.pixel_std,
+    )  # fmt: skip
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
         model.to(device, memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from saehelpers.networks.modules import edit_input
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
-from saehelpers.runs.wanted import NOT_EMPTY, Positive, Seed
+from saehelpers.runs.wanted import NOT_EMPTY, Positive, Rate, Seed, Share
 
 Channels = tuple[float, float, float]
 OF_TIMM = ("hf_hub:", "local-dir:")  # begin the source of a model for timm
@@ -86,12 +86,16 @@ def make_convnext(
     patch: Positive = 4,
     n_classes: Positive = 4,
     seed: Seed = 0,
+    mean: Share = 0.0,
+    std: Rate = 1.0,
 ) -> nn.Module:
     """A fresh ConvNeXt classifier (Liu et al., arXiv 2201.03545) of images (n, 3, size, size).
 
     Hugging Face's `ConvNextForImageClassification`. Stage i, "convnext.encoder.stages.i", has
     `depths[i]` blocks of `widths[i]` channels, on maps of size / (patch 2^i) pixels a side:
-    no kernel straddles the grid, so that a turned image has exactly turned maps of pixels.
+    no kernel straddles the grid, so that a turned image has exactly turned maps of pixels. Images
+    in [0, 1] are read as (image - mean) / std: its norms see nothing of how bright a patch is, but
+    on which side of the mean.
     """
     with extra("text"):
         from transformers import ConvNextConfig, ConvNextForImageClassification
@@ -102,7 +106,8 @@ def make_convnext(
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _reading_images(ConvNextForImageClassification(config))
+        model = ConvNextForImageClassification(config)
+    return _reading_images(model, mean=(mean,) * 3, std=(std,) * 3)
 
 
 @checked

@@ -60,7 +60,8 @@ def test_classifier_of_galaxies():
     config = EncoderRun(
         "base_galaxies", identity((train.images, train.labels)), tuple(given["ENCODER_WIDTHS"]),
         tuple(given["ENCODER_DEPTHS"]), group=given["ENCODER_GROUP"],
-        epochs=given["ENCODER_EPOCHS"], augmented=given["ENCODER_AUGMENTED"],
+        epochs=given["ENCODER_EPOCHS"], batch_size=32, augmented=given["ENCODER_AUGMENTED"],
+        pixel_mean=0.1, pixel_std=0.12,
     )  # fmt: skip
     assert is_there(config)
 

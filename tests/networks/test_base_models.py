@@ -365,6 +365,15 @@ def test_encoder_that_is_not_there(source, tmp_path, monkeypatch):
         load_encoder(source.format(tmp_path))
 
 
+def test_convnext_reads_pixels_about_a_mean():
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    sizes = {"widths": (8,), "depths": (1,)}
+    plain, shifted = make_convnext(**sizes), make_convnext(**sizes, mean=0.25, std=0.5)
+    expected = plain((images / 255 - 0.25) / 0.5).logits
+    assert_close(shifted(images).logits, expected)
+    assert_close(shifted(images / 255).logits, expected)
+
+
 def test_encoder_of_timm_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ModuleNotFoundError, match=r"hf_hub:a/b needs timm.*pip install timm"):
