@@ -17,7 +17,7 @@ from saehelpers.runs.wanted import NOT_EMPTY, Positive, Rate, Seed, Share
 
 Channels = tuple[float, float, float]
 OF_TIMM = ("hf_hub:", "local-dir:")  # begin the source of a model for timm
-TIMM_FILES = ("config.json", "model.safetensors")
+TIMM_FILES = ("config.json",), ("model.safetensors", "pytorch_model.bin")  # one of each
 
 
 class PretrainedViT(nn.Module):
@@ -152,10 +152,11 @@ def _load_timm(source: str, dtype: torch.dtype) -> nn.Module:
             "pip install timm"
         ) from error
     kind, _, name = source.partition(":")
-    missing = [file for file in TIMM_FILES if not (Path(name) / file).is_file()]
+    missing = [one for one in TIMM_FILES if not any((Path(name) / file).is_file() for file in one)]
     if kind == "local-dir" and missing:
         raise FileNotFoundError(
-            f"no encoder at {source!r}: the folder has no {' and no '.join(missing)}, which "
+            f"no encoder at {source!r}: the folder has no "
+            f"{' and no '.join(' or '.join(one) for one in missing)}, which "
             "timm.models.save_for_hf writes"
         )
     try:

@@ -399,7 +399,7 @@ def test_encoder_of_timm(monkeypatch, tmp_path):
         load_encoder("hf_hub:a/c")
     (tmp_path / "config.json").touch()
     with pytest.raises(
-        FileNotFoundError, match=r"'local-dir:.*': the folder has no model\.safetensors, which"
+        FileNotFoundError, match=r"'local-dir:.*': the folder has no model\.safetensors or pyt"
     ):
         load_encoder(local)
     (tmp_path / "model.safetensors").touch()
