@@ -29,7 +29,14 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-FAMILIES = ("01", "02 04 06 11", "03 05", "07", "08 09 10")  # each in the order in which they run
+FAMILIES = (
+    "01",
+    "02 04 06 11",
+    "03 05",
+    "07",
+    "08 09 10",
+    "12",
+)  # each in the order in which they run
 BASELINE = ROOT / ".small-baseline"
 INPUTS = "inputs"  # texts, images and models that parameters are changed to
 SMALL = "../.small"  # where small runs write, which a copy stands in for

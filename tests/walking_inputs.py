@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from saehelpers.datasets import SPLITS, read_documents, train_tokeniser
+from saehelpers.datasets import SPLITS, go, read_documents, train_tokeniser
 from saehelpers.datasets.galaxies import CLASSES, draw_galaxy
-from saehelpers.networks import make_gpt2
+from saehelpers.networks import make_go_network, make_gpt2
+from tests.networks.test_go import written
 
 SIZE = 32  # pixels a side, as in the small runs of the galaxies
 N_IMAGES = 80
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def make_inputs(folder: Path) -> None:
-    """text.txt, images/<class>/<i>.png, gpt2/, shipped/, results/, reference/."""
+    """text.txt, images/<class>/<i>.png, gpt2/, network.bin, games/, and tables of results."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").swapcase()
     (folder / "text.txt").write_text(text, encoding="utf-8")
     for i in range(N_IMAGES):
@@ -29,6 +30,9 @@ def make_inputs(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     _write_gpt2(folder / "gpt2", read_documents(folder / "text.txt"))
+    network = make_go_network(n_blocks=3, channels=8, seed=1)
+    (folder / "network.bin").write_bytes(written(network))
+    _write_games(folder / "games", go.play_games(network.policy, 9, size=5, seed=2))
     _write_tables(folder, ROOT / "probe_results")
     shutil.copytree(ROOT / "data" / "reference", folder / "reference")
     published = folder / "reference" / "shapes_probe_f1.csv"
@@ -47,6 +51,14 @@ def _write_tables(folder: Path, shipped: Path) -> None:
     galaxies = _read(shipped / "galaxy_probes.csv")
     first = galaxies[galaxies.seed == "0"]
     first.to_csv(folder / "results" / "own" / "galaxy_probes.csv", index=False)
+
+
+def _write_games(folder: Path, games: go.Games) -> None:
+    folder.mkdir()
+    for number, moves in enumerate(games.moves.tolist()):
+        points = [chr(97 + m % 5) + chr(97 + m // 5) if m < 25 else "" for m in moves if m >= 0]
+        nodes = [f";{'BW'[i % 2]}[{point}]" for i, point in enumerate(points)]
+        (folder / f"{number}.sgf").write_text(f"(;SZ[5]KM[7.5]{''.join(nodes)})")
 
 
 def _write_gpt2(folder: Path, documents: list[str]) -> None:

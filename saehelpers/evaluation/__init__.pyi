@@ -1,7 +1,9 @@
 from . import (
     attribution as attribution,
+    blocks as blocks,
     consistency as consistency,
     dependence as dependence,
+    go_opinions as go_opinions,
     ground_truth as ground_truth,
     inputs as inputs,
     language_metrics as language_metrics,
@@ -27,6 +29,10 @@ from .attribution import (
     upstream_attribution as upstream_attribution,
     written_directions as written_directions,
 )
+from .blocks import (
+    probe_by_block as probe_by_block,
+    report_by_block as report_by_block,
+)
 from .consistency import (
     above_null as above_null,
     bootstrap_interval as bootstrap_interval,
@@ -47,6 +53,10 @@ from .consistency import (
 from .dependence import (
     angle_dependence as angle_dependence,
     correlations as correlations,
+)
+from .go_opinions import (
+    opinion_changes as opinion_changes,
+    view_disagreement as view_disagreement,
 )
 from .ground_truth import (
     Evaluation as Evaluation,

@@ -177,24 +177,32 @@ def fit_predict(
     """
     _check_name(probe)
     if probe == "xgboost":
-        with extra("probes"):
-            import xgboost
-
-        edges = np.sort(x_train, axis=0)[np.arange(1, TASK_BINS) * len(x_train) // TASK_BINS]
-        # bins that are known need no sketch of quantiles, which would cost as much as the trees
-        data = xgboost.QuantileDMatrix(
-            _binned(x_train, edges),
-            y_train,
-            ref=_every_bin(x_train.shape[1]),
-            max_bin=TASK_BINS,
-            nthread=1,
-        )
-        settings = XGBOOST | {"objective": "binary:logistic", "max_bin": TASK_BINS}
-        booster = xgboost.train(settings, data, num_boost_round=N_TREES)
-        return booster.inplace_predict(_binned(x_test, edges)) > 0.5
+        return next(predict_by_trees(x_train, y_train[None], x_test))
     x = torch.from_numpy(np.concatenate([x_train, x_test]).astype(np.float64))[None]
     y = torch.from_numpy(y_train.astype(bool))[None]
     return predict_logistic(Factors.of(x), y, width or x.shape[2])[0].numpy()
+
+
+def predict_by_trees(
+    x_train: Real[np.ndarray, "n columns"],
+    labels: Shaped[np.ndarray, "tasks n"],
+    x_test: Real[np.ndarray, "m columns"],
+) -> Iterator[np.ndarray]:
+    """What `fit_predict` by XGBoost gives for one task after another, the features binned once."""
+    with extra("probes"):
+        import xgboost
+
+    edges = np.sort(x_train, axis=0)[np.arange(1, TASK_BINS) * len(x_train) // TASK_BINS]
+    # bins that are known need no sketch of quantiles, which would cost as much as the trees
+    data = xgboost.QuantileDMatrix(
+        _binned(x_train, edges), ref=_every_bin(x_train.shape[1]), max_bin=TASK_BINS, nthread=1
+    )
+    unseen = _binned(x_test, edges)
+    settings = XGBOOST | {"objective": "binary:logistic", "max_bin": TASK_BINS}
+    for y in labels:
+        data.set_label(y)
+        booster = xgboost.train(settings, data, num_boost_round=N_TREES)
+        yield booster.inplace_predict(unseen) > 0.5
 
 
 def _check_name(probe: str) -> None:

@@ -3,6 +3,7 @@ from . import (
     controls as controls,
     encoders as encoders,
     end_to_end as end_to_end,
+    go_points as go_points,
     loading as loading,
     measuring as measuring,
     once as once,
@@ -36,6 +37,10 @@ from .end_to_end import (
     load_onto as load_onto,
     load_or_train_end_to_end as load_or_train_end_to_end,
     load_start as load_start,
+)
+from .go_points import (
+    GoPoints as GoPoints,
+    turned_samples as turned_samples,
 )
 from .loading import (
     ActionConfig as ActionConfig,

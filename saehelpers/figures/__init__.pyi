@@ -1,6 +1,8 @@
 from . import (
     analysis as analysis,
+    boards as boards,
     dashboards as dashboards,
+    go_results as go_results,
     names as names,
     plots as plots,
 )
@@ -22,11 +24,22 @@ from .analysis import (
     resampled_f1 as resampled_f1,
     what_is_there as what_is_there,
 )
+from .boards import (
+    board_images as board_images,
+    draw_board as draw_board,
+)
 from .dashboards import (
     attention_dashboard as attention_dashboard,
     image_dashboard as image_dashboard,
     show as show,
     text_dashboard as text_dashboard,
+)
+from .go_results import (
+    go_verdict as go_verdict,
+    over_blocks as over_blocks,
+    own_frame_fvu as own_frame_fvu,
+    points_with_intervals as points_with_intervals,
+    tasks_that_count as tasks_that_count,
 )
 from .names import (
     colour as colour,

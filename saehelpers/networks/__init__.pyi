@@ -34,9 +34,11 @@ from .encoders import (
     make_convnext as make_convnext,
 )
 from .feature_maps import (
+    drawn_pixels as drawn_pixels,
     latent_maps as latent_maps,
     leading_tokens as leading_tokens,
     mean_latents as mean_latents,
+    neighbourhoods as neighbourhoods,
     orbit_pixels as orbit_pixels,
     to_feature_maps as to_feature_maps,
 )
@@ -44,6 +46,11 @@ from .go import (
     GoNetwork as GoNetwork,
     GoOpinion as GoOpinion,
     make_go_network as make_go_network,
+    read_opinions as read_opinions,
+    reconstructing as reconstructing,
+    spliced_policy as spliced_policy,
+    viewed_opinions as viewed_opinions,
+    with_random_weights as with_random_weights,
 )
 from .go_files import (
     load_go_network as load_go_network,

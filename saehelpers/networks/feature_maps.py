@@ -2,10 +2,11 @@
 
 import math
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from saehelpers import runs
@@ -13,7 +14,7 @@ from saehelpers.datasets.shards import map_activations
 from saehelpers.networks.activations import read_activations
 from saehelpers.runs.checking import checked
 from saehelpers.runs.fingerprints import check_file, keep_fingerprint
-from saehelpers.runs.wanted import Positive, Seed
+from saehelpers.runs.wanted import FROM_ZERO, Positive, Seed
 from saehelpers.saes import SAE
 from saehelpers.symmetry import Group, InputAction, input_action
 
@@ -79,6 +80,34 @@ def _laid_out(activations: Tensor, n_leading: int) -> Tensor:
 
 
 @checked
+def drawn_pixels(
+    n_images: Positive, n_pixels: Positive, pixels_per_image: Positive | None = None, seed: Seed = 0
+) -> Int[Tensor, "n_images k"]:
+    """Which pixels (row * width + column) of each image `orbit_pixels` takes, in their order."""
+    k = min(pixels_per_image or n_pixels, n_pixels)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(n_images, n_pixels, generator=generator).argsort(1)
+    return order[:, :k].sort(1).values
+
+
+@checked
+def neighbourhoods(
+    maps: Float[Tensor, "n d height width"],
+    pixels: Annotated[Int[Tensor, "n k"], FROM_ZERO],
+    width: Positive = 1,
+) -> Float[Tensor, "samples features"]:
+    """What maps hold in squares around pixels (row * width + column), zeros from outside.
+
+    (n * k, d * width * width), channel by channel; width is odd.
+    """
+    if width % 2 == 0:
+        raise ValueError(f"width must be odd, the pixel is in the middle, got {width}")
+    patches = nn.functional.unfold(maps, width, padding=width // 2)  # (n, features, pixels)
+    chosen = pixels[:, None].expand(-1, patches.shape[1], -1)
+    return patches.gather(2, chosen).mT.flatten(0, 1)
+
+
+@checked
 def orbit_pixels(
     model: nn.Module,
     images: Shaped[Tensor, "images c h w"],
@@ -118,7 +147,7 @@ def orbit_pixels(
     if not len(images) or pixels_per_image == 0:
         raise ValueError(f"nothing to read: {pixels_per_image} pixels of {len(images)} images")
     turn = input_action(group, act, images)
-    generator = torch.Generator().manual_seed(seed)
+    chosen = None
     # not through a memory map: a full disk would end the process
     with runs.temporary_path(path) as temporary, temporary.open("wb") as file:
         for start in range(0, len(images), batch_size):
@@ -131,12 +160,12 @@ def orbit_pixels(
                 input_action(group, act, turned[0])
             maps = [turn(turned[g], group.inverse(g)).flatten(2) for g in range(group.order)]
             orbits = torch.stack(maps, dim=-1).permute(0, 2, 3, 1)  # (batch, pixels, |G|, d)
-            n_pixels = min(pixels_per_image or orbits.shape[1], orbits.shape[1])
-            drawn = torch.rand(orbits.shape[:2], generator=generator).argsort(1)[:, :n_pixels]
-            chosen = drawn.sort(1).values
-            orbits = orbits[torch.arange(len(batch))[:, None], chosen].flatten(0, 1)
             if start == 0:
-                shape = (len(images) * n_pixels, *orbits.shape[1:])
+                chosen = drawn_pixels(len(images), orbits.shape[1], pixels_per_image, seed)
+            own = chosen[start : start + batch_size]
+            orbits = orbits[torch.arange(len(batch))[:, None], own].flatten(0, 1)
+            if start == 0:
+                shape = (chosen.numel(), *orbits.shape[1:])
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(orbits.float().contiguous().numpy().astype("<f4", copy=False).data)

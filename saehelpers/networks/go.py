@@ -10,15 +10,23 @@ All maps inside, x above all, are (n, size, size, channels): a point of a board 
 an SAE takes and gives.
 """
 
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saehelpers.datasets.go import N_GLOBAL, N_PLANES, N_SPATIAL
+from saehelpers.datasets.go import N_GLOBAL, N_PLANES, N_SPATIAL, turned_points
+from saehelpers.networks.activations import splice
+from saehelpers.networks.modules import find_place
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Positive, Seed, at_least
+from saehelpers.runs.identities import identified
+from saehelpers.runs.wanted import Name, Positive, Seed, at_least
+from saehelpers.symmetry import Group, image_action
 
 POINTS_OF_SCORE = 20.0  # what one stands for in the network's score
 N_SCORES = 4  # mean, spread, lead, time left
@@ -192,3 +200,67 @@ def make_go_network(
         policy, value = PolicyHead(channels, half, half), ValueHead(channels, half, channels)
         network = GoNetwork(channels, blocks, policy, value)
     return network.eval().requires_grad_(False)
+
+
+@checked
+def with_random_weights(network: GoNetwork, seed: Seed = 0) -> GoNetwork:
+    """The same architecture, which has learnt nothing: the numbers of every tensor, shuffled."""
+    generator, shuffled = torch.Generator().manual_seed(seed), copy.deepcopy(network)
+    for tensor in shuffled.state_dict().values():
+        order = torch.randperm(tensor.numel(), generator=generator)
+        tensor.copy_(tensor.flatten()[order].view_as(tensor))
+    return identified(shuffled, {"shuffled": network, "seed": seed})
+
+
+@checked
+@torch.no_grad()
+def read_opinions(
+    network: GoNetwork, planes: Float[Tensor, "n planes size size"], batch_size: Positive = 64
+) -> GoOpinion:
+    """What a network says of many positions, in batches."""
+    parts = [network(batch) for batch in planes.split(batch_size)]
+    return GoOpinion(*map(torch.cat, zip(*parts, strict=True)))
+
+
+@checked
+def viewed_opinions(
+    network: GoNetwork, planes: Float[Tensor, "n planes size size"], group: Group
+) -> list[GoOpinion]:
+    """What it says of positions that each element of C_n or D_n has turned, turned back."""
+    act, points = image_action(group), turned_points(group, planes.shape[-1])
+    views = []
+    for g in range(group.order):
+        seen = read_opinions(network, act(planes, g))
+        ownership = act(seen.ownership, group.inverse(g))
+        views.append(seen._replace(policy=seen.policy[:, points[g]], ownership=ownership))
+    return views
+
+
+@checked
+def reconstructing(
+    network: GoNetwork, module: Name, recons: Callable[[Tensor], Tensor]
+) -> AbstractContextManager[None]:
+    """Within the context, the maps of a module are replaced by recons (n, d) of their points."""
+    return splice(network, {module: partial(_at_points, recons)})
+
+
+@checked
+def spliced_policy(
+    network: GoNetwork, module: Name, recons: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """The policy of a network with recons in the place of a module's maps, see `reconstructing`.
+
+    Raises:
+        ValueError: the network has no module of that name; names the nearest.
+    """
+    find_place(network, module)
+    return partial(_spliced_policy, network, module, recons)
+
+
+def _at_points(recons: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    return recons(maps.flatten(0, -2)).view_as(maps)
+
+
+def _spliced_policy(network: GoNetwork, module: str, recons, planes: Tensor) -> Tensor:
+    with reconstructing(network, module, recons):
+        return network.policy(planes)

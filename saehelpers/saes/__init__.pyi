@@ -8,6 +8,7 @@ from . import (
     interchange as interchange,
     making as making,
     matrices as matrices,
+    pursuit as pursuit,
     sparse as sparse,
     symmetric as symmetric,
 )
@@ -48,6 +49,9 @@ from .making import (
 )
 from .matrices import (
     align_rows as align_rows,
+)
+from .pursuit import (
+    MatchingPursuitSAE as MatchingPursuitSAE,
 )
 from .symmetric import (
     EquivariantSAE as EquivariantSAE,

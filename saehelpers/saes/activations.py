@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from saehelpers.runs import Registry
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import Config
-from saehelpers.saes.sparse import BatchTopK, BlockTopK, JumpReLU, TopK
+from saehelpers.saes.sparse import AbsTopK, BatchTopK, BlockTopK, Gated, JumpReLU, TopK
 
 ACTIVATIONS = Registry(
     "activation",
@@ -18,8 +18,10 @@ ACTIVATIONS = Registry(
         "topk": lambda config: TopK(config.topk),
         "batch_topk": lambda config: BatchTopK(config.topk),
         "block_topk": lambda config: BlockTopK(config.topk, config.group_order),
+        "abs_topk": lambda config: AbsTopK(config.topk),
         "relu": lambda config: nn.ReLU(inplace=True),
         "jumprelu": lambda config: JumpReLU(config.n_latents),
+        "gated": lambda config: Gated(config.n_latents),
     },
     field="activation",
 )

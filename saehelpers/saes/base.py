@@ -34,7 +34,8 @@ from saehelpers.saes.sparse import (
 
 ENCODERS = ("linear", "two_layer")
 ENCODER_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu}
-BOUND = ("archetypal", "frozen", "soft_frozen", "pca")  # dictionaries with a norm of their own
+# dictionaries with a norm of their own
+BOUND = ("archetypal", "frozen", "soft_frozen", "pca", "matching_pursuit")
 # dictionaries that know of no group
 WITHOUT_GROUP = ("free", *BOUND, "frozen_encoder", "block_diagonal")
 LARGE = 2**17  # entries of the dictionary from which products take most of the time
@@ -49,8 +50,9 @@ class SAEConfig:
     Args:
         d: width of the activations.
         n_latents: number of latents, the rows of the dictionary.
-        activation: "topk", "batch_topk", "relu", "jumprelu"; "block_topk" (blocks of `group_order`
-            latents are chosen together, by their norms); or one that was added (`activation`).
+        activation: "topk", "batch_topk", "abs_topk" (latents have signs), "relu", "jumprelu",
+            "gated"; "block_topk" (blocks of `group_order` latents are chosen together, by their
+            norms); or one that was added (`activation`).
         topk: active latents per sample, for the two TopK activations; active blocks of the third.
         encoder: "linear", or "two_layer" with `encoder_hidden` units between.
         encoder_activation: between the layers: "relu", "gelu" or "silu".
@@ -60,8 +62,9 @@ class SAEConfig:
             centres, relaxed by `delta`); "blocks" (a group crosscoder: one decoder for
             each of the `group_order` elements); or "block_diagonal" (one block for each of
             `n_heads` attention heads, which share d and n_latents in equal parts); "frozen",
-            "soft_frozen", "frozen_encoder" or "pca" (see `saehelpers.saes.baselines`); or one
-            that was added (`saehelpers.saes.dictionary`).
+            "soft_frozen", "frozen_encoder" or "pca" (see `saehelpers.saes.baselines`);
+            "matching_pursuit", which has no encoder; or one that was added
+            (`saehelpers.saes.dictionary`).
         prefixes: the sizes of the nested dictionaries of a Matryoshka SAE, rising, the last of
             them n_latents; none for any other SAE.
         delta: largest norm of an archetypal row's relaxation, in units of the activations'
@@ -115,6 +118,14 @@ class SAEConfig:
         if self.dictionary in BOUND and self.unit_decoder:
             raise ValueError(
                 f"unit_decoder has no effect on a {self.dictionary!r} dictionary: leave it off"
+            )
+        if self.dictionary == "matching_pursuit" and (self.activation, self.encoder) != (
+            "topk", "linear",
+        ):  # fmt: skip
+            raise ValueError(
+                "a dictionary of kind 'matching_pursuit' goes with the activation 'topk', which "
+                f"counts its steps, and with the encoder 'linear', got {self.activation!r} and "
+                f"{self.encoder!r}"
             )
         if self.initial_norm != 1 and (self.unit_decoder or self.dictionary in BOUND):
             raise ValueError("initial_norm is of rows that are free to have another norm than 1")
@@ -293,6 +304,10 @@ class SAE(nn.Module):
                 f"{tuple(latents.shape)}"
             )
         return self._restored(self._sum_of_rows(latents, self.canonical_bias), 1)
+
+    def offset(self) -> Float[Tensor, "*inst 1 d"]:
+        """Recons where no latent is active."""
+        return self._restored(self.canonical_bias.unsqueeze(-2), 1)
 
     def contribution(self, latents: Latents) -> Float[Tensor, "*inst batch d"]:
         """What latents add to the recons: scale latents dictionary."""

@@ -7,8 +7,10 @@
     recons  = latents W_dec + b_dec
 
 `x - b_dec` is x alone where `apply_b_dec_to_input` is false. The architecture is "standard"
-(ReLU), "topk" or "jumprelu". What is written here has a fingerprint of both files in the header
-of the second, which SAELens does not keep when it writes them itself.
+(ReLU), "topk", "abstopk", "jumprelu", "gated" (b_gate, r_mag and b_mag instead of b_enc) or
+"matching_pursuit" (W_dec and b_dec alone; its latents are in the activations' units). What is
+written here has a fingerprint of both files in the header of the second, which SAELens does not
+keep when it writes them itself.
 """
 
 import json
@@ -27,7 +29,7 @@ from saehelpers import runs
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
 from saehelpers.runs.wanted import Metadata
-from saehelpers.saes import ACTIVATIONS as KNOWN_ACTIVATIONS, SAE, SAEConfig
+from saehelpers.saes import ACTIVATIONS as KNOWN_ACTIVATIONS, SAE, SAEConfig, make_sae
 
 FORMAT = "6.0.0"  # the release of SAELens since which cfg.json is as it is written here
 WEIGHTS = "sae_weights.safetensors"
@@ -42,7 +44,11 @@ DAMAGE = (
     OSError,
     SafetensorError,
 )
-ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}  # by architecture
+ACTIVATIONS = {  # by architecture
+    "standard": "relu", "topk": "topk", "abstopk": "abs_topk", "jumprelu": "jumprelu",
+    "gated": "gated", "matching_pursuit": "topk",
+}  # fmt: skip
+PURSUIT = "matching_pursuit"  # the architecture, and the dictionary
 
 
 @checked
@@ -100,7 +106,7 @@ def _check_representable(sae: SAE) -> None:
     refused = None
     if config.encoder != "linear":
         refused = f"its encoder is of kind {config.encoder!r}"
-    elif config.dictionary not in ("free", "archetypal"):
+    elif config.dictionary not in ("free", "archetypal", PURSUIT):
         refused = f"its dictionary is of kind {config.dictionary!r}"
     elif config.activation in {"block_topk", *KNOWN_ACTIVATIONS.added}:
         refused = f"its activation function is {config.activation!r}"
@@ -113,27 +119,43 @@ def _check_representable(sae: SAE) -> None:
 
 
 def _to_weights(sae: SAE) -> dict[str, Tensor]:
+    if sae.config.dictionary == PURSUIT:
+        bias = sae.scale * sae.decoder_bias + sae.mean
+        return {"W_dec": sae.dictionary.detach().clone(), "b_dec": bias}
     tensors = (
         sae.encoder_weights[0], sae.encoder_biases[0], sae.dictionary, sae.canonical_bias,
         sae.mean, sae.scale,
     )  # fmt: skip
     weight, bias, dictionary, decoder_bias, mean, scale = (tensor.double() for tensor in tensors)
-    return {
+    found = {
         "W_enc": weight / scale,
         "b_enc": bias if sae.config.pre_encoder_bias else bias + decoder_bias @ weight,
         "W_dec": scale * dictionary,
         "b_dec": scale * decoder_bias + mean,
     }
+    if sae.config.activation == "gated":
+        found["b_gate"] = found.pop("b_enc")
+        found["r_mag"] = sae.activation.log_scale.double()
+        found["b_mag"] = sae.activation.offset + found["r_mag"].exp() * found["b_gate"]
+    return found
 
 
 def _to_architecture(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What cfg.json says of the activation, and its threshold if it has one."""
+    k = sae.config.topk
+    if sae.config.dictionary == PURSUIT:
+        return {
+            "architecture": PURSUIT, "max_iterations": k, "residual_threshold": 0.0,
+            "stop_on_duplicate_support": True,
+        }, {}  # fmt: skip
     match sae.config.activation:
-        case "topk":
-            k = sae.config.topk
-            return {"architecture": "topk", "k": k, "rescale_acts_by_decoder_norm": False}, {}
+        case "topk" | "abs_topk" as name:
+            architecture = name.replace("_", "")
+            return {"architecture": architecture, "k": k, "rescale_acts_by_decoder_norm": False}, {}
         case "relu":
             return {"architecture": "standard"}, {}
+        case "gated":
+            return {"architecture": "gated"}, {}
         case "jumprelu":
             threshold = sae.activation.log_threshold.exp()
         case _:
@@ -191,6 +213,9 @@ def load_sae_lens(
         _check_reconstructs(cfg, path)
         config = _from_architecture(cfg, path)
     _check_weights(tensors, config, str(folder / WEIGHTS))
+    if "b_gate" in tensors:
+        tensors["b_enc"] = tensors.pop("b_gate")
+        tensors["offset"] = tensors.pop("b_mag") - tensors["r_mag"].exp() * tensors["b_enc"]
     normalised = _normalisation(cfg)
     if normalised == SCALED:
         if norm_scaling_factor is None:
@@ -286,7 +311,10 @@ def _from_architecture(cfg: dict[str, Any], path: str) -> SAEConfig:
         )
     try:
         k = cfg["k"] if "k" in cfg else (cfg.get("activation_fn_kwargs") or {}).get("k")
-        chosen = {"topk": int(k)} if architecture == "topk" else {}
+        chosen = {"topk": int(k)} if architecture.endswith("topk") else {}
+        if architecture == PURSUIT:
+            _check_pursuit(cfg, path)
+            chosen = {"topk": cfg["max_iterations"] or cfg["d_in"], "dictionary": PURSUIT}
         return SAEConfig(
             cfg["d_in"], cfg["d_sae"], ACTIVATIONS[architecture], encoder="linear",
             pre_encoder_bias=cfg.get("apply_b_dec_to_input", True), **chosen,
@@ -295,13 +323,29 @@ def _from_architecture(cfg: dict[str, Any], path: str) -> SAEConfig:
         raise ValueError(f"{path} lacks d_in, d_sae or k ({error!r})") from error
 
 
+def _check_pursuit(cfg: dict[str, Any], path: str) -> None:
+    if _normalisation(cfg) != "none":
+        raise ValueError(f"{path}: matching pursuit reads activations as they are")
+    if cfg["residual_threshold"] > 0 or not cfg["stop_on_duplicate_support"]:
+        raise ValueError(
+            f"{path}: matching pursuit here ends where a latent is chosen again and not by what is "
+            f"left, got residual_threshold {cfg['residual_threshold']} and "
+            f"stop_on_duplicate_support {cfg['stop_on_duplicate_support']}"
+        )
+
+
 def _check_weights(tensors: dict[str, Tensor], config: SAEConfig, path: str) -> None:
     d, n_latents = config.d, config.n_latents
     wanted = {
         "W_enc": (d, n_latents), "b_enc": (n_latents,), "W_dec": (n_latents, d), "b_dec": (d,),
     }  # fmt: skip
-    if config.activation == "jumprelu":
+    if config.dictionary == PURSUIT:
+        wanted = {name: wanted[name] for name in ("W_dec", "b_dec")}
+    elif config.activation == "jumprelu":
         wanted["threshold"] = (n_latents,)
+    elif config.activation == "gated":
+        del wanted["b_enc"]
+        wanted |= dict.fromkeys(("b_gate", "b_mag", "r_mag"), (n_latents,))
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if (tensors.get("scaling_factor", torch.ones(1)) == 1).all():
         found.pop("scaling_factor", None)  # written by early releases
@@ -311,9 +355,13 @@ def _check_weights(tensors: dict[str, Tensor], config: SAEConfig, path: str) -> 
 
 @torch.no_grad()
 def _from_weights(tensors: dict[str, Tensor], config: SAEConfig) -> SAE:
-    sae = SAE(config)
-    sae.encoder_weights[0].copy_(tensors["W_enc"])
-    sae.encoder_biases[0].copy_(tensors["b_enc"])
+    sae = make_sae(config)
+    if "W_enc" in tensors:
+        sae.encoder_weights[0].copy_(tensors["W_enc"])
+        sae.encoder_biases[0].copy_(tensors["b_enc"])
+    if "r_mag" in tensors:
+        sae.activation.log_scale.copy_(tensors["r_mag"])
+        sae.activation.offset.copy_(tensors["offset"])
     sae.decoder_weight.copy_(tensors["W_dec"])
     sae.decoder_bias.copy_(tensors["b_dec"])
     if "threshold" in tensors:  # below 0, their ReLU decides

@@ -17,6 +17,7 @@ from saehelpers.saes.baselines import (
     SoftFrozenDecoderSAE,
 )
 from saehelpers.saes.block_diagonal import BlockDiagonalSAE
+from saehelpers.saes.pursuit import MatchingPursuitSAE
 from saehelpers.saes.symmetric import GroupCrosscoder
 
 DICTIONARIES = Registry(
@@ -31,6 +32,7 @@ DICTIONARIES = Registry(
         "soft_frozen": SoftFrozenDecoderSAE,
         "frozen_encoder": FrozenEncoderSAE,
         "pca": PrincipalComponents,
+        "matching_pursuit": MatchingPursuitSAE,
     },
     field="dictionary",
     versions={"archetypal": "2"},  # weights are projected after each step, no longer in between

@@ -46,6 +46,7 @@ from .objectives import (
     OrbitBatch as OrbitBatch,
     canonical as canonical,
     crosscoder as crosscoder,
+    gated as gated,
     latent_inv as latent_inv,
     matryoshka as matryoshka,
     objective as objective,
@@ -71,6 +72,7 @@ from .sizes import (
 from .sparsity import (
     SPARSITY_TERMS as SPARSITY_TERMS,
     decoder_l1 as decoder_l1,
+    gate_l1 as gate_l1,
     l0 as l0,
     l1 as l1,
     lp as lp,

@@ -14,7 +14,10 @@ from saehelpers.training.fitting import Schedule
 from saehelpers.training.objectives import OBJECTIVES
 from saehelpers.training.sparsity import SPARSITY_TERMS
 
-NOT_SPARSE = ("relu", "jumprelu")  # activations that need a sparsity term
+NOT_SPARSE = ("relu", "jumprelu", "gated")  # activations that need a sparsity term
+SIGNED = ("block_topk", "abs_topk")  # activations of latents that may be negative
+# sparsity terms that read what an activation makes latents of, and what in it they are about
+OF_PRE_ACTIVATIONS = {"l0": ("jumprelu", "thresholds"), "gate_l1": ("gated", "gates")}
 # in which end-to-end runs that are trained side by side may differ
 OWN_FIELDS = ("name", "sae", "lambda_local", "lambda_kl", "lambda_downstream", "lambda_sparsity",
               "p", "downstream", "start")  # fmt: skip
@@ -36,7 +39,8 @@ class SAERun:
             "cosine" down to zero.
         seed: of the initial weights, and of the order of the samples and their group elements.
         sparsity, lambda_sparsity: what makes latents sparse, with its weight; only TopK and
-            BatchTopK do without. "l0" is for "jumprelu". p: of the term "lp".
+            BatchTopK do without. "l0" is for "jumprelu", "gate_l1" for "gated". p: of the term
+            "lp".
         sparsity_warmup_steps: over which lambda_sparsity rises from zero.
         order_seed: of the order and the elements alone, where it is another.
         lambda_multi_topk: see `loss.Loss`; of SAEs with TopK alone.
@@ -83,10 +87,17 @@ class SAERun:
             )
         if self.objective in OBJECTIVES.built_in:  # an added one may do so by itself
             _check_sparse(self.sae, self.lambda_sparsity)
-        if self.sparsity == "l0":
-            _check_l0(self.sae.activation, OBJECTIVES[self.objective].reads[0])
-        if self.sparsity == "l1" and self.sae.activation == "block_topk":
-            raise ValueError("sparsity='l1' is of latents without signs, 'block_topk' has them")
+        if self.sparsity in OF_PRE_ACTIVATIONS:
+            _check_reads(self.sparsity, self.sae.activation, OBJECTIVES[self.objective].reads[0])
+        if self.objective == "gated" and self.sae.activation != "gated":
+            raise ValueError(
+                "the objective 'gated' is of gates: of the activation 'gated', got "
+                f"{self.sae.activation!r}"
+            )
+        if self.sparsity == "l1" and self.sae.activation in SIGNED:
+            raise ValueError(
+                f"sparsity='l1' is of latents without signs, {self.sae.activation!r} has them"
+            )
         if self.sae.dictionary == "pca" and self.objective != "reconstruction":
             raise ValueError(f"PCA has the objective 'reconstruction', got {self.objective!r}")
         if self.p != 1 and self.sparsity != "lp":
@@ -325,14 +336,16 @@ def _check_sparse(sae: SAEConfig, lambda_sparsity: float) -> None:
         )
 
 
-def _check_l0(activation: str, read: str) -> None:
-    """Raise a ValueError unless there are thresholds, and it is known what was compared."""
-    if activation != "jumprelu":
+def _check_reads(sparsity: str, activation: str, read: str) -> None:
+    """Raise a ValueError unless the activation has what the term is of, and is given one input."""
+    needed, what = OF_PRE_ACTIVATIONS[sparsity]
+    if activation != needed:
         raise ValueError(
-            "the sparsity term 'l0' is of the thresholds of the activation 'jumprelu', got "
+            f"the sparsity term {sparsity!r} is of the {what} of the activation {needed!r}, got "
             f"{activation!r}: set sparsity to another term"
         )
     if read == "orbit":
         raise ValueError(
-            "the sparsity term 'l0' needs to know what is read: not with an objective of orbits"
+            f"the sparsity term {sparsity!r} needs to know what is read: not with an objective of "
+            "orbits"
         )

@@ -174,21 +174,39 @@ def crosscoder(sae: GroupCrosscoder, batch: OrbitBatch) -> tuple[Terms, Tensor]:
 
 
 @checked
-def matryoshka(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+def matryoshka(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Latents]:
     """sum over prefixes m of || psi(gx) - D(E(psi(gx))[:m]) ||^2 (Bussmann et al., 2503.17547).
 
     "reconstruction" is the error of all latents, "prefixes" the sum of those of the shorter
     prefixes: the first latents have to explain as much as they can alone.
     """
     x = batch.transformed
-    latents = sae.encode(x)
-    offset = sae.decode(torch.zeros_like(latents[..., :1, :]))
-    recons, errors, start = offset, [], 0
+    latents = sae.latents(x)
+    recons, errors, start = sae.offset(), [], 0
     for stop in sae.config.prefixes or (sae.config.n_latents,):
-        own = latents[..., start:stop] @ sae.dictionary[..., start:stop, :]
+        if isinstance(latents, SparseLatents):
+            own = latents.between(start, stop).decode(sae.dictionary)
+        else:
+            own = latents[..., start:stop] @ sae.dictionary[..., start:stop, :]
         recons, start = recons + sae.scale[..., None, None] * own, stop
         errors.append(squared_error(x, recons))
     return {"reconstruction": errors[-1], "prefixes": sum(errors) - errors[-1]}, latents
+
+
+@checked
+def gated(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
+    """|| psi(gx) - D(E(psi(gx))) ||^2 + || psi(gx) - D'(relu(pi)) ||^2 (arXiv 2404.16014, eq. 8).
+
+    pi: what the gates read; D': the decoder, taken as given. With the sparsity term "gate_l1",
+    the L1 norm of relu(pi), this is the loss of a gated SAE: of the activation "gated".
+    """
+    x = batch.transformed
+    before = sae.pre_activations(x)
+    latents = sae.activation(before)
+    through_gates = before.relu() @ sae.dictionary.detach()
+    gate = squared_error(x, sae.offset().detach() + sae.scale[..., None, None] * through_gates)
+    terms = {"reconstruction": squared_error(x, sae.decode(latents)), "gate": gate}
+    return terms, latents
 
 
 @checked
@@ -303,6 +321,7 @@ OBJECTIVES = Registry(
             Objective("self_oriented", self_oriented, ("orbit",), "orbit"),
             Objective("crosscoder", crosscoder, ("canonical",), "orbit", dictionary="blocks"),
             Objective("matryoshka", matryoshka, prefixes=True),
+            Objective("gated", gated),
         )
     },
     field="objective",

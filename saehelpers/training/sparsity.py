@@ -1,6 +1,7 @@
 """What makes latents sparse, beside TopK: terms of the loss.
 
-Each takes the latents, the SAE, the p of "lp", and what the SAE has read, which "l0" needs alone.
+Each takes the latents, the SAE, the p of "lp", and what the SAE has read, which "l0" and "gate_l1"
+need alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,4 +51,15 @@ def l0(latents: Dense, sae: SAE, p: Rate, x: Float[Tensor, "*inst batch d"]) -> 
     return sae.activation.active(before).sum(-1).mean(-1)
 
 
-SPARSITY_TERMS: Mapping[str, Callable] = {"l1": l1, "lp": lp, "decoder_l1": decoder_l1, "l0": l0}
+@checked
+def gate_l1(latents: Dense, sae: SAE, p: Rate, x: Float[Tensor, "*inst batch d"]) -> Tensor:
+    """sum_i max(0, pi_i), averaged over the batch: pi, what the gates of a gated SAE read of x.
+
+    Rajamanoharan et al., arXiv 2404.16014, eq. 8.
+    """
+    return sae.pre_activations(x).relu().sum(-1).mean(-1)
+
+
+SPARSITY_TERMS: Mapping[str, Callable] = {
+    "l1": l1, "lp": lp, "decoder_l1": decoder_l1, "l0": l0, "gate_l1": gate_l1,
+}  # fmt: skip

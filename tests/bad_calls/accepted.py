@@ -92,9 +92,17 @@ ACCEPTED = {
     "classes are any whole numbers": (
         "evaluation.fit_class_probe labels: negative", "trained_on: negative", "truth: negative",
     ),
-    "a difference may be more than any number": ("more_than: -1", "more_than: 0", "more_than: 2.5"),
+    "a difference may be more than any number": (
+        "more_than: -1", "more_than: 0", "more_than: 2.5", "margin: -1",
+    ),
     "komi may be black's": (
         "datasets.go.area_scores komi: -1", "datasets.go.play_games komi: -1",
+        "datasets.go.load_or_play_games komi: -1",
+    ),
+    "where there was no move, or a pass, none is marked": (
+        "figures.board_images last: negative", "figures.draw_board last: -1",
+        "figures.draw_board last: 0", "figures.draw_board last: None",
+        "figures.draw_board chances: None",
     ),
     "a score may be negative": ("observed: -1", "null: -1", "threshold: -1"),
     "max(0, mean + std e): such a feature adds nothing": ("magnitude_mean: -1",),

@@ -51,6 +51,11 @@ def go_games() -> go.Games:
     return go.Games(boards.stones, boards.to_move, torch.tensor([[4, 0], [1, 9]]), torch.zeros(2))
 
 
+@functools.cache
+def go_planes() -> Tensor:
+    return go.input_planes(go.replay(go_games()))
+
+
 def orbits() -> Tensor:
     return random(N, 4, D)
 

@@ -103,8 +103,11 @@ CALLS = {
         name: getattr(t.go_games(), name) for name in ("stones", "first", "moves", "komi")}),
     "datasets.go.area": lambda: (go.area, {"stones": t.go_games().stones}),
     "datasets.go.area_scores": lambda: (go.area_scores, {"stones": t.go_games().stones}),
+    "datasets.go.capture_first": lambda: (go.capture_first, {"planes": t.go_planes()}),
     "datasets.go.chains": lambda: (go.chains, {"stones": t.go_games().stones}),
     "datasets.go.count_liberties": lambda: (go.count_liberties, {"stones": t.go_games().stones}),
+    "datasets.go.draw_positions": lambda: (go.draw_positions, {
+        "games": t.go_games(), "n_positions": 2}),
     "datasets.go.empty_boards": lambda: (go.empty_boards, {"n": 2, "size": 3}),
     "datasets.go.final_boards": lambda: (go.final_boards, {"games": t.go_games()}),
     "datasets.go.find_ladders": lambda: (go.find_ladders, {"boards": go.empty_boards(2, 3)}),
@@ -112,20 +115,38 @@ CALLS = {
     "datasets.go.legal_moves": lambda: (go.legal_moves, {"boards": go.empty_boards(2, 3)}),
     "datasets.go.load_games": lambda: (go.load_games, {
         "path": go.save_games(t.fresh("games"), t.go_games())}),
+    "datasets.go.load_or_play_games": lambda: (go.load_or_play_games, {
+        "policy": t.go_network().policy, "n_games": 1, "folder": t.fresh("games"), "size": 3}),
     "datasets.go.load_sgf_folder": lambda: (go.load_sgf_folder, {
         "folder": _records(), "size": 3}),
     "datasets.go.play": lambda: (go.play, {
         "boards": go.empty_boards(2, 3), "moves": t.whole(9, 2)}),
     "datasets.go.play_games": lambda: (go.play_games, {
         "policy": t.go_network().policy, "n_games": 1, "size": 3}),
+    "datasets.go.point_tasks": lambda: (go.point_tasks, {
+        "games": t.go_games(), "positions": go.replay(t.go_games())}),
+    "datasets.go.policy_wins": lambda: (go.policy_wins, {"games": t.go_games()}),
+    "datasets.go.random_player": lambda: (go.random_player, {"planes": t.go_planes()}),
     "datasets.go.replay": lambda: (go.replay, {"games": t.go_games()}),
     "datasets.go.save_games": lambda: (go.save_games, {
         "path": t.fresh("games"), "games": t.go_games()}),
+    "datasets.go.turned_labels": lambda: (go.turned_labels, {
+        "answers": go.point_tasks(t.go_games(), go.replay(t.go_games())),
+        "points": t.whole(9, 4, 2), "elements": t.whole(4, 4, 2), "group": t.C4}),
+    "datasets.go.turned_tasks": lambda: (go.turned_tasks, {"group": t.C4}),
     "datasets.go.turned_points": lambda: (go.turned_points, {"group": t.C4, "size": 3}),
     "networks.GoNetwork": None,
     "networks.GoOpinion": None,
     "networks.load_go_network": lambda: {"path": t.fresh("network")},
     "networks.make_go_network": lambda: {"n_blocks": 2, "channels": 4},
+    "networks.read_opinions": lambda: {"network": t.go_network(), "planes": t.go_planes()},
+    "networks.reconstructing": lambda: {"network": t.go_network(), "module": "blocks.0",
+                                        "recons": _same},
+    "networks.spliced_policy": lambda: {"network": t.go_network(), "module": "blocks.0",
+                                        "recons": _same},
+    "networks.viewed_opinions": lambda: {"network": t.go_network(), "planes": t.go_planes(),
+                                         "group": t.C4},
+    "networks.with_random_weights": lambda: {"network": t.go_network()},
     "networks.at_positions": lambda: {"edit": _same, "positions": [1]},
     "networks.chosen_positions": lambda: {"x": t.random(2, 4, 3), "positions": [1]},
     "networks.orbit_activations": lambda: {"model": t.autoencoder(), "inputs": t.images(),
@@ -148,6 +169,9 @@ CALLS = {
     "networks.load_encoder": lambda: {"source": "torch.nn:Identity"},
     "networks.load_pretrained_vit": lambda: {"source": t.fresh("vit")},
     "networks.make_convnext": lambda: {"widths": (8,), "depths": (1,)},
+    "networks.drawn_pixels": lambda: {"n_images": 3, "n_pixels": 4, "pixels_per_image": 2},
+    "networks.neighbourhoods": lambda: {"maps": t.random(2, 3, 3, 3), "pixels": t.whole(9, 2, 2),
+                                        "width": 3},
     "networks.latent_maps": lambda: {"sae": t.sae(), "maps": t.random(2, t.D, 3, 3)},
     "networks.leading_tokens": lambda: {"model": t.autoencoder()},
     "networks.mean_latents": lambda: {"sae": t.sae(), "maps": t.random(2, t.D, 3, 3)},

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from saehelpers.datasets import go
 from saehelpers.evaluation import Estimate, Predictions, ProbeInput, probe_inputs, read_attention
 
 from . import things as t
@@ -37,6 +38,13 @@ def _guesses():
 
 def _values() -> pd.DataFrame:
     return pd.DataFrame({"base_seed": [0, 1], "seed": [0, 0], "value": [1.0, 2.0]})
+
+
+TASKS = pd.DataFrame({"task_type": ["a"], "task": ["b"]})
+
+
+def _legal() -> torch.Tensor:
+    return go.legal_moves(go.replay(t.go_games()).boards)
 
 
 def _score(i, j):
@@ -183,6 +191,17 @@ CALLS = {
     "evaluation.each_above": lambda: {"values": _values().assign(method="vanilla"),
                                       "methods": ["canonical"], "baseline": "vanilla"},
     "evaluation.verdict": lambda: {"difference": Estimate(0.2, 0.1, 0.3, 2, 2)},
+    "evaluation.opinion_changes": lambda: {
+        "before": t.go_network()(t.go_planes()), "after": t.go_network()(t.go_planes()),
+        "legal": _legal()},
+    "evaluation.view_disagreement": lambda: {"views": [t.go_network()(t.go_planes())],
+                                             "legal": _legal()},
+    "evaluation.probe_by_block": lambda: {
+        "features": t.random(9, 3), "labels": t.whole(2, 9, 1).bool(), "tasks": TASKS,
+        "blocks": t.whole(2, 4), "probe": "logistic"},
+    "evaluation.report_by_block": lambda: {
+        "sae": t.sae(), "action": t.toy().action, "activations": t.orbits(),
+        "blocks": t.whole(2, t.N), "search": False},
     "evaluation.fit_predict": lambda: {"probe": "logistic", "x_train": t.random(9, 3).numpy(),
                                        "y_train": np.arange(9) % 2,
                                        "x_test": t.random(4, 3).numpy()},

@@ -8,6 +8,11 @@ from saehelpers import figures
 from . import things as t
 
 
+def _of_go() -> pd.DataFrame:
+    columns = ["method", "split", "seed", "task", "task_type", "value"]
+    return pd.DataFrame([["vanilla", "test 0", 0, "a", "b", 0.5]], columns=columns)
+
+
 def _axes():
     plt.close("all")
     return plt.subplots()[1]
@@ -73,7 +78,17 @@ CALLS = {
         "activations": t.random(6, 2, 4, 4).relu(), "dictionary": t.random(t.N_LATENTS, t.D)},
     "figures.show": lambda: {"page": _page(), "height": 100},
     "figures.text_dashboard": _text,
+    "figures.go_verdict": lambda: {"f1": _of_go(), "fvu": _of_go()},
+    "figures.over_blocks": lambda: {"values": _of_go()},
+    "figures.own_frame_fvu": lambda: {"table": t.score_table()},
+    "figures.points_with_intervals": lambda: {"ax": _axes(), "values": _of_go(),
+                                              "methods": ["vanilla"]},
+    "figures.tasks_that_count": lambda: {"probes": _of_go(), "margin": 0.05},
     "figures.colour": lambda: {"name": "vanilla"},
+    "figures.board_images": lambda: {"stones": t.go_games().stones, "last": t.whole(9, 2),
+                                     "pixels": 20},
+    "figures.draw_board": lambda: {"ax": _axes(), "stones": t.go_games().stones[0], "last": 3,
+                                   "chances": t.random(3, 3).sigmoid()},
     "figures.curves": lambda: {"ax": _axes(), "table": t.summary(), "x": "topk",
                                "methods": ["vanilla"]},
     "figures.dots": lambda: {"ax": _axes(), "table": t.summary(), "y": "method",

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from saehelpers import experiments, runs, training
+from saehelpers.datasets import go
 from saehelpers.evaluation import probe_inputs
 from saehelpers.experiments import BaseModelRun, EncoderRun, LanguageModelRun
 from saehelpers.runs import identity
@@ -174,6 +175,12 @@ CALLS = {
     "experiments.subject_under": lambda: {
         "other": experiments.other_group(t.C4), "subject": t.subject(), "train_images": t.images(),
         "test_images": t.images(), "models": t.fresh("models")},
+    "experiments.GoPoints": lambda: {
+        "planes": t.go_planes(), "points": t.whole(9, 4, 2), "elements": t.whole(4, 8),
+        "labels": t.whole(2, 8, 3).bool()},
+    "experiments.turned_samples": lambda: {
+        "games": t.go_games(), "positions": go.replay(t.go_games()), "planes": t.go_planes(),
+        "points": t.whole(9, 4, 2), "group": t.C4},
     "experiments.EncoderRun": lambda: {"name": "a", "data": "b"},
     "experiments.PixelsRun": lambda: {"name": "a", "encoder": "b", "images": "c", "layer": "d",
                                       "group": "C4", "pixels_per_image": 3},

@@ -24,6 +24,7 @@ from saehelpers.datasets.synthetic import (
     SyntheticFeatures,
     firing,
     firing_probabilities,
+    low_rank_correlation,
     make_features,
     make_orbit_features,
     nearest_correlation,
@@ -141,14 +142,32 @@ def low_rank_factor(n_features, rank):
     return factor / factor.norm(dim=1, keepdim=True) * norms[:, None]
 
 
+def on_top(drawing, n, n_samples=N):
+    """Firings of n features, drawn together."""
+    fires, of = torch.zeros(n_samples * n, dtype=torch.bool), generator()
+    fires[drawing.begin(n_samples, of).on_top(n_samples, of)] = True
+    return fires.view(n_samples, n)
+
+
+def one_by_one(drawing, n):
+    """Firings of n features, asked for in an order of their own."""
+    of = generator()
+    order = torch.randperm(N * n, generator=of)
+    fires = torch.zeros(N * n, dtype=torch.bool)
+    fires[order] = drawing.begin(N, of).at(order // n, order % n, of)
+    return fires.view(N, n)
+
+
+@pytest.mark.parametrize("draw", [on_top, one_by_one])
+@pytest.mark.parametrize("kind", [firing.CorrelatedFiring, firing.LowRankFiring])
 @pytest.mark.parametrize("dense", [False, True])
-def test_correlated_firing_keeps_rates_and_correlates_as_the_bivariate_normal(dense):
+def test_correlated_firing_keeps_rates_and_correlates_as_the_bivariate_normal(dense, kind, draw):
     factor = low_rank_factor(8, 2)
     matrix = (factor @ factor.T).fill_diagonal_(1.0)
     correlation = Correlation.dense(matrix) if dense else Correlation(factor)
     assert_close(correlation.matrix, matrix, atol=1e-5, rtol=0)
     p = [0.3, 0.05, 0.6, 0.1, 0.85, 0.001, 0.0, 1.0]
-    fires = firing.correlated_firing(torch.tensor(p), correlation, N, generator())
+    fires = draw(kind(torch.tensor(p), torch.arange(8), correlation), 8)
     assert_rates(fires, p)  # 5 sigma
     assert_fire_together(fires, p[:5], matrix)  # 5 sigma
     assert_independent(fires[:, :5], lags=(1, 2, 3))  # 5 sigma
@@ -163,12 +182,37 @@ def test_duplicate_features_of_a_singular_matrix_fire_together(dense):
     matrix, p = rows @ rows.T, torch.tensor([0.3, 0.3, 0.7, 0.3])
     correlation = Correlation.dense(matrix) if dense else Correlation(rows)
     assert_close(correlation.matrix, matrix, atol=1e-5, rtol=0)
-    fires = firing.correlated_firing(p, correlation, N, generator())
+    fires = on_top(firing.CorrelatedFiring(p, torch.arange(4), correlation), 4)
     assert_rates(fires, p)  # 5 sigma
     # rounding parts them where g is within 1e-6 of the threshold: 0.1 samples expected
     assert (fires[:, 0] != fires[:, 1]).sum() <= 3
     assert (fires[:, 0] == fires[:, 2]).sum() <= 3  # the opposite feature
     assert_fire_together(fires[:, 2:], p[2:].tolist(), matrix[2:, 2:])  # 5 sigma
+
+
+def test_low_ranks_are_drawn_one_by_one_in_samples_that_share_what_they_share():
+    """Also of many features whose probabilities lie far apart, in blocks of samples."""
+    correlation, n = low_rank_correlation(600, 5, 0.15, generator()), 40_000
+    p = firing_probabilities("zipfian", 600, 0.4, 0.002, 0.5)
+    drawing = firing.LowRankFiring(p, torch.arange(600), correlation)
+    fires = on_top(drawing, 600, n)
+    assert_rates(fires, p)  # 5 sigma
+    assert_fire_together(fires[:, :6], p[:6].tolist(), correlation.matrix[:6, :6])  # 5 sigma
+    assert_independent(fires[:, :40], lags=(1, 2, 3))  # 5 sigma
+    # what is asked for one by one is correlated with what is drawn together
+    of = generator()
+    begun, first = drawing.begin(n, of), torch.zeros(n * 600, dtype=torch.bool)
+    first[begun.on_top(n, of)] = True
+    second = begun.at(torch.arange(n), torch.ones(n, dtype=torch.long), of)
+    both = torch.stack([first.view(n, 600)[:, 0], second], 1)
+    assert_fire_together(both, p[:2].tolist(), correlation.matrix[:2, :2])  # 5 sigma
+
+
+def test_random_low_rank_correlations_have_their_scale():
+    correlation = low_rank_correlation(2000, 25, 0.1, generator())
+    pairs = correlation.matrix[tuple(torch.triu_indices(2000, 2000, 1))]
+    assert abs(pairs.std() / (0.1**2 * 5) - 1) < 0.02
+    assert_close(correlation.matrix.diagonal(), torch.ones(2000))
 
 
 def indefinite(n, seed=0):
@@ -312,11 +356,22 @@ def random_roots(features, of):
 
 
 def drawn(hierarchy, probabilities):
-    """Firings before and after the hierarchy, which works in place."""
+    """Firings before and after the hierarchy, which asks for none of the first twice."""
     of = generator()
     before = firing.independent_firing(probabilities, N, of)
-    fires = before.clone()
-    assert hierarchy(fires, of) is fires
+    asked = torch.zeros(before.shape, dtype=torch.int8)
+
+    def draw(samples, features):
+        asked[samples, features] += 1
+        return before[samples, features].float()
+
+    samples, features = before[:, hierarchy.top].nonzero(as_tuple=True)
+    top = samples, hierarchy.top[features], torch.ones(len(samples))
+    found = hierarchy.descend(N, top, draw, torch.ones(hierarchy.n_features), of)
+    assert asked.max() <= 1 and not asked[:, hierarchy.top].any()
+    fires = torch.zeros_like(before)
+    fires[found[:2]] = True
+    assert fires.sum() == len(found[0])  # no firing is named twice
     return before, fires
 
 
@@ -423,6 +478,18 @@ def test_compensated_probabilities_are_undone_by_the_hierarchy():
     assert ((p >= targets) & (p <= 1)).all()
     assert_close(hierarchy.effective_probabilities(p), targets, atol=1e-6, rtol=1e-5)
     assert_rates(drawn(hierarchy, p)[1], targets)  # 5 sigma
+
+
+def test_rough_compensation_is_that_of_its_equation():
+    """By a plain loop, with one probability that is cut at 1."""
+    roots = [Node(0, [Node(1), Node(2, leaves(3, 4))], exclusive=True), Node(None, leaves(5))]
+    targets = torch.tensor([0.5, 0.2, 0.1, 0.09, 0.04, 0.3, 0.0])
+    expected = [0.5, 0.4 * 1.2, 0.2 * 1.4, 0.9, 0.4, 0.3, 0.0]
+    found = Hierarchy(roots, 7).roughly_compensated(targets)
+    assert_close(found, torch.tensor(expected))
+    crowded = Hierarchy([Node(0, leaves(1, 2, 3), exclusive=True)], 4)
+    found = crowded.roughly_compensated(torch.tensor([0.5, 0.4, 0.3, 0.0]))
+    assert_close(found, torch.tensor([0.5, 1.0, 1.0, 0.0]))
 
 
 def test_trees_are_printed():
@@ -548,32 +615,63 @@ def test_a_child_is_silent_where_its_parents_magnitude_is_zero(correlation):
     assert n_orphans == 0
 
 
-def test_parents_and_features_in_no_tree_are_drawn_as_without_the_rule():
-    tree = family_tree(9)
-    synthetic = make_synthetic(9, probabilities=0.7, magnitude_std=1.0, hierarchy=tree)
-    found = synthetic.coefficients(1000, generator())
-    object.__setattr__(synthetic, "silences", False)
-    before = synthetic.coefficients(1000, generator())
-    roots = [0, 6, 7, 8]
-    assert torch.equal(found[:, roots], before[:, roots])
-    kept = before.clone()
-    for child, parent in ((1, 0), (2, 0), (4, 6), (3, 1), (5, 4)):  # parents first
-        kept[kept[:, parent] == 0, child] = 0
-    assert torch.equal(found, kept) and not torch.equal(found, before)
-
-
-def test_features_are_told_from_those_of_releases_that_left_children_behind():
-    """Those alone that such releases drew otherwise."""
+def test_features_are_told_from_those_of_releases_that_drew_them_otherwise():
+    """Those below others, and those of a low rank."""
+    of_low_rank = Correlation(low_rank_factor(7, 1))
     told = {}
-    for spread, parents in itertools.product((0.0, 1.0), (None, family_tree())):
-        synthetic = make_synthetic(7, magnitude_std=spread, hierarchy=parents)
+    for tree, correlation in itertools.product((None, family_tree()), (None, of_low_rank)):
+        synthetic = make_synthetic(7, hierarchy=tree, correlation=correlation)
         now = identity(synthetic)
-        object.__setattr__(synthetic, "silences", False)
-        told[spread, parents is not None] = now == identity(synthetic)
-    assert told == {(0.0, False): True, (0.0, True): True, (1.0, False): True, (1.0, True): False}
-    never = make_synthetic(7, magnitude_mean=torch.tensor([0.0, 1, 1, 1, 1, 1, 1]),
-                           probabilities=0.9, hierarchy=family_tree())  # fmt: skip
-    assert never.silences and not never.coefficients(1000, generator())[:, :4].any()
+        object.__setattr__(synthetic, "drawing", 1)
+        told[tree is not None, correlation is not None] = now == identity(synthetic)
+    assert told == {(False, False): True, (True, False): False, (False, True): False,
+                    (True, True): False}  # fmt: skip
+
+
+@pytest.mark.parametrize("correlation", [None, Correlation(low_rank_factor(7, 1))])
+def test_exclusion_chooses_among_what_fires_with_a_magnitude(correlation):
+    """A sibling whose magnitude is 0 keeps no other from firing."""
+    tree = Hierarchy([Node(0, leaves(1, 2), exclusive=True)], 7)
+    synthetic = make_synthetic(
+        7, probabilities=1.0, hierarchy=tree, correlation=correlation,
+        magnitude_mean=torch.tensor([1.0, -1, 1, 1, 1, 1, 1]),
+    )  # fmt: skip
+    fires = synthetic.coefficients(500, generator()) > 0
+    assert fires[:, 2].all() and not fires[:, 1].any()
+
+
+def test_children_are_scaled_by_their_parents_over_their_means():
+    """By the nearest feature above, level by level, and by a plain loop over the samples."""
+    group = Node(None, [Node(3)], scales=True)
+    tree = Node(0, [Node(1, [Node(2)], scales=True), group], scales=True)
+    means = torch.tensor([2.0, 3.0, 4.0, 5.0, 1.0, 1.0])
+    settings = {"probabilities": 0.8, "magnitude_mean": means, "magnitude_std": 0.5}
+    scaled = make_synthetic(**settings, hierarchy=Hierarchy([tree, Node(4, leaves(5))], 6))
+    unscaled = [Node(0, [Node(1, [Node(2)]), Node(None, [Node(3)])]), Node(4, leaves(5))]
+    plain = make_synthetic(**settings, hierarchy=Hierarchy(unscaled, 6))
+    found, before = (each.coefficients(2000, generator()) for each in (scaled, plain))
+    expected = before.clone()
+    for row in expected:
+        row[1] *= row[0] / 2
+        row[3] *= row[0] / 2
+        row[2] *= row[1] / 3
+    assert_close(found, expected)
+    assert scaled.hierarchy.scaling() == [0, 1]
+
+
+def test_what_is_not_zero_is_what_coefficients_are():
+    synthetic = make_synthetic(7, probabilities=0.7, magnitude_std=1.0, hierarchy=family_tree())
+    for n_samples in (1, 500):
+        sparse = synthetic.sparse_coefficients(n_samples, generator())
+        assert (sparse.magnitudes > 0).all()
+        dense = synthetic.coefficients(n_samples, generator())
+        assert torch.equal(sparse.dense(), dense)
+        places = torch.stack(dense.nonzero(as_tuple=True))
+        assert torch.equal(torch.stack([sparse.samples, sparse.features]), places)
+        assert_close(sparse.times(synthetic.dictionary), dense @ synthetic.dictionary)
+    never = make_synthetic(probabilities=0.0)
+    x, coefficients = never.sample(3, generator())
+    assert not x.any() and not coefficients.any()
 
 
 def test_modifiers_are_applied_in_their_order():
@@ -582,6 +680,20 @@ def test_modifiers_are_applied_in_their_order():
     x, coefficients = synthetic.sample(100, generator())
     assert torch.equal(coefficients, -plain.exp())
     assert_close(x, coefficients @ synthetic.dictionary)
+
+
+def test_modifiers_may_ask_for_the_features_and_the_generator():
+    def noisy(coefficients, features, generator):
+        return coefficients + features.n_features * torch.rand(1, generator=generator)
+
+    def doubled(coefficients, features):
+        return coefficients * len(features.dictionary) / 3
+
+    of = generator()
+    plain = make_synthetic().coefficients(50, of)
+    expected = (plain + 6 * torch.rand(1, generator=of)) * 2
+    found = make_synthetic(modifiers=(noisy, doubled)).coefficients(50, generator())
+    assert_close(found, expected)
 
 
 def test_firing_rates_are_those_of_all_samples_together():
@@ -718,6 +830,10 @@ BAD = [
     (lambda: dense([1, 0.5], [0.5, 1.1]), "has a diagonal of ones, this one has not"),
     (lambda: dense([1, 1, 0], [1, 1, 1], [0, 1, 1]), r"eigenvalue of -0\.414: .*nearest_corr"),
     (lambda: Correlation(torch.tensor([[0.6], [1.2]])), r"norms up to 1, row 1 has 1\.2000"),
+    (
+        lambda: low_rank_correlation(50, 25, 0.4, generator()),
+        r"rank 25 and scale 0.4 is none: .* which can be 1 at most. On average .* here 4;",
+    ),
     (lambda: looped(False), "is its own ancestor"),
     (lambda: looped(True), "is its own ancestor"),
     (lambda: Hierarchy([Node(0, [LEAF]), LEAF], 4), "hangs below two parents"),
@@ -732,6 +848,18 @@ BAD = [
     (lambda: compensated(Node(0, [Node(children=leaves(1))]), 0.3, 0.4, 0.1), r"\[1\] cannot fire"),
     (lambda: compensated(Node(0, leaves(1)), 0.0, 0.1, 0.1), r"\[1\] cannot fire"),
     (lambda: compensated(TWO, 0.5, 0.25, 0.25), r"\[1, 2\] cannot .* 0\.25, 0\.25 .* with 0\.5"),
+    (
+        lambda: Hierarchy([Node(0, leaves(1)), Node(2, leaves(3))], 4).compensated_probabilities(
+            torch.tensor([0.2, 0.3, 0.1, 0.4])
+        ),
+        r"\[3\] cannot fire .* would need 4 of its samples; nor can those below 1 other nodes",
+    ),
+    (
+        lambda: make_synthetic(
+            magnitude_mean=0.0, hierarchy=Hierarchy([Node(0, leaves(1), scales=True)], 6)
+        ),
+        "feature 0 scales its children .* magnitude_mean must be above 0, got 0",
+    ),
     (lambda: compensated(one_of(0, 1), 0.6, 0.5, 0.1), "cannot fire"),
     (lambda: compensated(ABOVE_GROUP, 0.5, 0.1, 0.1), "node 0 top has organisational nodes among"),
     (lambda: make_synthetic(probabilities=-0.1), r"must lie in \[0, 1\], got values from -0\.1 to"),

@@ -12,9 +12,11 @@ from saehelpers import runs
 from saehelpers.experiments import load_or_train_saes
 from saehelpers.networks import feature_maps
 from saehelpers.networks.feature_maps import (
+    drawn_pixels,
     latent_maps,
     map_activations,
     mean_latents,
+    neighbourhoods,
     orbit_pixels,
 )
 from saehelpers.networks.scaling import standardisation
@@ -171,6 +173,35 @@ def test_chosen_pixels_are_some_of_all_drawn_by_the_seed(model, images, group, t
     assert torch.equal(chosen("same", 4), some)
     assert not torch.equal(chosen("other", 4, seed=1), some)
     assert torch.equal(chosen("more", 100), everything)
+
+
+def test_drawn_pixels_are_those_of_the_file(model, images, group, tmp_path):
+    every = orbit_pixels(model, images, group, "2", tmp_path / "all.npy")
+    some = orbit_pixels(model, images, group, "2", tmp_path / "some.npy", 4, seed=3, batch_size=2)
+    pixels = drawn_pixels(7, N_PIXELS, 4, seed=3)
+    rows = torch.arange(7)[:, None] * N_PIXELS + pixels
+    assert_close(every[rows.flatten()], some)
+    # as batches drew them one after another
+    generator = torch.Generator().manual_seed(3)
+    batches = [torch.rand(n, N_PIXELS, generator=generator) for n in (2, 2, 2, 1)]
+    assert torch.equal(torch.cat(batches).argsort(1)[:, :4].sort(1).values, pixels)
+    assert torch.equal(drawn_pixels(2, 4), torch.arange(4).expand(2, 4))
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_neighbourhoods_are_what_lies_around_pixels(width):
+    maps, pixels = random(3, 2, 4, 4), torch.tensor([[0, 5], [15, 3], [6, 9]])
+    found = neighbourhoods(maps, pixels, width)
+    assert found.shape == (6, 2 * width**2)
+    half = width // 2
+    padded = nn.functional.pad(maps, (half,) * 4)
+    for i in range(3):
+        for j in range(2):
+            row, column = divmod(int(pixels[i, j]), 4)
+            square = padded[i, :, row : row + width, column : column + width]
+            assert torch.equal(found[2 * i + j], square.flatten())
+    with pytest.raises(ValueError, match="width must be odd"):
+        neighbourhoods(maps, pixels, 2)
 
 
 @pytest.mark.parametrize("n_pixels", [None, 4])

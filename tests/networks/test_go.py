@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import importlib.util
 
@@ -7,7 +8,9 @@ from torch.testing import assert_close
 
 from saehelpers.datasets import go
 from saehelpers.evaluation import spliced
+from saehelpers.experiments import turned_samples
 from saehelpers.networks import (
+    drawn_pixels,
     load_go_network,
     make_go_network,
     orbit_activations,
@@ -177,13 +180,72 @@ def test_games_are_kept_in_a_small_file(games, tmp_path):
     path = go.save_games(tmp_path / "games.safetensors", games)
     read = go.load_games(path)
     assert torch.equal(read.moves, games.moves) and torch.equal(read.komi, games.komi)
-    assert identity(read) == identity(games)
+    assert identity(read) == identity(go.load_games(path)) != identity(games)
     assert path.stat().st_size < 2 * games.moves.numel() + 1000
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="is no file of games, or is cut short"):
         go.load_games(path)
     with pytest.raises(FileNotFoundError, match="there is no file of games at"):
         go.load_games(tmp_path / "nothing")
+
+
+def test_games_are_told_by_what_plays_them_and_how(network, games, tmp_path):
+    settings = {"n_games": 3, "size": 5, "seed": 0}
+    told = identity(games)
+    assert identity(go.play_games(network.policy, **settings)) == told
+    few = {"n_games": 1, "size": 3}
+    others = [{"n_games": 2}, {"size": 2}, {"seed": 1}, {"komi": 6.5}, {"opponent": network.policy}]
+    told_by = [identity(go.play_games(network.policy, **few | other)) for other in ({}, *others)]
+    told_by.append(identity(go.play_games(make_go_network(seed=1).policy, **few)))
+    assert len(set(told_by)) == 7
+    loaded = [go.load_or_play_games(network.policy, 3, tmp_path, 5) for _ in range(2)]
+    assert [identity(one) for one in loaded] == [told, told]
+    assert torch.equal(loaded[1].moves, games.moves)
+    assert len([*tmp_path.glob("games-*.safetensors")]) == 1
+    go.load_or_play_games(network.policy, 3, tmp_path, 5, seed=1)
+    assert len([*tmp_path.glob("games-*.safetensors")]) == 2
+
+
+def test_what_is_made_of_games_is_told_by_them(network, games):
+    def told(played, seed=0, n=20):
+        planes = go.input_planes(go.draw_positions(played, n, seed))
+        return identity(read_activations(network, planes, "blocks.1"))
+
+    again = dataclasses.replace(games, moves=games.moves.clone())  # the same moves, but no cause
+    assert told(games) == told(games)
+    assert len({told(games), told(games, 1), told(games, n=19), told(again)}) == 4
+    changed = go.draw_positions(games, 20)
+    changed.moves[0, 0] = 3
+    planes = go.input_planes(changed)
+    assert identity(planes) != identity(go.input_planes(go.draw_positions(games, 20)))
+    assert identity(go.replay(games)) != identity(go.draw_positions(games, 10**6))
+
+
+def test_positions_are_drawn_in_the_order_of_games(games):
+    drawn, every = go.draw_positions(games, 20, seed=4), go.replay(games)
+    places = [(int(game), int(ply)) for game, ply in zip(drawn.game, drawn.ply, strict=True)]
+    assert len(drawn) == len(set(places)) == 20 and places == sorted(places)
+    there = [(int(game), int(ply)) for game, ply in zip(every.game, every.ply, strict=True)]
+    for i, place in enumerate(places):
+        assert torch.equal(drawn.stones[i], every.stones[there.index(place)])
+    assert torch.equal(go.draw_positions(games, 10**6).stones, every.stones)
+
+
+def test_samples_of_turned_boards_are_those_of_orbits(network, games, tmp_path):
+    positions = go.draw_positions(games, 10)
+    planes, points = go.input_planes(positions), drawn_pixels(10, 25, 4)
+    samples = turned_samples(games, positions, planes, points, D4, seed=1)
+    orbits = orbit_pixels(network, planes, D4, "blocks.2.input", tmp_path / "points.npy", 4)
+    own = orbits[torch.arange(40), samples.elements]
+    assert_close(samples.read(network, "blocks.2.input"), own)
+    inputs = samples.around(3)
+    assert inputs.shape == (40, 22 * 9) and len(samples.elements.unique()) > 4
+    assert torch.equal(inputs[:, 9 + 4] > 0, samples.labels[:, 0])  # own stones
+    assert torch.equal(inputs[:, 18 + 4] > 0, samples.labels[:, 1])
+    above = inputs[:, 9 + 1] + 2 * inputs[:, 18 + 1]
+    middle = inputs[:, 9 + 4] + 2 * inputs[:, 18 + 4]
+    number = go.list_point_tasks()["task"].tolist().index("opposed up")
+    assert torch.equal(samples.labels[:, number], above * middle == 2)
 
 
 # --- files ---
@@ -324,15 +386,6 @@ def real():
         pytest.skip("KaTrain is not installed")
 
 
-def capture_first(planes):
-    """Takes a stone where it can, and moves at random elsewhere."""
-    in_atari = planes[:, 2] * planes[:, 3]
-    near = torch.nn.functional.max_pool2d(in_atari, (3, 1), 1, (1, 0))
-    near = near.maximum(torch.nn.functional.max_pool2d(in_atari, (1, 3), 1, (0, 1)))
-    points = (near * (1 - planes[:, 1] - planes[:, 2])).flatten(1)
-    return torch.nn.functional.pad(100 * points, (0, 1))
-
-
 def test_the_real_network_opens_in_the_middle_and_agrees_with_itself(real):
     boards = go.empty_boards(1, 9)
     games = go.Games(
@@ -363,6 +416,4 @@ def test_the_real_network_knows_who_has_won(real):
 
 
 def test_the_real_network_beats_who_only_captures(real):
-    games = go.play_games(real.policy, 2, size=9, opponent=capture_first)
-    ahead = go.area_scores(go.final_boards(games).stones, 7.0)
-    assert ahead[0] > 0 and ahead[1] < 0
+    assert go.policy_wins(go.play_games(real.policy, 2, opponent=go.capture_first)).all()

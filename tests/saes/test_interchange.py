@@ -20,6 +20,8 @@ KINDS = {
     "relu": {"activation": "relu"},
     "jumprelu": {"activation": "jumprelu"},
     "batch_topk": {"activation": "batch_topk"},
+    "abs_topk": {"activation": "abs_topk"},
+    "gated": {"activation": "gated"},
     "pre_encoder_bias": {"pre_encoder_bias": True},
     "archetypal": {"dictionary": "archetypal", "n_archetypes": 5},
 }
@@ -53,6 +55,11 @@ def as_sae_lens_computes(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
     cfg = json.loads((folder / "cfg.json").read_text())
     weights = load_file(folder / "sae_weights.safetensors")
     sae_in = x - weights["b_dec"] if cfg["apply_b_dec_to_input"] else x
+    if cfg["architecture"] == "gated":
+        gates = sae_in @ weights["W_enc"] + weights["b_gate"] > 0
+        magnitudes = sae_in @ (weights["W_enc"] * weights["r_mag"].exp()) + weights["b_mag"]
+        latents = gates * magnitudes.clamp(min=0)
+        return latents, latents @ weights["W_dec"] + weights["b_dec"]
     pre = sae_in @ weights["W_enc"] + weights["b_enc"]
     norms = weights["W_dec"].norm(dim=1)
     rescaled = cfg.get("rescale_acts_by_decoder_norm", False)
@@ -62,6 +69,10 @@ def as_sae_lens_computes(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
     for i, row in enumerate(pre):
         if cfg["architecture"] == "topk":
             kept = row.argsort(descending=True)[: cfg["k"]]
+        elif cfg["architecture"] == "abstopk":
+            kept = row.abs().argsort(descending=True)[: cfg["k"]]
+            latents[i, kept] = row[kept]
+            continue
         elif cfg["architecture"] == "jumprelu":
             kept = (row > weights["threshold"]).nonzero()[:, 0]
         else:
@@ -309,7 +320,16 @@ def test_no_sae(tmp_path):
 @pytest.mark.parametrize(
     "cfg, message",
     [
-        ({"architecture": "gated"}, "unknown architecture 'gated'; known are standard, topk, jump"),
+        ({"architecture": "temporal"}, "unknown architecture 'temporal'; known are standard, topk"),
+        (
+            {
+                "architecture": "matching_pursuit",
+                "residual_threshold": 0.01,
+                "max_iterations": 3,
+                "stop_on_duplicate_support": True,
+            },
+            "ends where a latent is chosen again and not by what is left",
+        ),
         ({"architecture": "batchtopk", "k": 3}, "unknown architecture 'batchtopk'"),
         ({"activation_fn_str": "tanh-relu"}, "unknown architecture 'standard with tanh-relu'"),
         ({"normalize_activations": "layer_norm"}, "'layer_norm', which depends on each activation"),

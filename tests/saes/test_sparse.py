@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from saehelpers.saes import SAEConfig, make_sae, stack
 from saehelpers.saes.sparse import (
+    AbsTopK,
     BatchTopK,
     SparseLatents,
     TopK,
@@ -27,7 +28,7 @@ from saehelpers.training.methods import SAERun
 from saehelpers.training.objectives import OrbitBatch, squared_error
 from saehelpers.training.side_by_side import train_saes
 
-ACTIVATIONS = {"topk": TopK, "batch_topk": BatchTopK}
+ACTIVATIONS = {"topk": TopK, "batch_topk": BatchTopK, "abs_topk": AbsTopK}
 D, N_LATENTS, BATCH = 16, 64, 20
 ALWAYS, NEVER = choice.Bounds(0, 1, 1), choice.Bounds(2**62, 1, 1)
 
@@ -37,7 +38,7 @@ def random(*shape: int, seed: int = 0, **options) -> torch.Tensor:
     return torch.randn(shape, generator=generator, **options)
 
 
-@pytest.fixture(params=["topk", "batch_topk"])
+@pytest.fixture(params=["topk", "batch_topk", "abs_topk"])
 def kind(request) -> str:
     return request.param
 
@@ -187,6 +188,26 @@ def test_losses_and_gradients_are_the_dense_ones(
     monkeypatch.setitem(choice.FASTER_FROM, "cpu", ALWAYS)
     sparse.align()
     assert isinstance(sparse.latents(batch_of(2).canonical), SparseLatents)
+    sparse.load_state_dict(dense.state_dict())
+    found = total_loss(sparse, batch_of(2), loss)
+    found["loss"].sum().backward()
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for ours, reference in zip(sparse.parameters(), dense.parameters(), strict=True):
+        assert_close(ours.grad, reference.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_prefixes_of_sparse_latents_are_the_dense_ones(kind, monkeypatch):
+    config = SAEConfig(D, N_LATENTS, kind, 4, "linear", prefixes=(8, 20, N_LATENTS))
+    dense = stack([make_sae(config, seed) for seed in (0, 1)]).train()
+    sparse, loss = copy.deepcopy(dense), Loss("matryoshka")
+    expected = total_loss(dense, batch_of(2), loss)
+    expected["loss"].sum().backward()
+    monkeypatch.setitem(choice.FASTER_FROM, "cpu", ALWAYS)
+    sparse.align()
+    latents = sparse.latents(batch_of(2).transformed)
+    some = latents.between(8, 20)
+    assert torch.equal(some.dense()[..., 8:20], latents.dense()[..., 8:20])
+    assert not some.dense()[..., :8].any() and not some.dense()[..., 20:].any()
     sparse.load_state_dict(dense.state_dict())
     found = total_loss(sparse, batch_of(2), loss)
     found["loss"].sum().backward()

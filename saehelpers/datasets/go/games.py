@@ -35,10 +35,12 @@ from saehelpers.datasets.go.rules import (
 )
 from saehelpers.runs.checking import checked
 from saehelpers.runs.files import save_tensors, temporary_path
-from saehelpers.runs.wanted import Positive, Seed, Wanted
+from saehelpers.runs.identities import identified, identity
+from saehelpers.runs.wanted import Count, Positive, Seed, Wanted
 from saehelpers.symmetry import Group, image_action
 
 Policy = Callable[[Tensor], Tensor]
+RULES = "area, simple ko, no suicide"  # changed when other games are played
 BATCH = 256  # positions that a policy is given at a time
 
 
@@ -85,7 +87,35 @@ def replay(games: Games) -> Positions:
     """
     parts = [now for now, _, _ in _replayed(games, _start(games))]
     together = [torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Positions)]
-    return Positions(*together)[torch.cat([part.game for part in parts]).argsort(stable=True)]
+    order = torch.cat([part.game for part in parts]).argsort(stable=True)
+    return _told(Positions(*together)[order], {"replayed": games})
+
+
+@checked
+def draw_positions(
+    games: Games,
+    n_positions: Positive,
+    seed: Seed = 0,
+    start: Count = 0,
+    stop: Count | None = None,
+) -> Positions:
+    """Positions of games[start:stop], drawn from all that somebody moved in, game after game.
+
+    All of them, if there are no more.
+    """
+    every, generator = replay(games), torch.Generator().manual_seed(seed)
+    chosen = range(len(games))[start:stop]
+    own = ((every.game >= start) & (every.game < start + len(chosen))).nonzero().flatten()
+    rows = own[torch.randperm(len(own), generator=generator)[:n_positions]].sort().values
+    drawn = {"number": n_positions, "seed": seed, "of": chosen}
+    return _told(every[rows], {"drawn from": games} | drawn)
+
+
+def _told(positions: Positions, cause: dict) -> Positions:
+    """Positions whose tensors are told by what they come from."""
+    told = identity(cause)
+    values = {f.name: getattr(positions, f.name) for f in fields(Positions)}
+    return Positions(**{name: identified(x, {name: told}) for name, x in values.items()})
 
 
 @checked
@@ -149,7 +179,8 @@ def play_games(
 ) -> Games:
     """Games side by side, each move drawn from a policy, until both pass one after the other.
 
-    A game also ends after twice as many moves as there are points.
+    A game also ends after twice as many moves as there are points. Games are told by the policy
+    (a network's by its weights), the seed and the settings: see `saehelpers.runs.identities`.
 
     Args:
         policy: what gives the logits (n, size * size + 1) of moves, a pass last, for the planes
@@ -179,7 +210,36 @@ def play_games(
         now, captured = _moved(now, chosen, found)[going], captured[going]
         if not len(now):
             break
-    return replace(games, moves=moves[:, : ply + 1].clone())
+    cause = _played_by(policy, n_games, size, komi, seed, opponent)
+    return replace(games, moves=identified(moves[:, : ply + 1].clone(), cause))
+
+
+def _played_by(policy, n_games, size, komi, seed, opponent) -> dict:
+    """What decides the moves of games that are played."""
+    drawn = {"n_games": n_games, "size": size, "komi": komi, "seed": seed, "rules": RULES}
+    return drawn | {"policy": policy, "opponent": opponent}
+
+
+@checked
+def load_or_play_games(
+    policy: Policy,
+    n_games: Positive,
+    folder: Path | str,
+    size: Size = 9,
+    komi: float = 7.0,
+    seed: Seed = 0,
+) -> Games:
+    """Games as `play_games` plays them, from the folder where they were played before.
+
+    Raises:
+        TypeError: what decides the policy's moves cannot be told: give it an attribute `version`.
+    """
+    cause = _played_by(policy, n_games, size, komi, seed, None)
+    path = Path(folder) / f"games-{identity(cause)}.safetensors"
+    if not path.exists():
+        save_games(path, play_games(policy, n_games, size, komi, seed))
+    games = load_games(path)
+    return replace(games, moves=identified(games.moves, cause))
 
 
 def _logits(now: Positions, inputs: Tensor, policy: Policy, opponent: Policy | None) -> Tensor:

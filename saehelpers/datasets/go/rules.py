@@ -115,18 +115,27 @@ def connected(values: Int[Tensor, "n size size"]) -> Int[Tensor, "n points"]:
 
 
 def chains_of(stones: Int[Tensor, "n size size"]) -> Chains:
-    n, size, _ = stones.shape
-    labels, is_empty = connected(stones), stones == 0
-    counts = torch.zeros(n, size * size, dtype=torch.int16, device=stones.device)
+    labels = connected(stones)
+    return Chains(labels, counted_beside(labels, stones, stones == 0))
+
+
+def counted_beside(
+    labels: Int[Tensor, "n points"],
+    stones: Int[Tensor, "n size size"],
+    empty: Bool[Tensor, "n size size"],
+) -> Int[Tensor, "n points"]:
+    """At every stone how many of some empty points its chain has beside it; 0 on empty points."""
+    n, points = labels.shape
+    counts = torch.zeros(n, points, dtype=torch.int16, device=stones.device)
     counted = []
     neighbours = zip(beside(stones, 0), beside(labels.view(stones.shape), -1), strict=True)
     for colour, label in neighbours:
-        new = is_empty & (colour != 0)
+        new = empty & (colour != 0)
         for other in counted:  # a point is one liberty, however many stones of a chain touch it
             new &= label != other
         counted.append(label)
         counts.scatter_add_(1, label.reshape(n, -1).clamp(min=0), new.reshape(n, -1).short())
-    return Chains(labels, counts.gather(1, labels) * (stones != 0).reshape(n, -1))
+    return counts.gather(1, labels)
 
 
 @checked

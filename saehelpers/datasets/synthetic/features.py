@@ -1,18 +1,21 @@
 """Activations made of features that are known: what an SAE should find, and when it fires."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from saehelpers.datasets.synthetic.firing import (
-    SKIPPED_BELOW,
+    CorrelatedFiring,
     Correlation,
-    correlated_firing,
-    independent_firing,
-    sparse_firing,
+    IndependentFiring,
+    LowRankFiring,
+    firing_of,
 )
 from saehelpers.datasets.synthetic.hierarchy import Hierarchy
 from saehelpers.runs.checking import checked
@@ -20,6 +23,38 @@ from saehelpers.runs.wanted import Device, Positive, Seed
 from saehelpers.symmetry import LinearAction
 
 CHUNK = 16_384  # samples that are drawn at a time where only counts are kept
+
+
+@dataclass(frozen=True)
+class SparseCoefficients:
+    """Coefficients (n, n_features) as those that are not 0, sample by sample.
+
+    samples, features, magnitudes: (firings,).
+    """
+
+    samples: Int[Tensor, " firings"]
+    features: Int[Tensor, " firings"]
+    magnitudes: Float[Tensor, " firings"]
+    n_samples: int
+    n_features: int
+
+    @classmethod
+    def of(cls, coefficients: Float[Tensor, "n n_features"]) -> "SparseCoefficients":
+        samples, features = coefficients.nonzero(as_tuple=True)
+        return cls(samples, features, coefficients[samples, features], *coefficients.shape)
+
+    def dense(self) -> Float[Tensor, "n n_features"]:
+        result = torch.zeros(self.n_samples * self.n_features)
+        result[self.samples * self.n_features + self.features] = self.magnitudes
+        return result.view(self.n_samples, self.n_features)
+
+    def times(self, dictionary: Float[Tensor, "n_features d"]) -> Float[Tensor, "n d"]:
+        """coefficients dictionary, from rows that fire alone."""
+        counts = torch.bincount(self.samples, minlength=self.n_samples)
+        return embedding_bag(
+            self.features, dictionary, counts.cumsum(0) - counts, mode="sum",
+            per_sample_weights=self.magnitudes,
+        )  # fmt: skip
 
 
 @checked
@@ -30,19 +65,25 @@ class SyntheticFeatures:
         x = bias + sum_i c_i D_i,    c_i = fires_i max(0, mean_i + std_i e_i)
 
     fires: drawn by the probabilities, independently or through a `correlation`, then
-    restricted by a `hierarchy`. e: standard normal. Every draw takes a generator. Where a
-    feature's magnitude falls to 0, everything that hangs below it in the hierarchy is 0, too.
+    restricted by a `hierarchy`. e: standard normal. Every draw takes a generator. A feature whose
+    magnitude is 0 does not fire, nor does anything that hangs below it in the hierarchy; below one
+    that scales its children, c is multiplied by the parent's c over its mean.
+
+    Samples are drawn as the features that fire in them, (index, magnitude); nothing of size
+    (n, n_features) is made but by `coefficients` and `sample`, for modifiers, and where many
+    features fire or are correlated without a low rank.
 
     Args:
         dictionary: D (n_features, d), one row a feature.
         probabilities: of firing, before the hierarchy, (n_features,) or one for all.
         magnitude_mean, magnitude_std: of a feature that fires, (n_features,) or one for all.
         bias: (d,), added to every sample.
-        modifiers: functions of the coefficients (n, n_features), applied in their order.
+        modifiers: functions of the coefficients (n, n_features), applied in their order; of
+            further arguments they get these features and the generator, if they take them.
 
     Raises:
-        ValueError: a probability is outside [0, 1], a standard deviation negative, or sizes
-            do not agree.
+        ValueError: a probability is outside [0, 1], a standard deviation negative, the mean of a
+            feature that scales others not positive, or sizes do not agree.
     """
 
     dictionary: Float[Tensor, "n_features d"]
@@ -52,9 +93,9 @@ class SyntheticFeatures:
     bias: Float[Tensor, " d"] | None = None
     correlation: Correlation | None = None
     hierarchy: Hierarchy | None = None
-    modifiers: tuple[Callable[[Tensor], Tensor], ...] = ()
-    # tells such features from those of releases in which a child fired where its parent was 0
-    silences: bool = field(default=False, init=False, metadata={"added_later": True})
+    modifiers: tuple[Callable[..., Tensor], ...] = ()
+    # the version of how samples are drawn: 2 where firings are asked for one by one
+    drawing: int = field(default=1, init=False, metadata={"added_later": True})
 
     def __post_init__(self):
         n_features, d = self.dictionary.shape
@@ -78,43 +119,60 @@ class SyntheticFeatures:
                     f"the {name} is made for {part.n_features} features, the dictionary "
                     f"has {n_features}"
                 )
-        falls = bool(self.magnitude_std.any() or (self.magnitude_mean <= 0).any())
-        object.__setattr__(self, "silences", falls and self.hierarchy is not None)
+        for feature in self.hierarchy.scaling() if self.hierarchy is not None else ():
+            if self.magnitude_mean[feature] <= 0:
+                raise ValueError(
+                    f"feature {feature} scales its children by its magnitude over its mean, so "
+                    f"that magnitude_mean must be above 0, got {self.magnitude_mean[feature]:g}"
+                )
+        one_by_one = self.correlation is not None and self.correlation.is_low
+        object.__setattr__(self, "drawing", 2 if one_by_one or self.hierarchy is not None else 1)
 
     @property
     def n_features(self) -> int:
         return len(self.dictionary)
 
     @checked
+    def sparse_coefficients(
+        self, n_samples: Positive, generator: torch.Generator
+    ) -> SparseCoefficients:
+        """How strongly features fire in each of n samples, of those that do."""
+        firing = self._firing.begin(n_samples, generator)
+        top, positions = self._top, firing.on_top(n_samples, generator)
+        samples = positions.div(len(top), rounding_mode="floor") if len(top) else positions
+        features = top[positions - samples * len(top)]
+        magnitudes = self._magnitudes(features, generator)
+        if self.hierarchy is not None:
+            top = samples, features, magnitudes
+            parts = self._with_those_below(firing, n_samples, top, generator)
+            samples, features, magnitudes = parts
+        if self._may_be_zero:
+            fires = magnitudes > 0
+            samples, features, magnitudes = samples[fires], features[fires], magnitudes[fires]
+        found = SparseCoefficients(samples, features, magnitudes, n_samples, self.n_features)
+        if not self.modifiers:
+            return found
+        dense = found.dense()
+        for modifier in self.modifiers:
+            dense = _modified(dense, modifier, self, generator)
+        return SparseCoefficients.of(dense)
+
+    @checked
     def coefficients(
         self, n_samples: Positive, generator: torch.Generator
     ) -> Float[Tensor, "n n_features"]:
         """How strongly each feature fires in each of n samples; 0 where it does not."""
-        if self.correlation is None and self.hierarchy is None and self._is_sparse:
-            positions = sparse_firing(self.probabilities, n_samples, generator)
-        else:
-            if self.correlation is None:
-                fires = independent_firing(self.probabilities, n_samples, generator)
-            else:
-                fires = correlated_firing(
-                    self.probabilities, self.correlation, n_samples, generator
-                )
-            if self.hierarchy is not None:
-                fires = self.hierarchy(fires, generator)
-            positions = fires.view(-1).nonzero()[:, 0]
-        result = torch.zeros(n_samples * self.n_features)
-        result[positions] = self._magnitudes(positions, generator)
-        result = result.view(n_samples, self.n_features)
-        if self.silences:
-            result = self.hierarchy.silenced(result)
-        for modifier in self.modifiers:
-            result = _modified(result, modifier)
-        return result
+        return self.sparse_coefficients(n_samples, generator).dense()
 
     @checked
-    def activations(self, coefficients: Float[Tensor, "n n_features"]) -> Float[Tensor, "n d"]:
+    def activations(
+        self, coefficients: Float[Tensor, "n n_features"] | SparseCoefficients
+    ) -> Float[Tensor, "n d"]:
         """x of given coefficients."""
-        x = coefficients @ self.dictionary
+        if isinstance(coefficients, SparseCoefficients):
+            x = coefficients.times(self.dictionary)
+        else:
+            x = coefficients @ self.dictionary
         return x if self.bias is None else x + self.bias
 
     @checked
@@ -122,7 +180,15 @@ class SyntheticFeatures:
         self, n_samples: Positive, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n n_features"]]:
         """Activations and the coefficients that they are made of."""
-        coefficients = self.coefficients(n_samples, generator)
+        x, coefficients = self.sample_sparse(n_samples, generator)
+        return x, coefficients.dense()
+
+    @checked
+    def sample_sparse(
+        self, n_samples: Positive, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n d"], SparseCoefficients]:
+        """`sample`, of whose coefficients those that are 0 are never made."""
+        coefficients = self.sparse_coefficients(n_samples, generator)
         return self.activations(coefficients), coefficients
 
     @checked
@@ -139,22 +205,51 @@ class SyntheticFeatures:
         deviation = (rates * (1 - rates)).sqrt().clamp(min=1e-12)
         return rates.float(), (covariance / deviation[:, None] / deviation).float()
 
-    @property
-    def _is_sparse(self) -> bool:
-        return float(self.probabilities.mean()) < SKIPPED_BELOW
+    @cached_property
+    def _firing(self) -> IndependentFiring | CorrelatedFiring | LowRankFiring:
+        return firing_of(self.probabilities, self._top, self.correlation)
 
-    def _magnitudes(self, positions: Tensor, generator: torch.Generator) -> Tensor:
-        """Of the features that fire, given by their positions in the flat coefficients."""
+    @cached_property
+    def _top(self) -> Int[Tensor, " top"]:
+        """Features that hang below no other."""
+        return torch.arange(self.n_features) if self.hierarchy is None else self.hierarchy.top
+
+    @cached_property
+    def _may_be_zero(self) -> bool:
+        return bool((self.magnitude_mean <= 0).any() or self.magnitude_std.any())
+
+    @cached_property
+    def _equal(self) -> bool:
         mean, std = self.magnitude_mean, self.magnitude_std
-        equal = bool((mean == mean[0]).all()) and bool((std == std[0]).all())
-        if equal:
+        return bool((mean == mean[0]).all()) and bool((std == std[0]).all())
+
+    def _with_those_below(
+        self, firing, n_samples: int, top: tuple[Tensor, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What fires at the top and below it: samples, features, magnitudes; in order."""
+
+        def draw(samples: Tensor, features: Tensor) -> Tensor:
+            found = torch.zeros(len(samples))
+            fires = firing.at(samples, features, generator).nonzero()[:, 0]
+            found[fires] = self._magnitudes(features[fires], generator)
+            return found
+
+        fires = top[2] > 0
+        top = tuple(part[fires] for part in top)
+        parts = self.hierarchy.descend(n_samples, top, draw, self.magnitude_mean, generator)
+        order = (parts[0] * self.n_features + parts[1]).argsort()
+        return tuple(part[order] for part in parts)
+
+    def _magnitudes(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Of features that fire."""
+        mean, std = self.magnitude_mean, self.magnitude_std
+        if self._equal:
             mean, std = mean[0], std[0]
         else:
-            feature = positions % self.n_features
-            mean, std = mean[feature], std[feature]
+            mean, std = mean[features], std[features]
         if not self.magnitude_std.any():
-            return mean.clamp(min=0)
-        noise = torch.randn(len(positions), generator=generator)
+            return mean.clamp(min=0).expand(len(features))
+        noise = torch.randn(len(features), generator=generator)
         return noise.mul_(std).add_(mean).clamp_(min=0)
 
 
@@ -181,13 +276,22 @@ class Stream:
     def __call__(self, epoch: int) -> Float[Tensor, "n order d"]:
         # a stream of its own: weights and sample orders of the same seed must not repeat it
         seed = (self.seed * 1_000_003 + 7_919 * epoch + 0x57AEA3) % 2**32
-        x, _ = self.features.sample(self.n_samples, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.empty(self.n_samples, self.features.dictionary.shape[1])
+        for part in x.split(CHUNK):
+            part.copy_(self.features.sample_sparse(len(part), generator)[0])
         orbits = x[:, None] if self.action is None else self.action.orbit(x)
         return orbits.to(self.device)
 
 
-def _modified(coefficients: Tensor, modifier: Callable[[Tensor], Tensor]) -> Tensor:
-    result = modifier(coefficients)
+def _modified(
+    coefficients: Tensor,
+    modifier: Callable[..., Tensor],
+    features: SyntheticFeatures,
+    generator: torch.Generator,
+) -> Tensor:
+    further = features, generator
+    result = modifier(coefficients, *further[: _n_arguments(modifier) - 1])
     name = getattr(modifier, "__name__", repr(modifier))
     if result.shape != coefficients.shape:
         raise ValueError(
@@ -196,6 +300,16 @@ def _modified(coefficients: Tensor, modifier: Callable[[Tensor], Tensor]) -> Ten
     if not torch.isfinite(result).all():
         raise ValueError(f"the modifier {name} returned NaN or infinite coefficients")
     return result
+
+
+def _n_arguments(function: Callable) -> int:
+    """That have to be given; 1 of what does not tell."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # of torch's own
+        return 1
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)
 
 
 def _span(values: Tensor) -> str:

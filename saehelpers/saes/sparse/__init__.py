@@ -1,8 +1,10 @@
 """Latents of which few are active, and arithmetic that touches only these."""
 
 from saehelpers.saes.sparse.activation_functions import (
+    AbsTopK,
     BatchTopK,
     BlockTopK,
+    Gated,
     JumpReLU,
     TopK,
 )
@@ -19,8 +21,10 @@ from saehelpers.saes.sparse.products import fast_products
 from saehelpers.saes.sparse.selection import sparse_encode
 
 __all__ = [
+    "AbsTopK",
     "BatchTopK",
     "BlockTopK",
+    "Gated",
     "HeadLatents",
     "JumpReLU",
     "Latents",

@@ -16,13 +16,33 @@ from saehelpers.saes.sparse.largest import top_k
 class TopK(nn.Module):
     """Keep the k largest pre-activations of each sample, rectified; zero the rest."""
 
+    is_signed = False  # whether values below 0 are kept
+
     def __init__(self, k: int):
         super().__init__()
         self.k = k
 
+    def largest(self, x: Float[Tensor, "*batch n_latents"]) -> tuple[Tensor, Tensor]:
+        """What comes into question: values and places, (*batch, k)."""
+        return top_k(x, min(self.k, x.shape[-1]))
+
     def forward(self, x: Float[Tensor, "*batch n_latents"]) -> Tensor:
-        values, indices = top_k(x, self.k)
-        return torch.zeros_like(x).scatter_(-1, indices, values.relu())
+        values, indices = self.largest(x)
+        kept = values if self.is_signed else values.relu()
+        return torch.zeros_like(x).scatter_(-1, indices, kept)
+
+
+class AbsTopK(TopK):
+    """Keep the k pre-activations with the largest absolute values, with their signs.
+
+    A latent stands for a direction and its opposite (arXiv 2510.00404).
+    """
+
+    is_signed = True
+
+    def largest(self, x: Float[Tensor, "*batch n_latents"]) -> tuple[Tensor, Tensor]:
+        indices = top_k(x.detach().abs(), min(self.k, x.shape[-1]))[1]
+        return x.gather(-1, indices), indices
 
 
 class BatchTopK(nn.Module):
@@ -34,6 +54,7 @@ class BatchTopK(nn.Module):
     """
 
     threshold: Tensor
+    is_signed = False
 
     def __init__(self, k: int, momentum: float = 0.01):
         super().__init__()
@@ -73,6 +94,24 @@ class BlockTopK(nn.Module):
         norms = blocks.detach().norm(dim=-1)
         chosen = torch.zeros_like(norms).scatter_(-1, top_k(norms, self.k)[1], 1.0)
         return (blocks * chosen.unsqueeze(-1)).flatten(-2)
+
+
+class Gated(nn.Module):
+    """exp(r) x + offset where x exceeds 0, rectified, else 0 (arXiv 2404.16014, eq. 6 and 7).
+
+    x is what the gate reads, its bias included; r and offset, one of each for a latent, turn it
+    into the magnitude: in the paper's terms, b_mag = offset + exp(r) b_gate. The gate has no
+    gradient by itself; see the objective "gated".
+    """
+
+    def __init__(self, n_latents: int):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(n_latents))
+        self.offset = nn.Parameter(torch.zeros(n_latents))
+
+    def forward(self, x: Float[Tensor, "*batch n_latents"]) -> Tensor:
+        magnitude = x * self.log_scale.exp().unsqueeze(-2) + self.offset.unsqueeze(-2)
+        return magnitude.relu() * (x > 0)
 
 
 class JumpReLU(nn.Module):

@@ -87,8 +87,17 @@ class SparseLatents:
         return recons.view(*self.shape[:-1], -1)
 
     def firing_counts(self) -> Int[Tensor, "*inst n_latents"]:
-        counts = torch.bincount(self.pairs.latents[self.values > 0], minlength=self.pairs.n_latents)
+        active = self.pairs.latents[self.values != 0]
+        counts = torch.bincount(active, minlength=self.pairs.n_latents)
         return counts.view(*self.shape[:-2], self.shape[-1])
+
+    def between(self, start: int, stop: int) -> "SparseLatents":
+        """Those whose number is from start to below stop; all others are 0."""
+        which = self.pairs.latents % self.shape[-1]
+        own = ((which >= start) & (which < stop)).nonzero()[:, 0]
+        samples, latents = self.pairs.samples[own], self.pairs.latents[own]
+        pairs = replace(self.pairs, samples=samples, latents=latents)
+        return replace(self, values=self.values[own], pairs=pairs)
 
     def halves(self) -> tuple["SparseLatents", "SparseLatents"]:
         """Those of the first half of every batch, and of the second."""
@@ -168,13 +177,17 @@ class _Decode(torch.autograd.Function):
 
 
 class Kept(torch.autograd.Function):
-    """max(0, <x_s, w_l> + b_l) at the pairs (s, l), whose `values` have been computed already."""
+    """<x_s, w_l> + b_l at the pairs (s, l), whose `values` have been computed already.
+
+    Rectified, unless they are signed.
+    """
 
     @staticmethod
-    def forward(ctx, x, weight_rows, bias, values, pairs):
+    def forward(ctx, x, weight_rows, bias, values, pairs, is_signed):
         ctx.pairs = pairs
-        ctx.save_for_backward(x, weight_rows, values > 0)
-        return values.relu()
+        active = values != 0 if is_signed else values > 0
+        ctx.save_for_backward(x, weight_rows, active)
+        return values * active
 
     @staticmethod
     @once_differentiable
@@ -187,4 +200,4 @@ class Kept(torch.autograd.Function):
         by_rows = ctx.pairs.sum_over_samples(x, upstream)
         by_bias = upstream.new_zeros(ctx.pairs.n_latents)
         by_bias.scatter_add_(0, ctx.pairs.latents, upstream)
-        return by_x, by_rows, by_bias, None, None
+        return by_x, by_rows, by_bias, None, None, None

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saehelpers.saes.sparse.activation_functions import BatchTopK, TopK
-from saehelpers.saes.sparse.largest import GROUP, top_k
+from saehelpers.saes.sparse.largest import GROUP
 from saehelpers.saes.sparse.latents import ActivePairs, Kept, SparseLatents
 from saehelpers.saes.sparse.products import fast_products
 
@@ -74,7 +74,7 @@ def sparse_encode(
         pairs = ActivePairs(samples, latents, len(x_rows), len(weight_rows))
         if values.dtype != weight.dtype:
             values = pairs.products(x_rows, weight_rows) + biases[latents]
-    values = Kept.apply(x_rows, weight_rows, biases, values, pairs)
+    values = Kept.apply(x_rows, weight_rows, biases, values, pairs, activation.is_signed)
     return SparseLatents(values, pairs, (*x.shape[:-1], n_latents))
 
 
@@ -106,7 +106,7 @@ def _choose(
     blocks: Iterator[Tensor], batch: int, activation: TopK | BatchTopK, instance: int
 ) -> Found:
     if isinstance(activation, TopK):
-        found = [top_k(block, min(activation.k, block.shape[-1])) for block in blocks]
+        found = [activation.largest(block) for block in blocks]
         values, latents = _joined(found)
         samples = torch.arange(batch, device=values.device)[:, None].expand_as(latents)
         return Found(values.flatten(), samples.flatten(), latents.flatten())

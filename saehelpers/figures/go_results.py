@@ -1,0 +1,119 @@
+"""What measurements of a Go network say: tasks that count, methods with intervals, a verdict.
+
+Everything is resampled over blocks of test games and over seeds: a row's block is its "split".
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import pandas as pd
+
+from saehelpers.evaluation.statements import Estimate, interval, paired_difference, verdict
+from saehelpers.figures.names import colour, label
+from saehelpers.runs.checking import checked
+from saehelpers.runs.extras import extra
+from saehelpers.runs.wanted import NOT_EMPTY, with_columns
+from saehelpers.training.methods import METHODS
+
+with extra("notebooks"):
+    from matplotlib.axes import Axes
+
+NETWORK, BESIDE = "base_model", ("inputs", "random_network")
+WITHOUT, WITH, FVU = "without direction", "with direction", "FVU"
+PUBLISHED = ("canonical", "latent_inv", "output_inv")
+RIVALS = {
+    "": "vanilla",
+    " of as many parameters": "vanilla_matched",
+    " of as much compute": "vanilla_compute",
+}
+# what is said; which methods are above which, each the mean of some; and in what
+CLAIMS = (
+    ("the published objectives gain without a direction", PUBLISHED, ("vanilla",), WITHOUT),
+    ("the published objectives lose with a direction", ("vanilla",), PUBLISHED, WITH),
+    *(
+        (f"self-oriented reconstructs better than vanilla{what}", (name,), ("self_oriented",), FVU)
+        for what, name in RIVALS.items()
+    ),
+    *(
+        (f"self-oriented gains {where} over vanilla{what}", ("self_oriented",), (name,), where)
+        for where in (WITH, WITHOUT)
+        for what, name in RIVALS.items()
+    ),
+    ("self-oriented reconstructs better than oriented", ("oriented",), ("self_oriented",), FVU),
+)
+Values = Annotated[
+    pd.DataFrame, with_columns("method", "split", "seed", "task", "task_type", "value")
+]
+
+
+@checked
+def tasks_that_count(probes: Values, margin: int | float = 0.05) -> pd.DataFrame:
+    """Mean F1 of a network and of what it must beat, by task, and whether the task "counts".
+
+    It does where the network's activations ("base_model") are above the inputs around the point
+    and above the same network with random weights, by more than the margin.
+    """
+    compared = probes[probes["method"].isin([NETWORK, *BESIDE])]
+    found = compared.pivot_table(
+        index=["task_type", "task"], columns="method", values="value", sort=False
+    ).reindex(columns=[NETWORK, *BESIDE])
+    counts = found[NETWORK] > found[list(BESIDE)].max(axis=1) + margin
+    return found.rename(columns=label).assign(counts=counts)
+
+
+@checked
+def own_frame_fvu(table: Annotated[pd.DataFrame, with_columns("method", "metric")]) -> pd.DataFrame:
+    """FVU in the frame that a method explains: with the inferred element, or raw, as "fvu"."""
+    known = {name: method.symmetric for name, method in METHODS.items()}
+    symmetric = table["method"].map(lambda name: known.get(name, False))
+    wanted = symmetric.map({True: "fvu_inferred", False: "fvu_raw"})
+    return table[table["metric"] == wanted].assign(metric="fvu")
+
+
+@checked
+def over_blocks(values: Values) -> Estimate:
+    """The mean, with its interval over blocks of games and seeds."""
+    return interval(values.assign(base_seed=values["split"]))
+
+
+@checked
+def points_with_intervals(
+    ax: Axes, values: Values, methods: Annotated[Sequence[str], NOT_EMPTY]
+) -> None:
+    """A line for each method: its mean, and the interval over blocks of games and seeds."""
+    for place, name in enumerate(methods):
+        found = over_blocks(values[values["method"] == name])
+        known = not found.why_none
+        sides = [[found.mean - found.low], [found.high - found.mean]] if known else None
+        ax.errorbar(found.mean, place, xerr=sides, fmt="o", color=colour(name), capsize=2)
+    ax.set_yticks(range(len(methods)), [label(name) for name in methods])
+    ax.set_ylim(len(methods) - 0.5, -0.5)
+    ax.grid(axis="x", linewidth=0.4)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+@checked
+def go_verdict(f1: Values, fvu: Values) -> pd.DataFrame:
+    """Claims of `CLAIMS`, each with its paired difference and what that says.
+
+    Args:
+        f1: of the recons of every method on the tasks that count, on one layer.
+        fvu: see `own_frame_fvu`, on the same layer.
+    """
+    rows = []
+    for claim, first, second, where in CLAIMS:
+        values = fvu if where == FVU else f1[f1["task_type"] == where]
+        pair = [_mean_of(values, names) for names in (first, second)]
+        if min(map(len, pair)):
+            found = paired_difference(*pair, by=["task"])
+            rows.append({"claim": claim, "difference": str(found), "says": verdict(found)})
+    return pd.DataFrame(rows, columns=["claim", "difference", "says"])
+
+
+def _mean_of(values: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The mean of some methods by block, seed and task, where all of them were measured."""
+    chosen = values[values["method"].isin(names)].dropna(subset="value")
+    keys = ["split", "seed", "task"]
+    means = chosen.groupby(keys)["value"].agg(["mean", "count"]).reset_index()
+    means = means[means["count"] == len(names)]
+    return means.rename(columns={"mean": "value", "split": "base_seed"})

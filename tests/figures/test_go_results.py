@@ -1,0 +1,96 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from saehelpers import figures
+from saehelpers.figures.go_results import CLAIMS, PUBLISHED, WITH, WITHOUT
+
+LEVELS = {  # F1 without a direction, with one, and FVU
+    "vanilla": (0.6, 0.5, 0.2), "vanilla_matched": (0.6, 0.5, 0.2),
+    "vanilla_compute": (0.6, 0.5, 0.2), "oriented": (0.6, 0.5, 0.2),
+    **dict.fromkeys(PUBLISHED, (0.7, 0.3, 0.3)), "self_oriented": (0.6, 0.6, 0.1),
+}  # fmt: skip
+
+
+def measured(method: str, noise: float = 0.001) -> pd.DataFrame:
+    generator = np.random.default_rng(0)
+    rows = []
+    for split in ("test 0", "test 1", "test 2"):
+        for seed in (0, 1):
+            for task, kind in (("a", WITHOUT), ("b", WITHOUT), ("up", WITH)):
+                value = LEVELS[method][kind == WITH] + noise * generator.normal()
+                rows.append((method, split, seed, kind, task, value))
+    return pd.DataFrame(rows, columns=["method", "split", "seed", "task_type", "task", "value"])
+
+
+@pytest.fixture
+def f1() -> pd.DataFrame:
+    return pd.concat(map(measured, LEVELS), ignore_index=True)
+
+
+@pytest.fixture
+def fvu() -> pd.DataFrame:
+    rows = [
+        {"method": method, "split": f"test {block}", "seed": seed, "task_type": "", "task": "",
+         "metric": metric, "value": value}
+        for method, (_, _, own) in LEVELS.items() for block in (0, 1) for seed in (0, 1)
+        for metric, value in (("fvu_raw", own if "vanilla" in method else 0.9),
+                              ("fvu_inferred", 0.8 if "vanilla" in method else own))
+    ]  # fmt: skip
+    return figures.own_frame_fvu(pd.DataFrame(rows))
+
+
+def test_every_method_is_scored_in_the_frame_that_it_explains(fvu):
+    means = fvu.groupby("method").value.mean()
+    assert means.to_dict() == pytest.approx({name: level[2] for name, level in LEVELS.items()})
+
+
+def test_what_differs_holds_and_what_does_not_is_not_decided(f1, fvu):
+    said = figures.go_verdict(f1, fvu).set_index("claim").says
+    assert len(said) == len(CLAIMS)
+    for claim, says in said.items():
+        same = claim.startswith("self-oriented gains without")
+        assert says == "holds" or (same and says in ("not decided", "holds", "does not hold"))
+    gain = figures.go_verdict(f1, fvu).set_index("claim").difference
+    assert gain["the published objectives lose with a direction"].startswith("0.20")
+    turned = f1.replace({"method": {"self_oriented": "vanilla", "vanilla": "self_oriented"}})
+    said = figures.go_verdict(turned, fvu).set_index("claim").says
+    assert said["self-oriented gains with direction over vanilla"] == "does not hold"
+
+
+def test_what_was_not_measured_is_not_judged(f1, fvu):
+    said = figures.go_verdict(f1[f1.method != "latent_inv"], fvu)
+    assert not said.claim.str.contains("published").any()
+    assert len(figures.go_verdict(f1[:0], fvu[:0])) == 0
+
+
+def test_a_task_counts_where_the_network_beats_inputs_and_random_weights():
+    scores = {"seen": (0.9, 0.88, 0.2), "learnt": (0.9, 0.7, 0.8), "of any net": (0.9, 0.1, 0.9),
+              "unmeasured": (0.9, np.nan, 0.1)}  # fmt: skip
+    rows = [
+        {"method": method, "split": "test 0", "seed": 0, "task_type": WITHOUT, "task": task,
+         "value": value}
+        for task, values in scores.items()
+        for method, value in zip(("base_model", "inputs", "random_network"), values, strict=True)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    counts = figures.tasks_that_count(table).counts.droplevel("task_type")
+    assert counts.to_dict() == {
+        "seen": False, "learnt": True, "of any net": False, "unmeasured": True
+    }  # fmt: skip
+    assert figures.tasks_that_count(table, 0.01).counts.sum() == 3
+
+
+def test_points_stand_at_means_with_their_intervals(f1):
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots()
+    figures.points_with_intervals(ax, f1, ["vanilla", "self_oriented", "absent"])
+    expected = figures.over_blocks(f1[f1.method == "vanilla"])
+    line = ax.lines[0]
+    assert line.get_xdata()[0] == pytest.approx(expected.mean) and line.get_ydata()[0] == 0
+    assert expected.base_models == 3 and expected.low < expected.mean < expected.high
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == [
+        "vanilla", "self-oriented", "absent"
+    ]  # fmt: skip
+    plt.close(fig)
