@@ -59,7 +59,7 @@ def user(tmp_path, monkeypatch):
         "huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path / "hub")
     )
     with ThreadPoolExecutor(1) as executor:
-        monkeypatch.setattr("saehelpers.runs.sweeps._processes", lambda: executor)
+        monkeypatch.setattr("saehelpers.runs.sweeps._processes", lambda n: executor)
         write_shards("data/activations/mine", [torch.rand(24, 1, 256)])
         yield {"model": User(), "images": torch.rand(24, 1, 8, 8)}
 

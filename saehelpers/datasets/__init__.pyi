@@ -1,4 +1,5 @@
 from . import (
+    augmentation as augmentation,
     galaxies as galaxies,
     go as go,
     images as images,
@@ -7,6 +8,9 @@ from . import (
     synthetic as synthetic,
     text as text,
     toy as toy,
+)
+from .augmentation import (
+    augment as augment,
 )
 from .images import (
     ImageSet as ImageSet,

@@ -10,6 +10,7 @@ from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from saehelpers import runs
+from saehelpers.datasets import augment
 from saehelpers.experiments.base_models import acted_on
 from saehelpers.experiments.once import fit_run, load_or_train, load_weights
 from saehelpers.experiments.subjects import (
@@ -21,7 +22,7 @@ from saehelpers.networks import make_convnext
 from saehelpers.networks.feature_maps import orbit_pixels
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.identities import check_identity, identified, identity, part
-from saehelpers.runs.wanted import NOT_EMPTY, Count, Device, Name, Positive, Rate, Seed
+from saehelpers.runs.wanted import NOT_EMPTY, Count, Device, Name, Positive, Rate, Seed, Share
 from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, input_action
 from saehelpers.training.fitting import Schedule
 
@@ -34,8 +35,9 @@ class EncoderRun:
     """Everything that decides what a ConvNeXt classifier learns.
 
     data: the identity of (images, labels), followed by `acted_on` where the action on images is
-    one's own. They are shown under random elements of `group`, a `Group.identifier`. The
-    architecture is that of
+    one's own. They are shown under random elements of `group`, a `Group.identifier`, and with
+    another flux, colour, noise, size and place each time where `augmented` (see
+    `saehelpers.datasets.augment`). The architecture, and how it reads pixels, is that of
     `saehelpers.networks.make_convnext`.
     """
 
@@ -52,6 +54,9 @@ class EncoderRun:
     schedule: Schedule = "cosine"
     warmup_steps: Count = 100
     seed: Seed = 0
+    augmented: bool = runs.added_later(False)
+    pixel_mean: Share = runs.added_later(0.0)
+    pixel_std: Rate = runs.added_later(1.0)
 
     __str__ = runs.described
 
@@ -98,7 +103,10 @@ def load_or_train_encoder(
     if act is not None:
         told += acted_on(images, given_or_named(config.group, group), act)
     check_identity(f"data of {config.name!r}", config.data, told)
-    model = make_convnext(config.widths, config.depths, config.patch, config.n_classes, config.seed)
+    model = make_convnext(
+        config.widths, config.depths, config.patch, config.n_classes, config.seed,
+        config.pixel_mean, config.pixel_std,
+    )  # fmt: skip
 
     def train() -> tuple[nn.Module, pd.DataFrame]:
         model.to(device, memory_format=torch.channels_last)
@@ -117,6 +125,9 @@ def _train_encoder(model, config, images, labels, test_images, test_labels, mode
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         batch = act_each(images[index[0]], (uniform[0] * group.order).long(), group, act)
+        if config.augmented:
+            generator = torch.Generator().manual_seed(int(uniform.double().sum().item() * 2**32))
+            batch = augment(batch, generator)
         with torch.autocast(images.device.type, torch.bfloat16):  # a quarter faster on a CPU
             logits = model(batch).logits
         return {"loss": nn.functional.cross_entropy(logits.float(), labels[index[0]])}

@@ -144,7 +144,12 @@ MADE: dict[type, Callable[[Any, dict[str, Tensor]], nn.Module]] = {
     ActionRun: _action,
     BaseModelRun: _autoencoder,
     EncoderRun: lambda config, _: make_convnext(
-        config.widths, config.depths, config.patch, config.n_classes
+        config.widths,
+        config.depths,
+        config.patch,
+        config.n_classes,
+        mean=config.pixel_mean,
+        std=config.pixel_std,
     ),
     LanguageModelRun: lambda config, _: make_language_model(config),
     SAEConfig: lambda config, _: make_sae(config),

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from saehelpers.networks.modules import edit_input
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
-from saehelpers.runs.wanted import NOT_EMPTY, Positive, Seed
+from saehelpers.runs.wanted import NOT_EMPTY, Positive, Rate, Seed, Share
 
 Channels = tuple[float, float, float]
+OF_TIMM = ("hf_hub:", "local-dir:")  # begin the source of a model for timm
+TIMM_FILES = ("config.json",), ("model.safetensors", "pytorch_model.bin")  # one of each
 
 
 class PretrainedViT(nn.Module):
@@ -84,12 +86,16 @@ def make_convnext(
     patch: Positive = 4,
     n_classes: Positive = 4,
     seed: Seed = 0,
+    mean: Share = 0.0,
+    std: Rate = 1.0,
 ) -> nn.Module:
     """A fresh ConvNeXt classifier (Liu et al., arXiv 2201.03545) of images (n, 3, size, size).
 
     Hugging Face's `ConvNextForImageClassification`. Stage i, "convnext.encoder.stages.i", has
     `depths[i]` blocks of `widths[i]` channels, on maps of size / (patch 2^i) pixels a side:
-    no kernel straddles the grid, so that a turned image has exactly turned maps of pixels.
+    no kernel straddles the grid, so that a turned image has exactly turned maps of pixels. Images
+    in [0, 1] are read as (image - mean) / std: its norms see nothing of how bright a patch is, but
+    on which side of the mean.
     """
     with extra("text"):
         from transformers import ConvNextConfig, ConvNextForImageClassification
@@ -100,7 +106,8 @@ def make_convnext(
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _reading_images(ConvNextForImageClassification(config))
+        model = ConvNextForImageClassification(config)
+    return _reading_images(model, mean=(mean,) * 3, std=(std,) * 3)
 
 
 @checked
@@ -114,9 +121,10 @@ def load_encoder(source: str | Path, dtype: torch.dtype = torch.float32) -> nn.M
 
     Args:
         source: a vision model's name on the Hugging Face hub or a folder with it; or
-            "hf_hub:owner/name", one for timm, such as the encoders of Zoobot (Walmsley et al.,
-            JOSS 8 (2023), 5312), trained on galaxies; or "package.module:function", which is
-            called and returns the torch module, whose own type it keeps.
+            "hf_hub:owner/name" or "local-dir:path/to/folder", one for timm (config.json and
+            model.safetensors), such as the encoders of Zoobot (Walmsley et al., JOSS 8 (2023),
+            5312), trained on galaxies; or "package.module:function", which is called and returns
+            the torch module, whose own type it keeps.
         dtype: of the weights: torch.bfloat16 for models that would not fit in float32.
 
     Raises:
@@ -125,7 +133,7 @@ def load_encoder(source: str | Path, dtype: torch.dtype = torch.float32) -> nn.M
         ValueError: its preprocessor does not say what images it reads.
     """
     source = str(source)
-    if source.startswith("hf_hub:"):
+    if source.startswith(OF_TIMM):
         model = _load_timm(source, dtype)
     elif ":" in source:
         package, function = source.rsplit(":", 1)
@@ -143,10 +151,18 @@ def _load_timm(source: str, dtype: torch.dtype) -> nn.Module:
             f"{source} needs timm, and timm needs a torchvision that matches the installed torch: "
             "pip install timm"
         ) from error
+    kind, _, name = source.partition(":")
+    missing = [one for one in TIMM_FILES if not any((Path(name) / file).is_file() for file in one)]
+    if kind == "local-dir" and missing:
+        raise FileNotFoundError(
+            f"no encoder at {source!r}: the folder has no "
+            f"{' and no '.join(' or '.join(one) for one in missing)}, which "
+            "timm.models.save_for_hf writes"
+        )
     try:
         model = timm.create_model(source, pretrained=True, num_classes=0)
     except OSError as error:
-        raise _unreachable(source, source.removeprefix("hf_hub:")) from error
+        raise _unreachable(source, name) from error
     known = timm.data.resolve_model_data_config(model)
     return _reading_images(model.to(dtype), known["input_size"][-1], known["mean"], known["std"])
 

@@ -45,6 +45,7 @@ def _shapes():
 
 
 CALLS = {
+    "datasets.augment": lambda: {"images": t.pictures(), "generator": t.generator()},
     "datasets.ImageSet": lambda: {"images": t.pictures(), "labels": t.whole(2, 6),
                                   "classes": ("a", "b"), "source": "here"},
     "datasets.load_image_folder": lambda: {"folder": _folder_of_images(), "size": 16},

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import math
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,9 +14,11 @@ import pooch
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from saehelpers.datasets.galaxies import (
     CLASSES,
+    Survey,
     draw_galaxy,
     galaxy_mnist,
     load_galaxies,
@@ -24,11 +27,19 @@ from saehelpers.datasets.galaxies import (
     match_sky,
     measure_galaxies,
     simulate_galaxies,
+    survey_statistics,
 )
 from saehelpers.datasets.galaxies.base import read_hdf5, write_hdf5
 from saehelpers.datasets.galaxies.sky import measure_sky
+from saehelpers.runs import identity
 
+REFERENCE = Path(__file__).parents[2] / "data" / "reference"
 SIZE = 64
+NONE = {name: (0.0, 0.0) for name in ("stars", "companions", "noise", "sky")}
+SHARP = Survey(
+    **NONE, radius=(0.08, 0.08), brightness=(20.0, 20.0), seeing=(0.01, 0.01),
+    jpeg_quality=(100.0, 100.0),
+)  # fmt: skip
 
 
 def moments(image: np.ndarray) -> tuple[float, float]:
@@ -106,17 +117,75 @@ def test_simulated_galaxies_are_drawn_once(tmp_path):
     assert torch.equal(first.images, again.images)
     assert first.properties.equals(again.properties)
     (path,) = tmp_path.iterdir()
-    # as earlier releases left them: properties in a table beside the images
     write_hdf5(path, first.images, first.labels, pd.DataFrame())
-    table = path.with_suffix(".csv")
-    with pytest.raises(ValueError, match=r"galaxies-.*\.csv is no table .*drawn again"):
+    with pytest.raises(ValueError, match=r"holds other galaxies, \(10, 3, 32, 32\): delete it"):
         simulate_galaxies(10, tmp_path, 32, seed=1, executor=Executor())
-    first.properties.to_csv(table, index=False)
-    again = simulate_galaxies(10, tmp_path, 32, seed=1, executor=Executor())
-    assert first.properties.equals(again.properties)
-    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(ValueError, match=r"\.csv is no table of 10 galaxies"):
-        simulate_galaxies(10, tmp_path, 32, seed=1, executor=Executor())
+    other = Survey(noise=(0.1, 0.2))
+    with ThreadPoolExecutor(1) as executor:
+        others = simulate_galaxies(10, tmp_path, 32, seed=1, executor=executor, survey=other)
+    assert identity(others.images) != identity(first.images)
+    assert not torch.equal(others.images, first.images)
+
+
+def test_the_same_galaxy_as_two_surveys_see_it():
+    seen = [
+        draw_galaxy("unbarred_spiral", SIZE, 3, replace(SHARP, seeing=(width, width)))
+        for width in (0.015, 0.06)
+    ]
+    (near, of_near), (far, of_far) = seen
+    assert of_near == of_far
+    near, far = near.astype(float), far.astype(float)
+    assert np.corrcoef(near.ravel(), far.ravel())[0, 1] > 0.9
+    detail = [(image - gaussian_filter(image, (2, 2, 0))).std() for image in (near, far)]
+    assert detail[0] > 1.2 * detail[1]
+
+
+def test_pictures_follow_the_formula_of_the_survey():
+    fixed = {"black": (0.5, 0.5), "white": (300.0, 300.0), "desaturation": (0.0, 0.0)}
+    silent = {"noise": (0.0, 0.0), "sky": (0.0, 0.0), "jpeg_quality": (100.0, 100.0)}
+    flux = np.ones((16, 16, 3)) * np.array([40.0, 10.0, 0.0])
+    draw = np.random.default_rng
+    plain = Survey(**fixed | silent).photograph(flux, draw(0))
+    level = (np.arcsinh(flux) + np.arcsinh(0.5)) / (np.arcsinh(300) + np.arcsinh(0.5))
+    assert np.abs(plain - 255 * level).max() < 3  # grey levels of the JPEG
+    greyer = Survey(**fixed | silent | {"desaturation": (1.0, 1.0)}).photograph(flux, draw(0))
+    assert np.ptp(greyer[8, 8].astype(int)) < 0.75 * np.ptp(plain[8, 8].astype(int))
+
+
+@pytest.mark.parametrize(
+    "ranges, message",
+    [
+        ({"noise": (0.3, 0.1)}, r"noise must be from low to high, got \(0.3, 0.1\)"),
+        ({"seeing": (-0.1, 0.1)}, "seeing must be 0 or more, got -0.1"),
+        ({"noise_colours": (0.5, 1.2)}, "noise_colours must be 1 or less, got 1.2"),
+    ],
+)
+def test_ranges_that_no_survey_has(ranges, message):
+    with pytest.raises(ValueError, match=message):
+        Survey(**ranges)
+
+
+@pytest.fixture(scope="module")
+def statistics() -> pd.DataFrame:
+    images = [draw_galaxy(CLASSES[i % 4], SIZE, (5, i))[0] for i in range(400)]
+    images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    with ThreadPoolExecutor(1) as executor:
+        ours = survey_statistics(images, executor)
+    published = pd.read_csv(REFERENCE / "galaxy_mnist_statistics.csv", index_col="quantity").value
+    return pd.DataFrame({"survey": published, "ours": ours}).drop("n")
+
+
+def test_simulated_galaxies_look_like_those_of_the_survey(statistics):
+    medians = statistics[~statistics.index.str.contains("_p10|_p90|lag2")]
+    assert ((medians.ours / medians.survey - 1).abs() < 0.15).all()
+    lag2 = statistics.loc["noise_corr_lag2"]
+    assert abs(lag2.ours - lag2.survey) < 0.03
+
+
+def test_the_survey_is_inside_what_is_simulated(statistics):
+    low, high = (statistics[statistics.index.str.endswith(end)] for end in ("_p10", "_p90"))
+    assert len(low) == len(high) == 7
+    assert (low.ours < low.survey).all() and (high.ours > high.survey).all()
 
 
 def test_hubble_cutouts():
@@ -245,10 +314,12 @@ def measured(images: np.ndarray) -> pd.DataFrame:
         return measure_galaxies(images, executor)
 
 
-def test_measured_shapes_of_drawn_galaxies_are_known(drawn, monkeypatch):
+def test_measured_shapes_of_drawn_galaxies_are_known(monkeypatch):
     monkeypatch.setattr("saehelpers.datasets.galaxies.measured.CHUNK", 5)  # in their order
-    found = measured(np.stack([image for image, _ in drawn["smooth_cigar"]]))
-    known = pd.DataFrame([row for _, row in drawn["smooth_cigar"]])
+    images, rows = zip(
+        *(draw_galaxy("smooth_cigar", SIZE, (7, i), SHARP) for i in range(12)), strict=True
+    )
+    found, known = measured(np.stack(images)), pd.DataFrame(rows)
     assert found["angle"].between(0, math.pi).all()
     off = (found["angle"] - known["angle"]).abs()
     assert np.minimum(off, math.pi - off).max() < 0.05
@@ -285,6 +356,28 @@ def test_skies_are_measured_and_matched():
     brightness = matched[:, :, 24:40, 24:40].float().mean() - matched[:, :, :16].float().mean()
     assert brightness.item() == pytest.approx(100, abs=2)
     assert torch.equal(match_sky(dark, bright), matched)
+
+
+def smoothed(n, noise, seed):
+    """Noise that neighbours and bands share."""
+    drawn = np.random.default_rng(seed).normal(size=(n, 4, SIZE, SIZE))
+    drawn = drawn[:, 3:] + 0.7 * drawn[:, :3]
+    drawn = gaussian_filter(drawn, (0, 0, 0.6, 0.6), mode="wrap")
+    return torch.from_numpy(np.uint8(np.round(60 + noise * drawn / drawn.std())))
+
+
+def test_matched_noise_is_correlated_as_that_of_the_others():
+    like, still = smoothed(40, 9, 0), torch.full((60, 3, SIZE, SIZE), 20, dtype=torch.uint8)
+    with ThreadPoolExecutor(1) as executor:
+        wanted, found, white = (
+            survey_statistics(images, executor)
+            for images in (like, match_sky(still, like), noisy(40, 60, 9, 0))
+        )
+    names = ["noise_corr_neighbour", "noise_corr_lag2", "noise_corr_colours"]
+    assert (wanted[names[0]], wanted[names[2]]) > (0.3, 0.6)
+    assert found[names].tolist() == pytest.approx(wanted[names].tolist(), abs=0.05)
+    assert found["sky_noise"] == pytest.approx(9, rel=0.15)
+    assert white[names].abs().max() < 0.05
 
 
 def test_noise_is_never_taken_away():

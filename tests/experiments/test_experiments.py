@@ -575,6 +575,17 @@ def test_labels_beyond_the_classes_are_named(other, part, bright, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_encoder_that_sees_images_otherwise_each_time(bright, trained, tmp_path):
+    config = dataclasses.replace(ENCODER, augmented=True, epochs=2)
+    plain = dataclasses.replace(config, augmented=False)
+    found = [load_or_train_encoder(c, *bright, bright, tmp_path)[0] for c in (config, plain)]
+    again, _ = load_or_train_encoder(config, *bright, bright, tmp_path / "again")
+    assert_equal_states(states([again]), states(found[:1]))
+    one, other = (states([model])[0]["classifier.weight"] for model in found)
+    assert not torch.equal(one, other)
+    assert runs.run_id(ENCODER) == runs.run_id(dataclasses.replace(ENCODER, augmented=False))
+
+
 def test_a_class_without_images_to_train_on_is_learnt_nothing_of(bright, tmp_path):
     images, labels = bright
     labels = 2 * labels

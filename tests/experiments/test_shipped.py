@@ -10,6 +10,7 @@ import torch
 
 from saehelpers import runs
 from saehelpers.datasets import make_shapes, split
+from saehelpers.datasets.galaxies import Survey
 from saehelpers.datasets.images import ImageSet
 from saehelpers.datasets.text import EmbeddedText
 from saehelpers.experiments import EncoderRun, LanguageModelRun, shapes_base_run
@@ -51,6 +52,7 @@ def test_classifier_of_galaxies():
     given = parameters("03")
     n = given["N_IMAGES"]
     cause = {"galaxies": "simulated", "n": n, "size": given["SIZE"], "seed": 0}
+    cause |= {"survey": identity(Survey())}
     blank = identified(torch.zeros(n, 3, 1, 1, dtype=torch.uint8), cause)  # not drawn: their cause
     classes, index = tuple("abcd"), pd.DataFrame(index=range(n))
     images = ImageSet(blank, torch.arange(n) % 4, classes, "simulated", index)
@@ -58,7 +60,8 @@ def test_classifier_of_galaxies():
     config = EncoderRun(
         "base_galaxies", identity((train.images, train.labels)), tuple(given["ENCODER_WIDTHS"]),
         tuple(given["ENCODER_DEPTHS"]), group=given["ENCODER_GROUP"],
-        epochs=given["ENCODER_EPOCHS"],
+        epochs=given["ENCODER_EPOCHS"], batch_size=32, augmented=given["ENCODER_AUGMENTED"],
+        pixel_mean=0.1, pixel_std=0.12,
     )  # fmt: skip
     assert is_there(config)
 

@@ -365,15 +365,26 @@ def test_encoder_that_is_not_there(source, tmp_path, monkeypatch):
         load_encoder(source.format(tmp_path))
 
 
+def test_convnext_reads_pixels_about_a_mean():
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    sizes = {"widths": (8,), "depths": (1,)}
+    plain, shifted = make_convnext(**sizes), make_convnext(**sizes, mean=0.25, std=0.5)
+    expected = plain((images / 255 - 0.25) / 0.5).logits
+    assert_close(shifted(images).logits, expected)
+    assert_close(shifted(images / 255).logits, expected)
+
+
 def test_encoder_of_timm_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ModuleNotFoundError, match=r"hf_hub:a/b needs timm.*pip install timm"):
         load_encoder("hf_hub:a/b")
 
 
-def test_encoder_of_timm(monkeypatch):
+def test_encoder_of_timm(monkeypatch, tmp_path):
+    local = f"local-dir:{tmp_path}"
+
     def create_model(name, pretrained, num_classes):
-        if name != "hf_hub:a/b":
+        if name not in ("hf_hub:a/b", local):
             raise OSError("not found")
         return nn.Identity() if pretrained and num_classes == 0 else None
 
@@ -386,3 +397,10 @@ def test_encoder_of_timm(monkeypatch):
     assert_close(found, torch.tensor([0.2, 0, -0.05])[:, None, None].expand(2, 3, 8, 8))
     with pytest.raises(FileNotFoundError, match=r"'hf_hub:a/c'.*https://huggingface\.co/a/c into"):
         load_encoder("hf_hub:a/c")
+    (tmp_path / "config.json").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"'local-dir:.*': the folder has no model\.safetensors or pyt"
+    ):
+        load_encoder(local)
+    (tmp_path / "model.safetensors").touch()
+    assert load_encoder(local)(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 8, 8)

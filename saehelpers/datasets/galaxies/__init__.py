@@ -8,6 +8,8 @@ from saehelpers.datasets.galaxies.hubble import load_hubble
 from saehelpers.datasets.galaxies.measured import measure_galaxies
 from saehelpers.datasets.galaxies.simulated import draw_galaxy, simulate_galaxies
 from saehelpers.datasets.galaxies.sky import match_sky
+from saehelpers.datasets.galaxies.statistics import survey_statistics
+from saehelpers.datasets.galaxies.survey import Survey
 from saehelpers.datasets.images import ImageSet, load_image_folder
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import Positive, Seed
@@ -15,6 +17,7 @@ from saehelpers.runs.wanted import Positive, Seed
 __all__ = [
     "CLASSES",
     "SOURCES",
+    "Survey",
     "draw_galaxy",
     "load_galaxies",
     "load_galaxy_mnist",
@@ -22,6 +25,7 @@ __all__ = [
     "match_sky",
     "measure_galaxies",
     "simulate_galaxies",
+    "survey_statistics",
 ]
 
 SOURCES = ("simulated", "hubble", "galaxy_mnist")
