@@ -96,7 +96,10 @@ ACCEPTED = {
         "training.objective name: empty", 
         "runs.listed values: items of another kind", "runs.local_folder subfolder: misspelt",
     ),
-    "a table of any columns": ("features: misspelt columns", "history: misspelt columns"),
+    "a table of any columns": (
+        "features: misspelt columns", "history: misspelt columns",
+        "evaluation.Evaluation latents: misspelt columns",
+    ),
     "classes are any whole numbers": (
         "evaluation.fit_class_probe labels: negative", "trained_on: negative", "truth: negative",
     ),

@@ -12,8 +12,9 @@ from saehelpers.evaluation.ground_truth import (
     initialise_at,
     null_mcc,
 )
-from saehelpers.evaluation.matching import pw_mcc, recovery
+from saehelpers.evaluation.matching import cosine_matrix, pw_mcc, recovery
 from saehelpers.saes import SAE, SAEConfig, make_sae
+from saehelpers.saes.sparse import choice
 
 D, N_FEATURES, N_SAMPLES = 8, 5, 2000
 # directions of axes: products with zeros are exact, so that what does not fire is 0 exactly
@@ -409,6 +410,40 @@ def test_the_table_agrees_with_sklearn_and_plain_loops(standardised):
     assert_summary(evaluation, **{name: sum(found) / 9 for name, found in scores.items()})
     assert 0.1 < evaluation.summary["f1"] < 0.9
     assert_summary(evaluation, absorption=table.absorption[sorted(parents)].mean())
+
+
+def test_latents_are_held_against_the_features_that_they_are_most_like():
+    """The convention of SAELens, by scikit-learn, averaged over all latents."""
+    sae, data = any_sae(standardised=True), any_data()
+    evaluation = evaluate(sae, data, generator(7), 1000)
+    x, coefficients = data.sample(1000, generator(7))
+    latents, present = sae.encode(x) != 0, coefficients > 0
+    scores = {"precision": [], "recall": [], "f1": [], "accuracy": []}
+    best = cosine_matrix(sae.dictionary, data.dictionary).abs().argmax(1)
+    for row in evaluation.latents.itertuples():
+        assert row.feature == best[row.latent]
+        pair = present[:, row.feature].numpy(), latents[:, row.latent].numpy()
+        for name, function in (
+            ("precision", precision_score), ("recall", recall_score), ("f1", f1_score)
+        ):  # fmt: skip
+            scores[name].append(function(*pair, zero_division=0))
+        scores["accuracy"].append((pair[0] == pair[1]).mean())
+        for name, found in scores.items():
+            assert getattr(row, name) == pytest.approx(found[-1])
+    expected = {f"{name}_by_latent": sum(found) / 11 for name, found in scores.items()}
+    assert_summary(evaluation, **expected, uniqueness_by_latent=len(best.unique()) / 11)
+
+
+@pytest.mark.parametrize("kind", ["topk", "batch_topk", "abs_topk"])
+def test_an_sae_on_the_sparse_path_scores_as_on_the_dense_one(kind, monkeypatch):
+    sae = make_sae(SAEConfig(d=D, n_latents=32, activation=kind, topk=3, encoder="linear"))
+    if kind == "batch_topk":
+        sae.train()(torch.randn(50, D, generator=generator()))  # learns a threshold
+    dense = evaluate(sae, any_data(), generator(7), 1000)
+    monkeypatch.setitem(choice.FASTER_FROM, "cpu", choice.Bounds(0, 1, 1))
+    assert sae.is_sparse
+    sparse = evaluate(sae, any_data(), generator(7), 1000)
+    assert sparse.summary == pytest.approx(dense.summary, nan_ok=True, rel=1e-5)
 
 
 def test_evaluation_is_reproducible_and_leaves_the_sae_as_it_is():

@@ -255,7 +255,7 @@ def test_training_gives_the_same_curve_and_weights(kind, options, monkeypatch):
     sparse, histories = train_saes(runs, [activations], progress=False)
     for history, reference in zip(histories, dense_histories, strict=True):
         assert_close(
-            torch.tensor(history.values), torch.tensor(reference.values), rtol=1e-4, atol=0
+            torch.tensor(history.values), torch.tensor(reference.values), rtol=1e-4, atol=1e-5
         )
     for ours, reference in zip(sparse, dense, strict=True):
         assert_close(ours.state_dict(), reference.state_dict(), rtol=1e-4, atol=1e-4)
@@ -372,5 +372,6 @@ def test_training_under_autocast_is_near_full_precision(kind, options, sparse, m
         (trained,), (history,) = train_saes([config], [random(300, 1, D)], progress=False)
         assert all(parameter.dtype == torch.float32 for parameter in trained.parameters())
         losses.append(torch.tensor(history.loss.values))
-    assert_close(losses[1], losses[0], rtol=0.01, atol=0)
+    # a signed latent that is chosen otherwise changes the loss by more
+    assert_close(losses[1], losses[0], rtol=0.02 if kind == "abs_topk" else 0.01, atol=0)
     assert not torch.equal(losses[0], losses[1])
