@@ -95,7 +95,12 @@ def predict_tasks(
 def task_scores(
     truth: Bool[Tensor, "n tasks"], predictions: Sequence[np.ndarray | None]
 ) -> list[float]:
-    """F1 of the predictions of each task; NaN where there are none."""
+    """F1 of the predictions of each task; NaN where there are none.
+
+    Raises:
+        ValueError: not as many predictions as tasks.
+    """
+    _check_each_task(truth, predictions)
     return [
         float("nan") if predicted is None else f1(column, predicted)
         for column, predicted in zip(truth.numpy().T, predictions, strict=True)
@@ -116,7 +121,11 @@ def resampled_scores(
 
     Args:
         units: which one each sample belongs to: the composition of an image, say.
+
+    Raises:
+        ValueError: not as many predictions as tasks.
     """
+    _check_each_task(truth, predictions)
     members, unit_of = units.unique(return_inverse=True)
     drawn = np.random.default_rng(0).multinomial(
         len(members), np.full(len(members), 1 / len(members)), size=RESAMPLES
@@ -136,6 +145,13 @@ def resampled_scores(
         found = both / (n_positive + count(predicted))
         scores[:, known] = found.masked_fill(n_positive == 0, float("nan")).numpy()
     return scores
+
+
+def _check_each_task(truth: Tensor, predictions: Sequence[np.ndarray | None]) -> None:
+    if len(predictions) != truth.shape[1]:
+        raise ValueError(
+            f"predictions must be of the {truth.shape[1]} tasks of truth, got {len(predictions)}"
+        )
 
 
 def _predict_by_trees(

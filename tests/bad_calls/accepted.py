@@ -56,7 +56,7 @@ ACCEPTED = {
         "evaluation.decoder_directions latents: empty",
         "evaluation.encoder_directions latents: empty",
         "evaluation.logit_effects written: empty",
-        "evaluation.paired_difference by: empty",
+        "evaluation.paired_difference by: empty", "evaluation.each_above by: empty",
         "later: empty", "methods: empty", "modifiers: empty", "modules: empty",
         "runs.local_folder names: empty", "order: empty", "positions: empty", "prefixes: empty",
         "row_titles: empty", "runs.append rows: empty", "seeds: empty", "sources: empty",
