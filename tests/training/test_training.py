@@ -438,7 +438,10 @@ def test_more_archetypes_than_samples(toy):
             {"schedule": "step"},
             "schedule must be one of 'constant', 'linear', 'cosine', got 'step'",
         ),
-        ({"sparsity": "l2"}, "sparsity must be one of 'l1', 'lp', 'decoder_l1', 'l0', got 'l2'"),
+        (
+            {"sparsity": "l2"},
+            "sparsity must be one of 'l1', 'lp', 'decoder_l1', 'l0', 'gate_l1', got 'l2'",
+        ),
         ({"objective": "crosscoder"}, "'crosscoder' and a dictionary of 'blocks' go together"),
     ],
 )
