@@ -170,6 +170,16 @@ def batch_of(instances: int, seed: int = 5) -> OrbitBatch:
     return OrbitBatch(rows, starts, elements, 2, torch.zeros(1, D), torch.ones(1, 1))
 
 
+def assert_learns_alike(sparse, dense, loss, expected):
+    """A sparse SAE of the weights of a dense one has the same loss and gradients."""
+    sparse.load_state_dict(dense.state_dict())
+    found = total_loss(sparse, batch_of(2), loss)
+    found["loss"].sum().backward()
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for ours, reference in zip(sparse.parameters(), dense.parameters(), strict=True):
+        assert_close(ours.grad, reference.grad, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("objective", ["reconstruction", "canonical", "latent_inv", "output_inv"])
 @pytest.mark.parametrize("encoder", ["linear", "two_layer"])
 @pytest.mark.parametrize("pre_encoder_bias", [False, True])
@@ -188,12 +198,7 @@ def test_losses_and_gradients_are_the_dense_ones(
     monkeypatch.setitem(choice.FASTER_FROM, "cpu", ALWAYS)
     sparse.align()
     assert isinstance(sparse.latents(batch_of(2).canonical), SparseLatents)
-    sparse.load_state_dict(dense.state_dict())
-    found = total_loss(sparse, batch_of(2), loss)
-    found["loss"].sum().backward()
-    assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    for ours, reference in zip(sparse.parameters(), dense.parameters(), strict=True):
-        assert_close(ours.grad, reference.grad, atol=1e-5, rtol=1e-5)
+    assert_learns_alike(sparse, dense, loss, expected)
 
 
 def test_prefixes_of_sparse_latents_are_the_dense_ones(kind, monkeypatch):
@@ -208,12 +213,7 @@ def test_prefixes_of_sparse_latents_are_the_dense_ones(kind, monkeypatch):
     some = latents.between(8, 20)
     assert torch.equal(some.dense()[..., 8:20], latents.dense()[..., 8:20])
     assert not some.dense()[..., :8].any() and not some.dense()[..., 20:].any()
-    sparse.load_state_dict(dense.state_dict())
-    found = total_loss(sparse, batch_of(2), loss)
-    found["loss"].sum().backward()
-    assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    for ours, reference in zip(sparse.parameters(), dense.parameters(), strict=True):
-        assert_close(ours.grad, reference.grad, atol=1e-5, rtol=1e-5)
+    assert_learns_alike(sparse, dense, loss, expected)
 
 
 def test_no_tensor_of_all_latents_is_made(sparse_from_the_start):
