@@ -37,9 +37,10 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         if np.isnan(self.mean):
             return self.why_none
+        mean, low, high = (f"{round(value, 3) + 0.0:.3f}" for value in self[:3])  # no "-0.000"
         if self.why_none:
-            return f"{self.mean:.3f} (no interval: {self.why_none})"
-        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
+            return f"{mean} (no interval: {self.why_none})"
+        return f"{mean} ({low} to {high})"
 
     @property
     def decides(self) -> bool:

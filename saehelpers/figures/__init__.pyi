@@ -35,11 +35,14 @@ from .dashboards import (
     text_dashboard as text_dashboard,
 )
 from .go_results import (
+    go_differences as go_differences,
     go_verdict as go_verdict,
+    of_go_size as of_go_size,
     over_blocks as over_blocks,
     own_frame_fvu as own_frame_fvu,
     points_with_intervals as points_with_intervals,
     tasks_that_count as tasks_that_count,
+    untold_recons as untold_recons,
 )
 from .names import (
     colour as colour,

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from saehelpers.datasets.shapes import SPLITS
 from saehelpers.evaluation.statements import (
@@ -28,16 +29,19 @@ from saehelpers.evaluation.statements import (
     paired_difference,
     verdict,
 )
-from saehelpers.figures import analysis
+from saehelpers.figures import analysis, go_results
 from saehelpers.figures.names import label
 from saehelpers.runs import results
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import Count, with_columns
+from saehelpers.saes import SAEConfig
+from saehelpers.symmetry import Group
 from saehelpers.training.methods import METHODS
 
 TEMPLATES = Path("docs") / "templates"
 N_LATENTS = 32  # of the narrow SAEs of Shapes
+GO = SAEConfig(192, 128, topk=8), Group.named("D4")  # the SAEs of Go that sentences are about
 UNTOLD = {  # what is meant of the probes of Shapes where a template says nothing
     "experiment": "shapes_probes", "data_source": SPLITS["images"], "features": "recons",
     "task_type": "mean", "topk": 8, "truncation": 8,
@@ -113,6 +117,50 @@ class Measured:
         f1 = analysis.resampled_f1(rows)
         return pd.concat([f1, analysis.over_task_types(f1)], ignore_index=True)
 
+    def by_seed(self, first: dict, second: dict, **where: Any) -> Estimate:
+        """How far the first is above the second, where each seed has data of its own."""
+        values = [self.rows(**where | one) for one in (first, second)]
+        return paired_difference(*[own.assign(base_seed=own["seed"]) for own in values])
+
+    def go_fvu(self, method: str, layer: int) -> Estimate:
+        """FVU in the frame that a method explains, of what enters a block of the Go network."""
+        return self._go(layer)["fvu"][method]
+
+    def go_f1(self, method: str, layer: int, task_type: str) -> Estimate:
+        """Mean F1 of recons, of activations ("base_model") or of what these must beat."""
+        return self._go(layer)["f1"][method, task_type]
+
+    def go_counts(self, layer: int, task_type: str) -> int:
+        """How many tasks the network answers better than its inputs and random weights."""
+        return int(self._go(layer)["counts"][task_type])
+
+    def go_difference(self, claim: str, layer: int, counted: bool = False) -> Estimate:
+        """By how much a claim of `go_results.CLAIMS` holds, on all tasks or those that count."""
+        return self._go(layer)["differences", counted][claim]
+
+    @functools.cache  # noqa: B019 one of these is made at a time
+    def _go(self, layer: int) -> dict:
+        read = {"data_source": "katago", "base_model": f"katago, block {layer}"}
+        probes, recons = (
+            go_results.of_go_size(self.rows(experiment=f"go_{name}", **read), *GO)
+            for name in ("probes", "reconstruction")
+        )
+        fvu, every = go_results.own_frame_fvu(recons), go_results.untold_recons(probes)
+        shown = pd.concat([every, probes[probes["features"] == "activations"]])
+        counts = go_results.tasks_that_count(probes)["counts"]
+        return {
+            "fvu": {name: go_results.over_blocks(own) for name, own in fvu.groupby("method")},
+            "f1": {
+                key: go_results.over_blocks(own)
+                for key, own in shown.groupby(["method", "task_type"])
+            },
+            "counts": counts.groupby(level="task_type").sum(),
+            ("differences", False): go_results.go_differences(every, fvu),
+            ("differences", True): go_results.go_differences(
+                go_results.untold_recons(probes, counted=True), fvu
+            ),
+        }
+
     def ratio(self, by: str | Sequence[str], first: dict, second: dict, **where: Any) -> pd.Series:
         """Each mean of `first` as a share of that of `second`, for every value of columns."""
         return self.each(by, **where | first) / self.each(by, **where | second)
@@ -144,6 +192,12 @@ def span(values: pd.Series | Sequence[float], digits: int = 2) -> str:
     return numbers[0] if numbers[0] == numbers[1] else " to ".join(numbers)
 
 
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval (Wilson) of a share of n independent trials."""
+    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return found.low, found.high
+
+
 def _rounded(digits: Count):
     return lambda value: f"{value:.{digits}f}"
 
@@ -173,8 +227,9 @@ def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
     measured = Measured(table, reference)
     offered = (
         "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
+        "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference",
     )  # fmt: skip
-    names = {name: getattr(measured, name) for name in offered}
+    names = {name: getattr(measured, name) for name in offered} | {"wilson": wilson}
     lines = environment.from_string(template).render(**names).splitlines()
     return "".join(f"{line.rstrip()}\n" for line in lines)
 

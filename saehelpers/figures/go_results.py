@@ -9,11 +9,14 @@ from typing import Annotated
 import pandas as pd
 
 from saehelpers.evaluation.statements import Estimate, interval, paired_difference, verdict
+from saehelpers.figures import analysis
 from saehelpers.figures.names import colour, label
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import NOT_EMPTY, with_columns
-from saehelpers.training.methods import METHODS
+from saehelpers.saes import SAEConfig
+from saehelpers.symmetry import Group
+from saehelpers.training import METHODS, SAERun, matched_runs
 
 with extra("notebooks"):
     from matplotlib.axes import Axes
@@ -93,20 +96,66 @@ def points_with_intervals(
 
 
 @checked
-def go_verdict(f1: Values, fvu: Values) -> pd.DataFrame:
-    """Claims of `CLAIMS`, each with its paired difference and what that says.
+def of_go_size(
+    rows: Annotated[pd.DataFrame, with_columns("method", "n_latents", "topk")],
+    sae: SAEConfig,
+    group: Group,
+) -> pd.DataFrame:
+    """Rows of SAEs as wide and as sparse as one, by method; and those of what has no latents.
+
+    Wide SAEs have four times the latents, matched ones as many as make up for the action.
+    """
+    rows = rows[rows["topk"].isna() | (rows["topk"] == sae.topk)]
+    rows = analysis.of_width(rows, sae.n_latents)
+    matched = matched_runs(SAERun("vanilla", "", sae), group)[0]
+    widths = [sae.n_latents, matched.sae.n_latents]
+    fits = rows["n_latents"].isna() | rows["n_latents"].isin(widths)
+    return rows[fits | rows["method"].isin(METHODS)]
+
+
+@checked
+def untold_recons(
+    probes: Annotated[Values, with_columns("features", "element")],
+    counted: bool = False,
+    margin: int | float = 0.05,
+) -> pd.DataFrame:
+    """F1 of recons where nobody is told the element, of one layer.
 
     Args:
-        f1: of the recons of every method on the tasks that count, on one layer.
+        counted: on the tasks that count alone, see `tasks_that_count`.
+    """
+    untold = probes["features"].eq("recons") & probes["element"].isin(["none", "inferred"])
+    if not counted:
+        return probes[untold]
+    counts = tasks_that_count(probes, margin)["counts"]
+    tasks = counts[counts].index.get_level_values("task")
+    return probes[untold & probes["task"].isin(tasks)]
+
+
+@checked
+def go_differences(f1: Values, fvu: Values) -> dict[str, Estimate]:
+    """For every claim of `CLAIMS` that was measured, its paired difference.
+
+    Args:
+        f1: of the recons of every method, on one layer.
         fvu: see `own_frame_fvu`, on the same layer.
     """
-    rows = []
+    found = {}
     for claim, first, second, where in CLAIMS:
         values = fvu if where == FVU else f1[f1["task_type"] == where]
         pair = [_mean_of(values, names) for names in (first, second)]
         if min(map(len, pair)):
-            found = paired_difference(*pair, by=["task"])
-            rows.append({"claim": claim, "difference": str(found), "says": verdict(found)})
+            found[claim] = paired_difference(*pair, by=["task"])
+    return found
+
+
+@checked
+def go_verdict(f1: Values, fvu: Values) -> pd.DataFrame:
+    """`go_differences`, and what each says of its claim."""
+    rows = [
+        {"claim": claim, "difference": str(found), "says": verdict(found)}
+        for claim, found in go_differences(f1, fvu).items()
+    ]
     return pd.DataFrame(rows, columns=["claim", "difference", "says"])
 
 

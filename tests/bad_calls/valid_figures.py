@@ -4,13 +4,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from saehelpers import figures
+from saehelpers.saes import SAEConfig
 
 from . import things as t
 
 
 def _of_go() -> pd.DataFrame:
-    columns = ["method", "split", "seed", "task", "task_type", "value"]
-    return pd.DataFrame([["vanilla", "test 0", 0, "a", "b", 0.5]], columns=columns)
+    columns = ["method", "split", "seed", "task", "task_type", "value", "features", "element"]
+    row = ["vanilla", "test 0", 0, "a", "b", 0.5, "recons", "none"]
+    return pd.DataFrame([row], columns=columns)
 
 
 def _axes():
@@ -78,12 +80,16 @@ CALLS = {
         "activations": t.random(6, 2, 4, 4).relu(), "dictionary": t.random(t.N_LATENTS, t.D)},
     "figures.show": lambda: {"page": _page(), "height": 100},
     "figures.text_dashboard": _text,
+    "figures.go_differences": lambda: {"f1": _of_go(), "fvu": _of_go()},
     "figures.go_verdict": lambda: {"f1": _of_go(), "fvu": _of_go()},
+    "figures.of_go_size": lambda: {"rows": t.score_table(), "sae": SAEConfig(8, 12, topk=4),
+                                   "group": t.C4},
     "figures.over_blocks": lambda: {"values": _of_go()},
     "figures.own_frame_fvu": lambda: {"table": t.score_table()},
     "figures.points_with_intervals": lambda: {"ax": _axes(), "values": _of_go(),
                                               "methods": ["vanilla"]},
     "figures.tasks_that_count": lambda: {"probes": _of_go(), "margin": 0.05},
+    "figures.untold_recons": lambda: {"probes": _of_go(), "counted": True, "margin": 0.05},
     "figures.colour": lambda: {"name": "vanilla"},
     "figures.board_images": lambda: {"stones": t.go_games().stones, "last": t.whole(9, 2),
                                      "pixels": 20},

@@ -4,6 +4,9 @@ import pytest
 
 from saehelpers import figures
 from saehelpers.figures.go_results import CLAIMS, PUBLISHED, WITH, WITHOUT
+from saehelpers.saes import SAEConfig
+from saehelpers.symmetry import Group
+from saehelpers.training import SAERun, matched_runs
 
 LEVELS = {  # F1 without a direction, with one, and FVU
     "vanilla": (0.6, 0.5, 0.2), "vanilla_matched": (0.6, 0.5, 0.2),
@@ -94,3 +97,28 @@ def test_points_stand_at_means_with_their_intervals(f1):
         "vanilla", "self-oriented", "absent"
     ]  # fmt: skip
     plt.close(fig)
+
+
+def test_rows_of_one_size_are_those_of_its_width_with_what_is_matched_to_it():
+    sae, group = SAEConfig(16, 8, topk=4), Group.named("C4")
+    matched = matched_runs(SAERun("vanilla", "", sae), group)[0].sae.n_latents
+    rows = [("vanilla", 8, 4), ("vanilla", 8, 2), ("vanilla", 9, 4), ("vanilla_wide", 32, 4),
+            ("vanilla_wide", 8, 4), ("vanilla_matched", matched, 4), ("vanilla_matched", 8 + 9, 4),
+            ("vanilla_compute", 8, 4), ("inputs", None, None)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["method", "n_latents", "topk"])
+    assert figures.of_go_size(table, sae, group).index.tolist() == [0, 3, 5, 7, 8]
+
+
+def test_recons_that_nobody_told_the_element_and_of_these_the_tasks_that_count():
+    rows = [
+        ("vanilla", "a", "recons", "none", 0.4), ("vanilla", "a", "latents", "none", 0.4),
+        ("vanilla", "a", "recons", "one_hot", 0.4), ("vanilla", "b", "recons", "none", 0.4),
+    ]  # fmt: skip
+    scores = {"base_model": (0.9, 0.5), "inputs": (0.1, 0.5), "random_network": (0.1, 0.1)}
+    for name, values in scores.items():
+        for task, value in zip("ab", values, strict=True):
+            rows.append((name, task, "activations", "none", value))
+    columns = ["method", "task", "features", "element", "value"]
+    table = pd.DataFrame(rows, columns=columns).assign(split="test 0", seed=0, task_type="x")
+    assert figures.untold_recons(table).index.tolist() == [0, 3]
+    assert figures.untold_recons(table, counted=True).index.tolist() == [0]
