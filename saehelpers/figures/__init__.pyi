@@ -38,6 +38,7 @@ from .go_results import (
     go_differences as go_differences,
     go_verdict as go_verdict,
     of_go_size as of_go_size,
+    on_tasks_that_count as on_tasks_that_count,
     over_blocks as over_blocks,
     own_frame_fvu as own_frame_fvu,
     points_with_intervals as points_with_intervals,

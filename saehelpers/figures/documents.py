@@ -157,7 +157,7 @@ class Measured:
             "counts": counts.groupby(level="task_type").sum(),
             ("differences", False): go_results.go_differences(every, fvu),
             ("differences", True): go_results.go_differences(
-                go_results.untold_recons(probes, counted=True), fvu
+                go_results.on_tasks_that_count(every, probes), fvu
             ),
         }
 

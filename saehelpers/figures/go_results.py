@@ -114,22 +114,26 @@ def of_go_size(
 
 
 @checked
+def on_tasks_that_count(values: Values, probes: Values, margin: int | float = 0.05) -> pd.DataFrame:
+    """The rows of tasks that count. For a block of test games the other blocks decide which do.
+
+    Were they chosen on the games that they are then judged by, chance would choose, too.
+    """
+    kept = []
+    for block, own in values.groupby("split", sort=False):
+        counts = tasks_that_count(probes[probes["split"] != block], margin)["counts"]
+        tasks = counts[counts].index.get_level_values("task")
+        kept.append(own[own["task"].isin(tasks)])
+    return pd.concat(kept) if kept else values
+
+
+@checked
 def untold_recons(
     probes: Annotated[Values, with_columns("features", "element")],
-    counted: bool = False,
-    margin: int | float = 0.05,
 ) -> pd.DataFrame:
-    """F1 of recons where nobody is told the element, of one layer.
-
-    Args:
-        counted: on the tasks that count alone, see `tasks_that_count`.
-    """
+    """F1 of recons where nobody is told the element, of one layer."""
     untold = probes["features"].eq("recons") & probes["element"].isin(["none", "inferred"])
-    if not counted:
-        return probes[untold]
-    counts = tasks_that_count(probes, margin)["counts"]
-    tasks = counts[counts].index.get_level_values("task")
-    return probes[untold & probes["task"].isin(tasks)]
+    return probes[untold]
 
 
 @checked

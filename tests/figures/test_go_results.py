@@ -109,16 +109,24 @@ def test_rows_of_one_size_are_those_of_its_width_with_what_is_matched_to_it():
     assert figures.of_go_size(table, sae, group).index.tolist() == [0, 3, 5, 7, 8]
 
 
-def test_recons_that_nobody_told_the_element_and_of_these_the_tasks_that_count():
+def test_recons_that_nobody_told_the_element():
+    rows = [("recons", "none"), ("latents", "none"), ("recons", "one_hot"), ("recons", "inferred")]
+    table = pd.DataFrame(rows, columns=["features", "element"])
+    columns = {"method": "vanilla", "split": "test 0", "seed": 0, "task": "a", "task_type": "x"}
+    assert figures.untold_recons(table.assign(value=0.4, **columns)).index.tolist() == [0, 3]
+
+
+def test_other_games_decide_which_tasks_count():
+    """A task that the network answers well in one block alone counts in the others alone."""
+    columns = ["method", "task", "split", "value"]
     rows = [
-        ("vanilla", "a", "recons", "none", 0.4), ("vanilla", "a", "latents", "none", 0.4),
-        ("vanilla", "a", "recons", "one_hot", 0.4), ("vanilla", "b", "recons", "none", 0.4),
+        *[("base_model", "always", split, 0.9) for split in "ab"],
+        ("base_model", "by luck", "a", 0.9), ("base_model", "by luck", "b", 0.2),
+        *[(name, task, split, 0.2) for name in ("inputs", "random_network")
+          for task in ("always", "by luck") for split in "ab"],
     ]  # fmt: skip
-    scores = {"base_model": (0.9, 0.5), "inputs": (0.1, 0.5), "random_network": (0.1, 0.1)}
-    for name, values in scores.items():
-        for task, value in zip("ab", values, strict=True):
-            rows.append((name, task, "activations", "none", value))
-    columns = ["method", "task", "features", "element", "value"]
-    table = pd.DataFrame(rows, columns=columns).assign(split="test 0", seed=0, task_type="x")
-    assert figures.untold_recons(table).index.tolist() == [0, 3]
-    assert figures.untold_recons(table, counted=True).index.tolist() == [0]
+    probes = pd.DataFrame(rows, columns=columns).assign(seed=0, task_type="x")
+    kept = figures.on_tasks_that_count(probes[probes.method == "inputs"], probes)
+    assert set(zip(kept.task, kept.split, strict=True)) == {
+        ("always", "a"), ("always", "b"), ("by luck", "b"),
+    }  # fmt: skip
