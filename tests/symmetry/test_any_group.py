@@ -82,8 +82,38 @@ def test_relations_are_fitted_where_canonical_activations_take_one_direction_alo
     assert generators_alone["order_error_on_activations", "all"] > 0.8
 
 
-def test_the_usual_fit_of_a_group_without_a_name_begins_at_least_squares():
-    assert usual_fit(EXAMPLES["cube"]()[0]) == "refined" == usual_fit(Group.named("D4"))
+@EACH
+def test_what_is_turned_is_turned_back_though_canonical_activations_take_one_direction(name):
+    """The matrices are fitted to every member of an orbit as what is turned."""
+    action = regular(EXAMPLES[name]()[0])
+    group = action.group
+    canonical = torch.zeros(64, group.order)
+    canonical[:, 0] = 1 + random(64).abs()
+    orbits = action.orbit(canonical)
+    fitted = fit_action(orbits, group, "whole_orbits")
+    for g in range(group.order):
+        assert_close(fitted.act(orbits[:, g], group.inverse(g)), canonical, atol=1e-3, rtol=0)
+    forgetful = fit_action(orbits, group, "least_squares")
+    back = forgetful.act(orbits[:, 1], group.inverse(1))
+    assert (back - canonical).abs().max() > 0.5
+
+
+def test_whole_orbits_agree_with_the_normal_equations():
+    group = Group.named("D4")
+    orbits = regular(group).orbit(random(256, 8)) + 0.3 * random(256, 8, 8, seed=1)
+    centred = orbits - orbits.mean((0, 1))
+    x = centred.flatten(0, 1)
+    fitted = fit_action(orbits, group, "whole_orbits")
+    for generator in group.generators:
+        turned = torch.stack(
+            [centred[:, group.compose(generator, g)] for g in range(group.order)], dim=1
+        ).flatten(0, 1)
+        expected = torch.linalg.solve(x.T @ x, x.T @ turned).T
+        assert_close(fitted.matrices[generator], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_usual_fit_of_what_is_not_rotations_alone_reads_whole_orbits():
+    assert usual_fit(EXAMPLES["cube"]()[0]) == "whole_orbits" == usual_fit(Group.named("D4"))
     assert usual_fit(Group.named("C4")) == "adam"
 
 
