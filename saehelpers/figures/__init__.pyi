@@ -5,6 +5,7 @@ from . import (
     go_results as go_results,
     names as names,
     plots as plots,
+    universality as universality,
 )
 from .analysis import (
     CELL as CELL,
@@ -52,14 +53,24 @@ from .names import (
 from .plots import (
     curves as curves,
     dots as dots,
+    explained_by_directions as explained_by_directions,
     grouped_bars as grouped_bars,
     grouped_points as grouped_points,
     image_grid as image_grid,
     legend_below as legend_below,
     log_ticks as log_ticks,
+    means_and_intervals as means_and_intervals,
     overlay as overlay,
     panels as panels,
     seeds_note as seeds_note,
     similarities as similarities,
     summarise as summarise,
+)
+from .universality import (
+    agreement_and_nulls as agreement_and_nulls,
+    agreement_by_activation as agreement_by_activation,
+    agreement_by_width as agreement_by_width,
+    pw_mcc_image as pw_mcc_image,
+    recovery_by_consistency as recovery_by_consistency,
+    similarity_bars as similarity_bars,
 )

@@ -50,6 +50,10 @@ def _page():
     return figures.text_dashboard(**_text())
 
 
+def _estimates(**columns) -> pd.DataFrame:
+    return pd.DataFrame({"mean": [0.5], "low": [0.4], "high": [0.6]} | columns)
+
+
 ORDER = {"order": ["4"], "names": ["vanilla", "canonical"]}
 CALLS = {
     "figures.CELL": None,
@@ -112,5 +116,23 @@ CALLS = {
     "figures.panels": lambda: {"number": 2, "size": (3.0, 2.0)},
     "figures.seeds_note": lambda: {"table": t.summary()},
     "figures.similarities": lambda: {"ax": _axes(), "cosines": t.random(3, 4).clamp(-1, 1)},
+    "figures.explained_by_directions": lambda: {"ax": _axes(), "activations": t.random(6, 4),
+                                                "name": "text"},
+    "figures.means_and_intervals": lambda: {"ax": _axes(), "places": [0], "table": _estimates()},
+    "figures.agreement_and_nulls": lambda: {"table": _estimates(
+        frame="plain", method="vanilla", **{"random directions": 0.1, "random activations": 0.2})},
+    "figures.agreement_by_activation": lambda: {
+        "counted": _estimates(kind="topk", counted="all"),
+        "latents": pd.DataFrame({"kind": ["topk"], "frequency": 0.5, "cosine": 0.5,
+                                 "strength": 0.5})},
+    "figures.agreement_by_width": lambda: {"widths": _estimates(
+        width=8, null=0.1, **{"in widest": 0.5, "of widest": 0.5})},
+    "figures.pw_mcc_image": lambda: {"ax": _axes(), "configs": [t.run()],
+                                     "cosines": t.random(1, 1).clamp(0, 1), "title": "Shapes"},
+    "figures.recovery_by_consistency": lambda: {
+        "dictionaries": _estimates(kind="topk", width=8, recovery=0.5, **{"above null": 0.2}),
+        "latents": pd.DataFrame({"of": ["wide"], "consistency": 0.5, "cosine": 0.5})},
+    "figures.similarity_bars": lambda: {"table": pd.DataFrame(
+        {"cka": [0.9], "correlation": 0.5, "svcca": 0.5, "rsa": 0.1}, index=["mlp"])},
     "figures.summarise": lambda: {"table": t.score_table(), "by": ["method"]},
 }  # fmt: skip
