@@ -1,5 +1,6 @@
 from . import (
     analysis as analysis,
+    attention_heads as attention_heads,
     boards as boards,
     dashboards as dashboards,
     go_results as go_results,
@@ -24,6 +25,12 @@ from .analysis import (
     rank_correlation as rank_correlation,
     resampled_f1 as resampled_f1,
     what_is_there as what_is_there,
+)
+from .attention_heads import (
+    attention_by_source as attention_by_source,
+    induction_shares as induction_shares,
+    likeness_of_heads as likeness_of_heads,
+    read_by_head as read_by_head,
 )
 from .boards import (
     board_images as board_images,

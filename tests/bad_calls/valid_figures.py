@@ -75,6 +75,17 @@ CALLS = {
     "figures.over_task_types": lambda: {"f1": _f1()},
     "figures.rank_correlation": lambda: {"f1": _f1(), "element": "true"},
     "figures.what_is_there": lambda: {"probes": t.score_table()},
+    "figures.attention_by_source": lambda: {"losses": t.random(5).abs(),
+                                            "attended": pd.DataFrame({"0.0": {"here": 0.5}})},
+    "figures.induction_shares": lambda: {
+        "attributed": t.random(3, 5), "methods": ["dense"],
+        "found": pd.DataFrame({"method": ["dense"], "induction_share": 0.9,
+                               "induction_share_by_chance": 0.4})},
+    "figures.likeness_of_heads": lambda: {
+        "shared": pd.DataFrame({"task": ["heads 0, 1"], "metric": "written", "mean": 0.5,
+                                "se": 0.1}),
+        "spread": {"seed 0": 1 + t.random(4).abs()}, "n_heads": 2},
+    "figures.read_by_head": lambda: {"shares": pd.DataFrame({"here": {"0.0": 1.0}})},
     "figures.attention_dashboard": lambda: {
         "path": t.fresh("page").with_suffix(".html"), "model": t.gpt2(), "layer": 0,
         "sae": t.attention_sae(), "latents": [0, 1], "tokens": t.tokens(),
