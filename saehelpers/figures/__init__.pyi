@@ -3,6 +3,7 @@ from . import (
     attention_heads as attention_heads,
     boards as boards,
     dashboards as dashboards,
+    end_to_end as end_to_end,
     go_results as go_results,
     names as names,
     plots as plots,
@@ -41,6 +42,14 @@ from .dashboards import (
     image_dashboard as image_dashboard,
     show as show,
     text_dashboard as text_dashboard,
+)
+from .end_to_end import (
+    answers_by_sparsity as answers_by_sparsity,
+    coloured_tokens as coloured_tokens,
+    cost_by_sparsity as cost_by_sparsity,
+    dictionary_map as dictionary_map,
+    learning_curves as learning_curves,
+    unexplained_by_layer as unexplained_by_layer,
 )
 from .go_results import (
     go_differences as go_differences,

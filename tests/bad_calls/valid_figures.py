@@ -54,6 +54,11 @@ def _estimates(**columns) -> pd.DataFrame:
     return pd.DataFrame({"mean": [0.5], "low": [0.4], "high": [0.6]} | columns)
 
 
+def _by_sparsity(metric: str, **columns) -> pd.DataFrame:
+    row = {"metric": [metric], "method": ["e2e"], "topk": 4, "seed": 0, "value": 0.5}
+    return pd.DataFrame(row | columns)
+
+
 ORDER = {"order": ["4"], "names": ["vanilla", "canonical"]}
 CALLS = {
     "figures.CELL": None,
@@ -86,6 +91,16 @@ CALLS = {
                                 "se": 0.1}),
         "spread": {"seed 0": 1 + t.random(4).abs()}, "n_heads": 2},
     "figures.read_by_head": lambda: {"shares": pd.DataFrame({"here": {"0.0": 1.0}})},
+    "figures.answers_by_sparsity": lambda: {"table": _by_sparsity("accuracy", element="")},
+    "figures.coloured_tokens": lambda: {"words": ["a", "<b>"], "strengths": t.random(2).sigmoid()},
+    "figures.cost_by_sparsity": lambda: {"table": pd.concat(
+        [_by_sparsity("ce_increase", task="1"), _by_sparsity("alive_latents", task="1")])},
+    "figures.dictionary_map": lambda: {"places": pd.DataFrame({"method": ["e2e"], "x": 0, "y": 1}),
+                                       "nearest": _by_sparsity("nearest_cosine")},
+    "figures.learning_curves": lambda: {"histories": pd.DataFrame(
+        {"layer": [1], "method": "e2e", "topk": 4, "tokens": 10.0, "kl": 0.2})},
+    "figures.unexplained_by_layer": lambda: {
+        "later": _by_sparsity("fvu", task="1", place=1), "norms": _by_sparsity("norm_ratio")},
     "figures.attention_dashboard": lambda: {
         "path": t.fresh("page").with_suffix(".html"), "model": t.gpt2(), "layer": 0,
         "sae": t.attention_sae(), "latents": [0, 1], "tokens": t.tokens(),
