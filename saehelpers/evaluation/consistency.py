@@ -19,7 +19,15 @@ from saehelpers.evaluation.matching import match, pw_mcc
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.precision import full_precision
-from saehelpers.runs.wanted import NOT_EMPTY, Allowed, Cosine, Open, Positive, Wanted
+from saehelpers.runs.wanted import (
+    NOT_EMPTY,
+    Allowed,
+    Cosine,
+    Open,
+    Positive,
+    Wanted,
+    with_columns,
+)
 from saehelpers.symmetry import LinearAction
 
 
@@ -136,6 +144,32 @@ def subspace_overlap(
     return float((bases[0] @ bases[1].T).square().sum() / smaller)
 
 
+@checked
+def latent_consistency(
+    dictionary: Float[Tensor, "n d"], others: Annotated[list[Float[Tensor, "m d"]], NOT_EMPTY]
+) -> Float[Tensor, " n"]:
+    """How well other dictionaries have each row: its matched |cosine|, mean over them.
+
+    A row that finds no partner in one of them counts 0 there.
+    """
+    cosines = torch.zeros(len(others), len(dictionary))
+    for own, other in zip(cosines, others, strict=True):
+        pairs = match(dictionary, other)
+        own[pairs.a] = pairs.cosines
+    return cosines.mean(0)
+
+
+@checked
+def pw_mcc_matrix(
+    dictionaries: Annotated[list[Float[Tensor, "m d"]], NOT_EMPTY],
+) -> Float[Tensor, "n n"]:
+    """The absolute PW-MCC of every two dictionaries; 1 on the diagonal."""
+    cosines = torch.eye(len(dictionaries))
+    for i, j in combinations(range(len(dictionaries)), 2):
+        cosines[i, j] = cosines[j, i] = pw_mcc(dictionaries[i], dictionaries[j], True)
+    return cosines
+
+
 # --- nulls, filters, intervals ---
 
 
@@ -159,6 +193,24 @@ def null_pw_mcc(
     """The PW-MCC of random unit vectors in the shapes of two dictionaries: the mean over draws."""
     draws = [[random_rows(like, generator) for like in (a, b)] for _ in range(n_draws)]
     return float(np.mean([pw_mcc(*rows, absolute, action) for rows in draws]))
+
+
+@checked
+def null_of_activations(
+    activations: Float[Tensor, "samples d"],
+    n_latents: Positive,
+    score: Callable[[Tensor, Tensor], float],
+    generator: torch.Generator,
+    n_draws: Positive = 5,
+) -> float:
+    """The score of "dictionaries" whose rows are randomly drawn activations: the mean over draws.
+
+    Activations that fill few directions are alike by necessity, which random unit vectors
+    (`null_pw_mcc`) do not know. Take them about their mean.
+    """
+    size = (2, n_latents)
+    drawn = [torch.randint(len(activations), size, generator=generator) for _ in range(n_draws)]
+    return float(np.mean([score(*activations[rows]) for rows in drawn]))
 
 
 @checked
@@ -227,20 +279,6 @@ def frequency_bins(
 
 
 @checked
-def over_pairs(
-    score: Callable[[int, int], float], n_runs: Positive
-) -> dict[tuple[int, int], float]:
-    """The score of every pair of runs.
-
-    Raises:
-        ValueError: fewer than two runs.
-    """
-    if n_runs < 2:
-        raise ValueError(f"consistency needs two runs or more, got {n_runs}")
-    return {(i, j): score(i, j) for i, j in combinations(range(n_runs), 2)}
-
-
-@checked
 def bootstrap_interval(
     pairs: Annotated[
         dict[tuple[int, int], float], Wanted("of every pair of seeds (i, j), i < j", _are_all_pairs)
@@ -265,6 +303,33 @@ def bootstrap_interval(
             means.append(np.mean(values))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@checked
+def over_runs(
+    pairs: Annotated[pd.DataFrame, with_columns("plan", "first", "second", "value")],
+) -> pd.DataFrame:
+    """Of each plan, the mean over its pairs of runs, "low" and "high", and the number of pairs.
+
+    low and high: of `bootstrap_interval`.
+
+    Args:
+        pairs: one value for every two runs, first < second, of each plan.
+
+    Raises:
+        ValueError: several values of one pair.
+    """
+    if pairs.duplicated(["plan", "first", "second"]).any():
+        raise ValueError(
+            "pairs must have one value for each plan, first and second, they have more"
+        )
+    estimates = {}
+    for plan, own in pairs.groupby("plan", sort=False):
+        values = dict(zip(zip(own["first"], own["second"], strict=True), own["value"], strict=True))
+        low, high = bootstrap_interval(values, np.random.default_rng(0))
+        mean = own["value"].mean()
+        estimates[plan] = {"mean": mean, "low": low, "high": high, "pairs": len(own)}
+    return pd.DataFrame.from_dict(estimates, orient="index")
 
 
 def _check_samples(x: Tensor, y: Tensor) -> None:

@@ -7,6 +7,7 @@ from . import (
     loading as loading,
     measuring as measuring,
     once as once,
+    pairs as pairs,
     saes as saes,
     sharing as sharing,
     subjects as subjects,
@@ -59,6 +60,9 @@ from .once import (
     load_existing as load_existing,
     load_or_train as load_or_train,
     load_weights as load_weights,
+)
+from .pairs import (
+    measure_pairs as measure_pairs,
 )
 from .saes import (
     load_or_train_methods as load_or_train_methods,

@@ -1,10 +1,13 @@
 from . import (
     analysis as analysis,
+    attention_heads as attention_heads,
     boards as boards,
     dashboards as dashboards,
+    end_to_end as end_to_end,
     go_results as go_results,
     names as names,
     plots as plots,
+    universality as universality,
 )
 from .analysis import (
     CELL as CELL,
@@ -24,6 +27,12 @@ from .analysis import (
     resampled_f1 as resampled_f1,
     what_is_there as what_is_there,
 )
+from .attention_heads import (
+    attention_by_source as attention_by_source,
+    induction_shares as induction_shares,
+    likeness_of_heads as likeness_of_heads,
+    read_by_head as read_by_head,
+)
 from .boards import (
     board_images as board_images,
     draw_board as draw_board,
@@ -33,6 +42,14 @@ from .dashboards import (
     image_dashboard as image_dashboard,
     show as show,
     text_dashboard as text_dashboard,
+)
+from .end_to_end import (
+    answers_by_sparsity as answers_by_sparsity,
+    coloured_tokens as coloured_tokens,
+    cost_by_sparsity as cost_by_sparsity,
+    dictionary_map as dictionary_map,
+    learning_curves as learning_curves,
+    unexplained_by_layer as unexplained_by_layer,
 )
 from .go_results import (
     go_differences as go_differences,
@@ -52,14 +69,24 @@ from .names import (
 from .plots import (
     curves as curves,
     dots as dots,
+    explained_by_directions as explained_by_directions,
     grouped_bars as grouped_bars,
     grouped_points as grouped_points,
     image_grid as image_grid,
     legend_below as legend_below,
     log_ticks as log_ticks,
+    means_and_intervals as means_and_intervals,
     overlay as overlay,
     panels as panels,
     seeds_note as seeds_note,
     similarities as similarities,
     summarise as summarise,
+)
+from .universality import (
+    agreement_and_nulls as agreement_and_nulls,
+    agreement_by_activation as agreement_by_activation,
+    agreement_by_width as agreement_by_width,
+    pw_mcc_image as pw_mcc_image,
+    recovery_by_consistency as recovery_by_consistency,
+    similarity_bars as similarity_bars,
 )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from saehelpers.runs.wanted import (
     Name,
     Positive,
     Rate,
+    Wanted,
     check_columns,
     one_of,
     with_columns,
@@ -25,9 +27,14 @@ from saehelpers.runs.wanted import (
 with extra("notebooks"):
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
+    from matplotlib.colors import is_color_like
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+Colour = Annotated[
+    str | tuple[float, float, float], Wanted("a colour of matplotlib", is_color_like)
+]
+MeansAndIntervals = Annotated[pd.DataFrame, with_columns("mean", "low", "high")]
 Summary = Annotated[pd.DataFrame, with_columns("mean", "se")]  # of `summarise`
 
 
@@ -207,6 +214,40 @@ def _grouped(table, x, order, names, by) -> Iterator[tuple[str, np.ndarray, pd.D
 
 
 @checked
+def means_and_intervals(
+    ax: Axes,
+    places: Sequence[int | float | str],
+    table: MeansAndIntervals,
+    color: Colour = "black",
+    label: str | None = None,
+) -> None:
+    """A point with its interval for each row of a table, at as many places on the x axis.
+
+    Raises:
+        ValueError: there are not as many places as rows.
+    """
+    if len(places) != len(table):
+        raise ValueError(f"places must be {len(table)}, one for each row, got {len(places)}")
+    for i, (place, row) in enumerate(zip(places, table.to_dict("records"), strict=True)):
+        sides = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+        style = {"color": color, "marker": "o", "capsize": 2}
+        ax.errorbar(place, row["mean"], sides, label=None if i else label, **style)
+
+
+@checked
+def explained_by_directions(ax: Axes, activations: Float[Tensor, "samples d"], name: Name) -> None:
+    """A curve of how much of the variance the leading principal directions hold.
+
+    Both axes are shares, so that activations of different widths can be compared.
+    """
+    values = torch.linalg.svdvals(activations - activations.mean(0)).square()
+    ax.plot(np.linspace(0, 1, len(values)), values.cumsum(0) / values.sum(), label=name)
+    ax.set(xlabel="share of the principal directions", ylabel="share of the variance")
+    ax.set_ylim(0, 1.02)
+    ax.legend(frameon=False)
+
+
+@checked
 def dots(
     ax: Axes,
     table: Annotated[pd.DataFrame, with_columns("mean", "se", "seeds")],
@@ -255,7 +296,7 @@ def curves(
 
 
 @checked
-def log_ticks(ax: Axes, values: Sequence[float]) -> None:
+def log_ticks(ax: Axes, values: Sequence[int | float]) -> None:
     """A logarithmic x axis whose ticks are the values themselves."""
     ticks = sorted(set(values))
     ax.set_xscale("log", base=2)

@@ -99,6 +99,8 @@ ACCEPTED = {
     "a table of any columns": (
         "features: misspelt columns", "history: misspelt columns",
         "evaluation.Evaluation latents: misspelt columns",
+        "figures.attention_by_source attended: misspelt columns",
+        "figures.read_by_head shares: misspelt columns",
     ),
     "classes are any whole numbers": (
         "evaluation.fit_class_probe labels: negative", "trained_on: negative", "truth: negative",

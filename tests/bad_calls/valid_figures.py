@@ -50,6 +50,15 @@ def _page():
     return figures.text_dashboard(**_text())
 
 
+def _estimates(**columns) -> pd.DataFrame:
+    return pd.DataFrame({"mean": [0.5], "low": [0.4], "high": [0.6]} | columns)
+
+
+def _by_sparsity(metric: str, **columns) -> pd.DataFrame:
+    row = {"metric": [metric], "method": ["e2e"], "topk": 4, "seed": 0, "value": 0.5}
+    return pd.DataFrame(row | columns)
+
+
 ORDER = {"order": ["4"], "names": ["vanilla", "canonical"]}
 CALLS = {
     "figures.CELL": None,
@@ -71,6 +80,27 @@ CALLS = {
     "figures.over_task_types": lambda: {"f1": _f1()},
     "figures.rank_correlation": lambda: {"f1": _f1(), "element": "true"},
     "figures.what_is_there": lambda: {"probes": t.score_table()},
+    "figures.attention_by_source": lambda: {"losses": t.random(5).abs(),
+                                            "attended": pd.DataFrame({"0.0": {"here": 0.5}})},
+    "figures.induction_shares": lambda: {
+        "attributed": t.random(3, 5), "methods": ["dense"],
+        "found": pd.DataFrame({"method": ["dense"], "induction_share": 0.9,
+                               "induction_share_by_chance": 0.4})},
+    "figures.likeness_of_heads": lambda: {
+        "shared": pd.DataFrame({"task": ["heads 0, 1"], "metric": "written", "mean": 0.5,
+                                "se": 0.1}),
+        "spread": {"seed 0": 1 + t.random(4).abs()}, "n_heads": 2},
+    "figures.read_by_head": lambda: {"shares": pd.DataFrame({"here": {"0.0": 1.0}})},
+    "figures.answers_by_sparsity": lambda: {"table": _by_sparsity("accuracy", element="")},
+    "figures.coloured_tokens": lambda: {"words": ["a", "<b>"], "strengths": t.random(2).sigmoid()},
+    "figures.cost_by_sparsity": lambda: {"table": pd.concat(
+        [_by_sparsity("ce_increase", task="1"), _by_sparsity("alive_latents", task="1")])},
+    "figures.dictionary_map": lambda: {"places": pd.DataFrame({"method": ["e2e"], "x": 0, "y": 1}),
+                                       "nearest": _by_sparsity("nearest_cosine")},
+    "figures.learning_curves": lambda: {"histories": pd.DataFrame(
+        {"layer": [1], "method": "e2e", "topk": 4, "tokens": 10.0, "kl": 0.2})},
+    "figures.unexplained_by_layer": lambda: {
+        "later": _by_sparsity("fvu", task="1", place=1), "norms": _by_sparsity("norm_ratio")},
     "figures.attention_dashboard": lambda: {
         "path": t.fresh("page").with_suffix(".html"), "model": t.gpt2(), "layer": 0,
         "sae": t.attention_sae(), "latents": [0, 1], "tokens": t.tokens(),
@@ -112,5 +142,23 @@ CALLS = {
     "figures.panels": lambda: {"number": 2, "size": (3.0, 2.0)},
     "figures.seeds_note": lambda: {"table": t.summary()},
     "figures.similarities": lambda: {"ax": _axes(), "cosines": t.random(3, 4).clamp(-1, 1)},
+    "figures.explained_by_directions": lambda: {"ax": _axes(), "activations": t.random(6, 4),
+                                                "name": "text"},
+    "figures.means_and_intervals": lambda: {"ax": _axes(), "places": [0], "table": _estimates()},
+    "figures.agreement_and_nulls": lambda: {"table": _estimates(
+        frame="plain", method="vanilla", **{"random directions": 0.1, "random activations": 0.2})},
+    "figures.agreement_by_activation": lambda: {
+        "counted": _estimates(kind="topk", counted="all"),
+        "latents": pd.DataFrame({"kind": ["topk"], "frequency": 0.5, "cosine": 0.5,
+                                 "strength": 0.5})},
+    "figures.agreement_by_width": lambda: {"widths": _estimates(
+        width=8, null=0.1, **{"in widest": 0.5, "of widest": 0.5})},
+    "figures.pw_mcc_image": lambda: {"ax": _axes(), "configs": [t.run()],
+                                     "cosines": t.random(1, 1).clamp(0, 1), "title": "Shapes"},
+    "figures.recovery_by_consistency": lambda: {
+        "dictionaries": _estimates(kind="topk", width=8, recovery=0.5, **{"above null": 0.2}),
+        "latents": pd.DataFrame({"of": ["wide"], "consistency": 0.5, "cosine": 0.5})},
+    "figures.similarity_bars": lambda: {"table": pd.DataFrame(
+        {"cka": [0.9], "correlation": 0.5, "svcca": 0.5, "rsa": 0.1}, index=["mlp"])},
     "figures.summarise": lambda: {"table": t.score_table(), "by": ["method"]},
 }  # fmt: skip

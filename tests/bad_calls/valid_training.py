@@ -82,6 +82,10 @@ def _probe_input():
     return probe_inputs(t.sae(), t.orbits(), t.whole(4, t.N))["none"]
 
 
+def _measure_pair(a, b):
+    return {"distance": 0.5}
+
+
 def _measure(sae, x):
     return {"fvu": 0.5}
 
@@ -209,6 +213,10 @@ CALLS = {
         "labels": t.whole(2, t.N, 2).bool(),
         "tasks": pd.DataFrame({"task_type": ["S", "S"], "task": ["a", "b"]}), "n_train": 12,
         "path_of": lambda row: Path("probes.csv"), "executor": t.threads()},
+    "experiments.measure_pairs": lambda: {
+        "measure": _measure_pair, "plans": {"seeds": [t.run(), t.run(seed=1)]},
+        "saes": {t.run(): t.sae(), t.run(seed=1): t.sae()}, "columns": {"task_type": "seeds"},
+        "path": t.fresh("table").with_suffix(".csv")},
     "experiments.measure_runs": lambda: {
         "measure": _measure, "jobs": [(t.run(), {"metric": "fvu"}, (t.sae(), t.orbits()))],
         "path": t.fresh("table").with_suffix(".csv"), "executor": t.threads()},

@@ -1,4 +1,5 @@
 import math
+from itertools import combinations
 
 import jaxtyping
 import numpy as np
@@ -157,14 +158,7 @@ def test_frequency_bins_agree_with_pandas():
 
 def of_seeds(n: int) -> dict[tuple[int, int], float]:
     """Scores that are sums of what each seed brings, 1 or -1."""
-    return consistency.over_pairs(lambda i, j: 5.0 + (-1.0) ** i + (-1.0) ** j, n)
-
-
-def test_every_pair_of_runs_is_scored_once():
-    assert of_seeds(3) == {(0, 1): 5, (0, 2): 7, (1, 2): 5}
-    for n_runs in (0, 1):
-        with pytest.raises(ValueError, match=f"or more, got {n_runs}"):
-            of_seeds(n_runs)
+    return {(i, j): 5.0 + (-1.0) ** i + (-1.0) ** j for i, j in combinations(range(n), 2)}
 
 
 def test_bootstrap_intervals():
@@ -183,6 +177,55 @@ def test_bootstrap_intervals():
 
 def test_two_runs_have_no_interval():
     assert np.isnan(consistency.bootstrap_interval({(0, 1): 0.5}, np.random.default_rng(0))).all()
+
+
+def test_means_over_the_pairs_of_each_plan():
+    rows = [("a", *pair, value) for pair, value in of_seeds(6).items()]
+    rows += [(("topk", 8), 0, 1, 0.25)]
+    pairs = pd.DataFrame(rows, columns=["plan", "first", "second", "value"])
+    found = consistency.over_runs(pairs)
+    assert [*found.index] == ["a", ("topk", 8)] and found.pairs.tolist() == [15, 1]
+    mean, low, high = found.iloc[0][["mean", "low", "high"]]
+    assert mean == np.mean([*of_seeds(6).values()])
+    assert (low, high) == consistency.bootstrap_interval(of_seeds(6), np.random.default_rng(0))
+    assert found.iloc[1]["mean"] == 0.25 and found.iloc[1][["low", "high"]].isna().all()
+    with pytest.raises(ValueError, match="one value for each plan"):
+        consistency.over_runs(pd.concat([pairs, pairs]))
+
+
+# --- of single latents, and of every two dictionaries ---
+
+
+def test_latents_that_others_have():
+    dictionary = torch.eye(4)[:3]
+    others = [2 * dictionary[[2, 0]], -dictionary[[1, 2]]]  # without the second; the first
+    found = consistency.latent_consistency(dictionary, others)
+    assert found.tolist() == [0.5, 0.5, 1]
+
+
+def test_every_two_dictionaries():
+    dictionaries = [random(5, 8, seed=seed) for seed in range(3)]
+    found = consistency.pw_mcc_matrix(dictionaries)
+    assert torch.equal(found, found.T) and found.diagonal().tolist() == [1, 1, 1]
+    expected = matching.pw_mcc(*dictionaries[1:], absolute=True)
+    assert float(found[1, 2]) == pytest.approx(expected)
+
+
+def test_activations_in_few_directions_are_alike():
+    plane = torch.cat([random(200, 2), torch.zeros(200, 14)], dim=1)
+
+    def null(x: torch.Tensor) -> float:
+        generator = torch.Generator().manual_seed(0)
+        return consistency.null_of_activations(
+            x, 20, lambda a, b: matching.pw_mcc(a, b, True), generator
+        )
+
+    assert null(plane) > 0.95 > 0.8 > null(random(200, 16))
+    assert null(plane) == null(plane)
+    one = consistency.null_of_activations(
+        torch.ones(3, 2), 7, lambda a, b: float(len(a) + len(b)), torch.Generator(), 2
+    )
+    assert one == 14  # rows of each draw
 
 
 # --- bad input ---

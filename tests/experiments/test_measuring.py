@@ -20,6 +20,7 @@ from saehelpers.experiments import (
     ActionRun,
     load_or_fit_action,
     load_or_train_saes,
+    measure_pairs,
     measure_probes,
 )
 from saehelpers.runs import results
@@ -140,3 +141,33 @@ def test_inputs_of_an_sae_are_told_by_their_causes(toy, small_config):
     names = [{name for name in told[0] if told[0][name] != other[name]} for other in told[1:]]
     assert names == [{"weights"}, {"data"}]
     assert told[0]["action"] == identity(toy.action)
+
+
+def test_every_two_runs_of_a_plan_are_measured(small_config, toy, tmp_path, executor):
+    told = identity(toy.activations)
+    configs = [SAERun("test", told, small_config, epochs=1, seed=seed) for seed in range(3)]
+    configs.append(dataclasses.replace(configs[0], order_seed=7))
+    trained = load_or_train_saes(configs, toy.activations, tmp_path, executor=executor)
+    saes = dict(zip(configs, trained, strict=True))
+    plans = {"seeds": configs[:3], ("order", 1): [configs[0], configs[3]]}
+    columns = {"experiment": "pairs", "dataset": "toy", "task_type": "of {plan}"}
+
+    def distance(a, b, scale):
+        return {"distance": scale * float((a.dictionary - b.dictionary).norm()), "scale": scale}
+
+    def measure():
+        return measure_pairs(distance, plans, saes, columns, tmp_path / "rows.csv", 2.0)
+
+    found = measure()
+    assert [*found.columns] == ["plan", "first", "second", "metric", "value"]
+    of_distance = found[found.metric == "distance"].set_index(["plan", "first", "second"]).value
+    assert [*of_distance.index] == [
+        ("seeds", 0, 1), ("seeds", 0, 2), ("seeds", 1, 2), (("order", 1), 0, 1)
+    ]  # fmt: skip
+    expected = 2 * float((saes[configs[1]].dictionary - saes[configs[2]].dictionary).norm())
+    assert of_distance["seeds", 1, 2] == pytest.approx(expected)
+    rows = results.read(tmp_path / "rows.csv")
+    assert sorted(rows.task.unique()) == ["0/0 with 0/7", "0/0 with 1/1", "0/0 with 2/2",
+                                          "1/1 with 2/2"]  # fmt: skip
+    assert sorted(rows.task_type.unique()) == ["of ('order', 1)", "of seeds"]
+    assert measure().equals(found) and len(results.read(tmp_path / "rows.csv")) == len(rows)

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import torch
 from matplotlib.colors import to_hex
 
 from saehelpers import figures
@@ -61,3 +62,26 @@ def test_summaries_of_seeds_and_of_base_models():
     assert first["se"].tolist() == pytest.approx([1.0])  # between the seeds 0 and 2
     notes = [plots.seeds_note(each) for each in (of_seeds, of_bases, first)]
     assert notes == ["4 seeds", "2 seeds on 2 base models", "2 seeds"]
+
+
+def test_means_have_their_intervals():
+    fig, ax = plt.subplots()
+    table = pd.DataFrame({"mean": [0.5, 0.7], "low": [0.4, 0.7], "high": [0.8, 0.9]})
+    figures.means_and_intervals(ax, [1, 3], table, "red", "seeds")
+    assert ax.get_legend_handles_labels()[1] == ["seeds"]
+    with pytest.raises(ValueError, match="places must be 2"):
+        figures.means_and_intervals(ax, [1], table)
+    bars = [container[2][0].get_segments()[0].tolist() for container in ax.containers]
+    assert bars == [[[1, pytest.approx(0.4)], [1, pytest.approx(0.8)]],
+                    [[3, pytest.approx(0.7)], [3, pytest.approx(0.9)]]]  # fmt: skip
+    plt.close(fig)
+
+
+def test_how_many_directions_hold_the_variance():
+    fig, ax = plt.subplots()
+    x = torch.tensor([[3.0, 0, 0], [-3, 0, 0], [0, 1, 0], [0, -1, 0]]) + 5
+    figures.explained_by_directions(ax, x, "x")
+    (curve,) = ax.lines
+    assert curve.get_xdata().tolist() == [0, 0.5, 1]
+    assert curve.get_ydata().tolist() == pytest.approx([0.9, 1, 1])
+    plt.close(fig)
