@@ -71,6 +71,13 @@ class Measured:
         """Rows of a table of published figures, data/reference/<name>.csv."""
         return _chosen(pd.read_csv(self.reference / f"{name}.csv"), where)
 
+    def has(self, **where: Any) -> bool:
+        """Whether there are rows in which all these columns have these values."""
+        try:
+            return len(self.rows(**where)) > 0
+        except ValueError:
+            return False
+
     def rows(self, **where: Any) -> pd.DataFrame:
         """The rows in which all these columns have these values.
 
@@ -226,7 +233,7 @@ def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
     }  # fmt: skip
     measured = Measured(table, reference)
     offered = (
-        "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
+        "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
         "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference",
     )  # fmt: skip
     names = {name: getattr(measured, name) for name in offered} | {"wilson": wilson}

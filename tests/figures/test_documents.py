@@ -54,6 +54,7 @@ def test_what_templates_may_ask():
     assert filled('{{ mean(method="a", base_seed=[1], seed=1) | one }}') == "0.8"
     assert filled('{{ each("method") | span }}') == "0.20 to 0.40"
     assert filled("{{ rows(note=None) | length }}") == "8"
+    assert filled('{{ has(method="a") }}, {{ has(method="c") }}') == "True, False"
     assert filled('{{ ratio("seed", {"method": "a"}, {"method": "b"})[1] | two }}') == "2.75"
     assert filled('{{ estimate(method="b") }}') == "0.200 (0.200 to 0.200)"
     assert filled('{{ above(["a"], "b").verdict }}') == "not decided"
