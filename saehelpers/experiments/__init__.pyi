@@ -1,5 +1,6 @@
 from . import (
     base_models as base_models,
+    calibration as calibration,
     controls as controls,
     encoders as encoders,
     end_to_end as end_to_end,
@@ -20,6 +21,15 @@ from .base_models import (
     make_language_model as make_language_model,
     read_tokeniser as read_tokeniser,
     shapes_base_run as shapes_base_run,
+)
+from .calibration import (
+    KINDS as KINDS,
+    KnownWorld as KnownWorld,
+    calibration_rows as calibration_rows,
+    card_table as card_table,
+    known_world as known_world,
+    sae_table as sae_table,
+    write_trust as write_trust,
 )
 from .controls import (
     other_group as other_group,

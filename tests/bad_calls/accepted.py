@@ -23,7 +23,7 @@ ACCEPTED = {
     ),
     "any number is one of this kind": (
         "datasets.synthetic.FoldedNormal mean: -1",
-        "datasets.synthetic.HierarchyConfig branching: number",
+        "datasets.synthetic.HierarchyConfig branching: number", "evaluation.TrustModel bias: -1",
     ),
     "None stands for what the docstring says": (
         "act: None", "action: None", "dictionary: None", "effects: None", "epochs: None",
@@ -37,7 +37,9 @@ ACCEPTED = {
         "home: misspelt", "home: empty", "what: misspelt", "what: empty", "why: misspelt",
         "why: empty", "source: misspelt", "source: empty", "rows: misspelt", "columns: misspelt",
         "columns: empty", "figures.similarities rows: empty", "stream: misspelt", "stream: empty",
-        "evaluation.ProbeInput element: misspelt", "figures.curves marker: empty",
+        "evaluation.ProbeInput element: misspelt",
+        "evaluation.TrustModel fitted_to: items of another kind",
+        "figures.curves marker: empty",
     ),
     "an identity, or a name, that is compared when the run is made": (
         "activations: misspelt", "activations: empty", "base_model: misspelt", "data: misspelt",
@@ -57,6 +59,7 @@ ACCEPTED = {
         "evaluation.encoder_directions latents: empty",
         "evaluation.logit_effects written: empty",
         "evaluation.paired_difference by: empty", "evaluation.each_above by: empty",
+        "evaluation.card_numbers others: empty", "evaluation.cards others: empty",
         "later: empty", "methods: empty", "modifiers: empty", "modules: empty",
         "runs.local_folder names: empty", "order: empty", "positions: empty", "prefixes: empty",
         "row_titles: empty", "runs.append rows: empty", "seeds: empty", "sources: empty",
@@ -98,7 +101,7 @@ ACCEPTED = {
     ),
     "a table of any columns": (
         "features: misspelt columns", "history: misspelt columns",
-        "evaluation.Evaluation latents: misspelt columns",
+        "evaluation.Evaluation latents: misspelt columns", "labels: misspelt columns",
     ),
     "classes are any whole numbers": (
         "evaluation.fit_class_probe labels: negative", "trained_on: negative", "truth: negative",
@@ -126,6 +129,7 @@ UNCLEAR = {
         "networks.orbit_activations inputs: axis more",
         "networks.read_activations inputs: axis more",
         "evaluation.spliced_loss inputs: axis more",
+        "evaluation.ablation_effects inputs: axis more",
     ),
     "the first of its arguments is called `function`, further ones are those of that function": (
         "runs.derived arguments: text", "runs.derived arguments: number",

@@ -10,7 +10,8 @@ from saehelpers import experiments, runs, training
 from saehelpers.datasets import go
 from saehelpers.evaluation import probe_inputs
 from saehelpers.experiments import BaseModelRun, EncoderRun, LanguageModelRun
-from saehelpers.runs import identity
+from saehelpers.experiments.calibration import METRICS
+from saehelpers.runs import COLUMNS, identity
 from saehelpers.saes import make_sae
 from saehelpers.training import Loss, OrbitBatch, Settings
 
@@ -52,6 +53,19 @@ def _fit() -> dict:
 
 def _original():
     return training.run_original(t.gpt2(), t.tokens(), [t.end_to_end_run()])
+
+
+def _card_rows() -> pd.DataFrame:
+    """Of two kinds of worlds, in each a latent that is true and one that is not."""
+    own = {"experiment": "trust", "run_id": "a-1", "base_seed": 0, "seed": 0, "method": "topk",
+           "n_latents": 2, "topk": 2}  # fmt: skip
+    rows = [
+        own | {"data_source": kind, "task": latent, "metric": metric,
+               "value": 50.0 if metric == "firings" else float(latent == "1")}
+        for kind in ("toy", "orbits") for latent in ("0", "1") for metric in METRICS
+    ]  # fmt: skip
+    rows += [own | {"data_source": "toy", "task": "", "metric": "fvu", "value": 0.5}]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _saved(config=None, tensors=None) -> Path:
@@ -209,6 +223,18 @@ CALLS = {
         "labels": t.whole(2, t.N, 2).bool(),
         "tasks": pd.DataFrame({"task_type": ["S", "S"], "task": ["a", "b"]}), "n_train": 12,
         "path_of": lambda row: Path("probes.csv"), "executor": t.threads()},
+    "experiments.KINDS": None,
+    "experiments.KnownWorld": lambda: {"kind": "toy", "seed": 0, "features": t.features(),
+                                       "action": t.toy().action},
+    "experiments.known_world": lambda: {"kind": "toy", "seed": 0},
+    "experiments.calibration_rows": lambda: {
+        "path": t.fresh("table").with_suffix(".csv"), "models": t.fresh("models"),
+        "kinds": ["toy", "independent"], "widths": [1.0], "topks": [2], "methods": ["vanilla"],
+        "world_seeds": [0], "seeds": [0, 1], "epochs": 1, "samples_per_epoch": 64,
+        "n_counted": 80, "device": "cpu", "executor": t.threads()},
+    "experiments.card_table": lambda: {"rows": _card_rows()},
+    "experiments.sae_table": lambda: {"rows": _card_rows()},
+    "experiments.write_trust": lambda: {"rows": _card_rows(), "path": t.fresh("trust")},
     "experiments.measure_runs": lambda: {
         "measure": _measure, "jobs": [(t.run(), {"metric": "fvu"}, (t.sae(), t.orbits()))],
         "path": t.fresh("table").with_suffix(".csv"), "executor": t.threads()},
