@@ -26,7 +26,7 @@ ACCEPTED = {
         "datasets.synthetic.HierarchyConfig branching: number", "evaluation.TrustModel bias: -1",
     ),
     "None stands for what the docstring says": (
-        "act: None", "action: None", "dictionary: None", "effects: None", "epochs: None",
+        "act: None", "action: None", "cards: None", "dictionary: None", "effects: None", "epochs: None",
         "executor: None", "generator: None", "group: None", "heads: None", "labels: None",
         "n_blocks: None", "order: None", "origin: None", "period: None", "pixels_per_image: None",
         "truncation: None", "validation: None", "stop: None",

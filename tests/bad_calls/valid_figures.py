@@ -36,12 +36,16 @@ def _condition(method: str) -> pd.DataFrame:
     return figures.conditions(_f1(), {method: ([method], "recons", element)})
 
 
+def _cards() -> pd.DataFrame:
+    return pd.DataFrame({"latent": [0, 3], "verdict": "trust", "probability": 0.9})
+
+
 def _text() -> dict:
     return {"path": t.fresh("page").with_suffix(".html"), "tokens": t.tokens(),
             "vocabulary": [f"w{i}" for i in range(32)], "latents": [0, 3],
             "activations": t.random(6, 8, 2).relu(), "title": "Latents",
             "effects": t.random(2, 32), "heads": t.random(2, 2).abs(),
-            "dictionary": t.random(t.N_LATENTS, t.D)}  # fmt: skip
+            "dictionary": t.random(t.N_LATENTS, t.D), "cards": _cards()}  # fmt: skip
 
 
 def _page():
@@ -75,7 +79,8 @@ CALLS = {
         "vocabulary": [f"w{i}" for i in range(32)]},
     "figures.image_dashboard": lambda: {
         "path": t.fresh("page").with_suffix(".html"), "images": t.pictures(), "latents": [0, 3],
-        "activations": t.random(6, 2, 4, 4).relu(), "dictionary": t.random(t.N_LATENTS, t.D)},
+        "activations": t.random(6, 2, 4, 4).relu(), "dictionary": t.random(t.N_LATENTS, t.D),
+        "cards": _cards()},
     "figures.show": lambda: {"page": _page(), "height": 100},
     "figures.text_dashboard": _text,
     "figures.go_verdict": lambda: {"f1": _of_go(), "fvu": _of_go()},
