@@ -15,6 +15,7 @@ from . import (
     metrics as metrics,
     probing as probing,
     statements as statements,
+    symmetries as symmetries,
     trust as trust,
 )
 from .attribution import (
@@ -142,6 +143,11 @@ from .statements import (
     interval as interval,
     paired_difference as paired_difference,
     verdict as verdict,
+)
+from .symmetries import (
+    judged as judged,
+    subgroup_r2 as subgroup_r2,
+    subgroups as subgroups,
 )
 from .trust import (
     NUMBERS as NUMBERS,

@@ -26,7 +26,8 @@ ACCEPTED = {
         "datasets.synthetic.HierarchyConfig branching: number", "evaluation.TrustModel bias: -1",
     ),
     "None stands for what the docstring says": (
-        "act: None", "action: None", "cards: None", "dictionary: None", "effects: None", "epochs: None",
+        "act: None", "action: None", "cards: None", "dictionary: None", "effects: None",
+        "epochs: None",
         "executor: None", "generator: None", "group: None", "heads: None", "labels: None",
         "n_blocks: None", "order: None", "origin: None", "period: None", "pixels_per_image: None",
         "truncation: None", "validation: None", "stop: None",
@@ -118,7 +119,7 @@ ACCEPTED = {
         "figures.draw_board last: 0", "figures.draw_board last: None",
         "figures.draw_board chances: None",
     ),
-    "a score may be negative": ("observed: -1", "null: -1", "threshold: -1"),
+    "a score may be negative": ("evaluation.judged least: -1", "observed: -1", "null: -1", "threshold: -1"),
     "max(0, mean + std e): such a feature adds nothing": ("magnitude_mean: -1",),
     "no such rows, no cells: as of a baseline that was not measured": (
         "baseline: misspelt", "baseline: empty",

@@ -15,6 +15,7 @@ from saehelpers.evaluation import (
     leave_one_kind_out,
     probe_inputs,
     read_attention,
+    subgroup_r2,
 )
 
 from . import things as t
@@ -83,6 +84,10 @@ def _of_latents() -> dict:
     return {"sae": t.sae(), "activations": t.random(120, t.D), "others": [t.sae()]}
 
 
+def _r2_rows() -> pd.DataFrame:
+    return pd.DataFrame(subgroup_r2(t.orbits(), t.orbits(), t.C4, torch.arange(t.N)))
+
+
 def _trust() -> TrustModel:
     return fit_trust(_latent_table())
 
@@ -105,6 +110,10 @@ CALLS = {
         "labels": pd.DataFrame({"a": np.arange(120) % 2 == 0})},
     "evaluation.fit_trust": lambda: {"table": _latent_table()},
     "evaluation.leave_one_kind_out": lambda: {"table": _latent_table()},
+    "evaluation.judged": lambda: {"rows": _r2_rows(), "least": 0.8},
+    "evaluation.subgroup_r2": lambda: {"train": t.orbits(), "test": t.orbits(), "group": t.C4,
+                                       "units": torch.arange(t.N)},
+    "evaluation.subgroups": lambda: {"group": t.C4},
     "evaluation.thresholds": lambda: {"probabilities": np.linspace(0, 1, 50),
                                       "true": np.arange(50) > 25},
     "evaluation.true_latents": lambda: {
