@@ -94,15 +94,15 @@ def card_numbers(
             )
     orbits = _as_orbits(activations, action)
     with evaluation_mode(sae, *others):
-        latents, silent = _encoded(sae, orbits, batch_size)
+        latents = _encoded(sae, orbits, batch_size)
         fires = latents != 0
         rows = sae.dictionary
         table = {"latent": range(len(rows))}
-        table |= _firing(latents, fires) | {"silent_share": silent}
+        table |= _firing(latents, _projections(sae, orbits, batch_size))
         table |= _symmetry(latents, rows, action)
         table |= _neighbours(rows, fires.flatten(0, 1))
         if others:
-            found = [(other.dictionary, _encoded(other, orbits, batch_size)[0]) for other in others]
+            found = [(other.dictionary, _encoded(other, orbits, batch_size)) for other in others]
             table |= _found_again(rows, fires, found, action)
         if labels is not None:
             table |= _followed(fires, labels)
@@ -118,44 +118,43 @@ def _as_orbits(activations: Tensor, action: LinearAction | None) -> Float[Tensor
     return orbits
 
 
-def _encoded(
-    sae: SAE | EquivariantSAE, orbits: Tensor, batch_size: int
-) -> tuple[Float[Tensor, "n order n_latents"], Float[Tensor, " n_latents"]]:
-    """Latents over orbits, and of each the share of silent ones among the samples that point to it.
+def _encoded(sae: SAE | EquivariantSAE, orbits: Tensor, batch_size: int) -> Tensor:
+    """Latents over orbits, (n, order, n_latents)."""
+    parts = [sae.encode(batch) for batch in orbits.flatten(0, 1).split(batch_size)]
+    return torch.cat(parts).unflatten(0, orbits.shape[:2])
 
-    The projection is that of what is left without the SAE's offset, in the frame that it reads.
-    """
-    latents, projections = [], []
-    unit, offset = (
-        normalize(sae.dictionary, dim=1),
-        sae.decode(torch.zeros(1, len(sae.dictionary)).to(sae.dictionary)),
-    )
+
+def _projections(sae: SAE | EquivariantSAE, orbits: Tensor, batch_size: int) -> Tensor:
+    """Of what is left without the SAE's offset, in the frame that it reads: (samples, n_latents)"""
+    nothing = torch.zeros(1, len(sae.dictionary)).to(sae.dictionary)
+    unit, offset = normalize(sae.dictionary, dim=1), sae.decode(nothing)
+    parts = []
     for batch in orbits.flatten(0, 1).split(batch_size):
         if isinstance(sae, EquivariantSAE):
-            encoded, elements = sae.encode_inferred(batch)
+            elements = sae.encode_inferred(batch)[1]
             batch = sae.action.act(batch, sae.action.group.inverse(elements))
-        else:
-            encoded = sae.encode(batch)
-        latents.append(encoded)
-        projections.append((batch - offset) @ unit.T)
-    latents, projections = torch.cat(latents), torch.cat(projections)
-    fires = latents != 0
-    middle = projections.masked_fill(~fires, float("nan")).nanmedian(0).values
-    points_to = projections >= middle  # nowhere, for a latent that never fires
-    share = (points_to & ~fires).sum(0) / points_to.sum(0)
-    return latents.unflatten(0, orbits.shape[:2]), share
+        parts.append((batch - offset) @ unit.T)
+    return torch.cat(parts)
 
 
-def _firing(latents: Tensor, fires: Bool[Tensor, "n order n_latents"]) -> dict[str, Tensor]:
+def _firing(latents: Tensor, projections: Tensor) -> dict[str, Tensor]:
+    """NaN where a latent never fires."""
     values = latents.abs().flatten(0, 1)
-    middle = values.masked_fill(~fires.flatten(0, 1), float("nan")).nanmedian(0).values
-    firings = fires.sum((0, 1))
-    weak = (fires.flatten(0, 1) & (values < WEAK * middle)).sum(0)
+    fires, firings = values != 0, (values != 0).sum(0)
+    weak = (fires & (values < WEAK * _middle(values, fires))).sum(0)
+    points_to = projections >= _middle(projections, fires)
     return {
         "firing_rate": firings / len(values),
         "firings": firings,
-        "weak_share": weak / firings,  # NaN for a latent that never fires
+        "weak_share": weak / firings,
+        "silent_share": (points_to & ~fires).sum(0) / points_to.sum(0),
     }
+
+
+def _middle(values: Tensor, fires: Bool[Tensor, "samples n_latents"]) -> Tensor:
+    """The (lower) median of each latent's values where it fires, (n_latents); infinite for none."""
+    ordered = values.masked_fill(~fires, torch.inf).sort(0).values
+    return ordered.gather(0, (fires.sum(0) - 1).clamp(min=0).div(2, rounding_mode="floor")[None])[0]
 
 
 def _symmetry(latents: Tensor, rows: Tensor, action: LinearAction | None) -> dict[str, Tensor]:

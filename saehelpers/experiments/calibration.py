@@ -20,6 +20,7 @@ from saehelpers.datasets.synthetic import (
     random_correlation,
 )
 from saehelpers.evaluation import metrics
+from saehelpers.evaluation.consistency import above_null
 from saehelpers.evaluation.latent_numbers import card_numbers
 from saehelpers.evaluation.matching import recovery
 from saehelpers.evaluation.trust import NUMBERS, OF_SEEDS, fit_trust, true_latents
@@ -57,6 +58,7 @@ KINDS = (*WORLDS, *TURNING)
 SAES = {"topk": "topk", "batch_topk": "batch_topk", "relu": "relu"}  # of worlds without a group
 L1 = 2.0  # weight of the sparsity term of ReLU SAEs
 HIDDEN = 64  # units of the encoders of SAEs in which features turn
+SAMPLED = 16  # latents of each SAE whose cards are kept
 METRICS = ("true", "firings", "consistency_null", *NUMBERS)
 
 
@@ -112,9 +114,10 @@ def calibration_rows(
     device: Device = "cpu",
     executor: AnyExecutor | None = None,
 ) -> pd.DataFrame:
-    """Rows of the cards of every latent of SAEs of known worlds, and whether it is true.
+    """Rows of the cards of latents of SAEs of known worlds, and whether these are true.
 
-    Trained and measured once: stopped at any time, it goes on from there. See `card_table`.
+    Of each SAE, 16 of the latents that fire are drawn: it is kinds of worlds, not latents, that
+    say how far verdicts reach. Trained and measured once: stopped at any time, it goes on from there. See `card_table`.
 
     Args:
         path: of the results table.
@@ -169,7 +172,12 @@ def card_table(rows: results.Rows) -> pd.DataFrame:
 
 @checked
 def sae_table(rows: results.Rows) -> pd.DataFrame:
-    """Rows of `calibration_rows` as a table of SAEs: recovery, FVU, L0, dead latents of each."""
+    """Rows of `calibration_rows` as a table of SAEs: kind, world, run, seed, and what is known.
+
+    recovery: of the true features, modulo the group; share_true: of the latents. What anybody can
+    measure: fvu, in the inferred frame where there is one, l0, dead_share, alive_latents,
+    consistency (above its null, mean over latents), invariance_error.
+    """
     own = rows[(rows["experiment"] == "trust") & (rows["task"] == "")]
     by = ["data_source", "base_seed", "run_id", "seed"]
     wide = own.pivot_table("value", by, "metric", sort=False).reset_index()
@@ -196,20 +204,28 @@ def measure_cards(
     present = (coefficients > 0).repeat_interleave(order, 0)
     true = true_latents(sae.dictionary, features.dictionary, fires, present, action)
     known = table.assign(true=true.float().tolist())
+    known = known[known["firings"] > 0]
+    drawn = known.sample(min(SAMPLED, len(known)), random_state=seed)
     rows = [
         {"task": str(int(row["latent"])), "metric": metric, "value": float(row[metric])}
-        for row in known[known["firings"] > 0].to_dict("records")
+        for row in drawn.to_dict("records")
         for metric in METRICS
     ]
     of_sae = {
         "recovery": recovery(sae.dictionary, features.dictionary, action, False),
         "fvu": metrics.fvu(flat, sae(flat)),
         "l0": float(fires.sum(1).float().mean()),
+        "alive_latents": float((table["firings"] > 0).sum()),
+        "consistency": _above_null(table),
         "dead_share": float((table["firings"] == 0).mean()),
         "invariance_error": metrics.invariance_error(sae, orbits) if order > 1 else 0.0,
         "share_true": float(true.float().mean()),
     }
     return rows + [{"task": "", "metric": name, "value": value} for name, value in of_sae.items()]
+
+
+def _above_null(table: pd.DataFrame) -> float:
+    return float(above_null(table["consistency"].mean(), table["consistency_null"].mean()))
 
 
 def _stream(world: KnownWorld, n_samples: int, seed: int) -> Stream:

@@ -119,7 +119,9 @@ ACCEPTED = {
         "figures.draw_board last: 0", "figures.draw_board last: None",
         "figures.draw_board chances: None",
     ),
-    "a score may be negative": ("evaluation.judged least: -1", "observed: -1", "null: -1", "threshold: -1"),
+    "a score may be negative": (
+        "evaluation.judged least: -1", "observed: -1", "null: -1", "threshold: -1",
+    ),
     "max(0, mean + std e): such a feature adds nothing": ("magnitude_mean: -1",),
     "no such rows, no cells: as of a baseline that was not measured": (
         "baseline: misspelt", "baseline: empty",
