@@ -61,6 +61,7 @@ from .dependence import (
 )
 from .effects import (
     ablation_effects as ablation_effects,
+    spliced_fvu as spliced_fvu,
 )
 from .go_opinions import (
     opinion_changes as opinion_changes,

@@ -1,5 +1,6 @@
 """What a network's output loses without a latent."""
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 from saehelpers.evaluation.language_metrics import output_tensor
 from saehelpers.evaluation.metrics import fvu
-from saehelpers.networks import clamped, recording_prefix, replaying
+from saehelpers.networks import clamped, recording_prefix, replaying, splice
+from saehelpers.networks.clamping import on_vectors
 from saehelpers.networks.modules import in_evaluation_mode
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import NOT_EMPTY, Count, Name
@@ -38,16 +40,36 @@ def ablation_effects(
             is the same for all inputs.
     """
 
-    def output() -> Tensor:
-        found = output_tensor(model, model(inputs))
-        return found.flatten(0, 1) if found.ndim == 3 else found.flatten(1)
-
     with recording_prefix(model, [module]) as prefix:
-        original = output()
-    if not (original != original[:1]).any():
-        raise ValueError("inputs: the network's output is the same for all of them")
+        original = _output(model, inputs)
     effects = []
     for latent in latents:
         with replaying(model, prefix), clamped(model, module, sae, {latent: 0.0}):
-            effects.append(fvu(original, output()))
+            effects.append(fvu(original, _output(model, inputs, original)))
     return torch.tensor(effects)
+
+
+@checked
+@torch.no_grad()
+@in_evaluation_mode
+def spliced_fvu(model: nn.Module, module: Name, sae: SAE | EquivariantSAE, inputs: Tensor) -> float:
+    """What a network's output loses with recons in the place of a module's activations.
+
+    The same share as in `ablation_effects`: 0 where nothing is lost, 1 where the output is no
+    better than its mean.
+
+    Raises: as `ablation_effects`.
+    """
+    original = _output(model, inputs)
+    edit = partial(on_vectors, sae, sae.dictionary.shape[1])
+    with splice(model, {module: edit}):
+        return fvu(original, _output(model, inputs, original))
+
+
+def _output(model: nn.Module, inputs: Tensor, original: Tensor | None = None) -> Tensor:
+    """The output as rows, one for each input, or for each of its tokens."""
+    found = output_tensor(model, model(inputs))
+    rows = found.flatten(0, 1) if found.ndim == 3 else found.flatten(1)
+    if original is None and not (rows != rows[:1]).any():
+        raise ValueError("inputs: the network's output is the same for all of them")
+    return rows

@@ -278,7 +278,7 @@ def _regression(table: pd.DataFrame, numbers: tuple[str, ...]) -> TrustModel:
     inputs = _inputs(table, numbers)
     scaler = StandardScaler().fit(inputs)
     standardised = scaler.transform(inputs).clip(-FARTHEST, FARTHEST)
-    fitted = LogisticRegression(max_iter=1000).fit(standardised, true)
+    fitted = LogisticRegression(solver="newton-cholesky").fit(standardised, true)
     told = {"table": identity(table[["kind", "seed", "true", "firings", *numbers]]),
             "latents": len(table), "kinds": sorted(table["kind"].unique())}  # fmt: skip
     values = scaler.mean_, scaler.scale_, fitted.coef_[0]

@@ -8,6 +8,7 @@ from . import (
     loading as loading,
     measuring as measuring,
     once as once,
+    own_networks as own_networks,
     saes as saes,
     sharing as sharing,
     subjects as subjects,
@@ -28,7 +29,9 @@ from .calibration import (
     calibration_rows as calibration_rows,
     card_table as card_table,
     known_world as known_world,
+    rule_success as rule_success,
     sae_table as sae_table,
+    without_each as without_each,
     write_trust as write_trust,
 )
 from .controls import (
@@ -69,6 +72,10 @@ from .once import (
     load_existing as load_existing,
     load_or_train as load_or_train,
     load_weights as load_weights,
+)
+from .own_networks import (
+    Given as Given,
+    load_given as load_given,
 )
 from .saes import (
     load_or_train_methods as load_or_train_methods,

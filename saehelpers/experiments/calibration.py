@@ -23,13 +23,30 @@ from saehelpers.evaluation import metrics
 from saehelpers.evaluation.consistency import above_null
 from saehelpers.evaluation.latent_numbers import card_numbers
 from saehelpers.evaluation.matching import recovery
-from saehelpers.evaluation.trust import NUMBERS, OF_SEEDS, fit_trust, true_latents
+from saehelpers.evaluation.trust import (
+    NUMBERS,
+    OF_SEEDS,
+    Table,
+    calibration_scores,
+    fit_trust,
+    leave_one_kind_out,
+    true_latents,
+)
 from saehelpers.experiments.measuring import measure_runs
 from saehelpers.experiments.saes import load_or_train_saes
 from saehelpers.runs import results
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
-from saehelpers.runs.wanted import NOT_EMPTY, AnyExecutor, Device, Positive, Rate, Seed, one_of
+from saehelpers.runs.wanted import (
+    NOT_EMPTY,
+    AnyExecutor,
+    Device,
+    Positive,
+    Rate,
+    Seed,
+    one_of,
+    with_columns,
+)
 from saehelpers.saes import SAE, EquivariantSAE, SAEConfig
 from saehelpers.symmetry import Group, LinearAction
 from saehelpers.training.methods import METHODS, SAERun, method_run
@@ -108,7 +125,7 @@ def calibration_rows(
     methods: Annotated[Sequence[str], NOT_EMPTY] = ("vanilla", "canonical", "self_oriented"),
     world_seeds: Annotated[Sequence[Seed], NOT_EMPTY] = (0,),
     seeds: Annotated[Sequence[Seed], NOT_EMPTY] = (0, 1, 2, 3, 4),
-    epochs: Positive = 20,
+    epochs: Positive = 50,
     samples_per_epoch: Positive = 8192,
     n_counted: Positive = 4000,
     device: Device = "cpu",
@@ -117,7 +134,8 @@ def calibration_rows(
     """Rows of the cards of latents of SAEs of known worlds, and whether these are true.
 
     Of each SAE, 16 of the latents that fire are drawn: it is kinds of worlds, not latents, that
-    say how far verdicts reach. Trained and measured once: stopped at any time, it goes on from there. See `card_table`.
+    say how far verdicts reach. Trained and measured once: stopped at any time, it goes on from
+    there. See `card_table`.
 
     Args:
         path: of the results table.
@@ -183,6 +201,56 @@ def sae_table(rows: results.Rows) -> pd.DataFrame:
     wide = own.pivot_table("value", by, "metric", sort=False).reset_index()
     wide.columns.name = None
     return wide.rename(columns={"data_source": "kind", "base_seed": "world", "run_id": "run"})
+
+
+@checked
+def without_each(table: Table) -> pd.DataFrame:
+    """Mean scores on kinds that were left out, by what the verdict may use.
+
+    All numbers, without each of them, consistency alone, and consistency with agreement; columns
+    are metrics of `calibration_scores`, means over kinds and seeds.
+    """
+    sets = {"all numbers": NUMBERS, "consistency alone": OF_SEEDS[:1], "of seeds alone": OF_SEEDS}
+    sets |= {f"without {name}": [n for n in NUMBERS if n != name] for name in NUMBERS}
+    found = {}
+    for name, numbers in sets.items():
+        scores = calibration_scores(leave_one_kind_out(table, numbers))
+        found[name] = scores.groupby("metric", sort=False)["value"].mean()
+    return pd.DataFrame(found).T
+
+
+@checked
+def rule_success(
+    saes: Annotated[pd.DataFrame, with_columns("kind", "world", "seed", "run", "recovery")],
+    predicted: Annotated[pd.DataFrame, with_columns("run", "probability")],
+) -> pd.DataFrame:
+    """How well rules without labels choose among the SAEs of a world and a seed.
+
+    Rules: "expected_true", the largest sum of the latents' probabilities (their mean over those
+    that were drawn, times the latents that fire); "mean_probability"; "consistency"; "least_fvu";
+    and "by lot". A row for each kind, world, seed and rule: best, whether the SAE has the best
+    recovery; lost, the recovery that it lacks.
+
+    Args:
+        saes: as `sae_table` gives it.
+        predicted: as `leave_one_kind_out` gives it: by a regression that has not seen the kind.
+    """
+    mean = predicted.groupby("run")["probability"].mean()
+    saes = saes.set_index("run")
+    scored = {
+        "expected_true": mean.reindex(saes.index) * saes["alive_latents"],
+        "mean_probability": mean.reindex(saes.index),
+        "consistency": saes["consistency"],
+        "least_fvu": -saes["fvu"],
+    }
+    rows = []
+    for told, own in saes.groupby(["kind", "world", "seed"], sort=False):
+        best = own["recovery"].max()
+        for rule, score in scored.items():
+            got = own["recovery"][score[own.index].fillna(-1).idxmax()]
+            rows.append((*told, rule, float(got == best), best - got))
+        rows.append((*told, "by lot", 1 / len(own), best - own["recovery"].mean()))
+    return pd.DataFrame(rows, columns=["kind", "world", "seed", "rule", "best", "lost"])
 
 
 def measure_cards(

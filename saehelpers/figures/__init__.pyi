@@ -5,6 +5,7 @@ from . import (
     go_results as go_results,
     names as names,
     plots as plots,
+    trust_results as trust_results,
 )
 from .analysis import (
     CELL as CELL,
@@ -58,4 +59,10 @@ from .plots import (
     seeds_note as seeds_note,
     similarities as similarities,
     summarise as summarise,
+)
+from .trust_results import (
+    card_points as card_points,
+    kept_promises as kept_promises,
+    reliability as reliability,
+    subgroup_curves as subgroup_curves,
 )

@@ -30,7 +30,7 @@ ACCEPTED = {
         "epochs: None",
         "executor: None", "generator: None", "group: None", "heads: None", "labels: None",
         "n_blocks: None", "order: None", "origin: None", "period: None", "pixels_per_image: None",
-        "truncation: None", "validation: None", "stop: None",
+        "truncation: None", "validation: None", "stop: None", "experiments.Given pictures: None",
     ),
     "a label for people, or of one's own: any text": (
         "name: misspelt", "label: misspelt", "label: empty", "description: misspelt",
@@ -120,7 +120,7 @@ ACCEPTED = {
         "figures.draw_board chances: None",
     ),
     "a score may be negative": (
-        "evaluation.judged least: -1", "observed: -1", "null: -1", "threshold: -1",
+        "evaluation.judged least: -1", "figures.subgroup_curves least: -1", "observed: -1", "null: -1", "threshold: -1",
     ),
     "max(0, mean + std e): such a feature adds nothing": ("magnitude_mean: -1",),
     "no such rows, no cells: as of a baseline that was not measured": (
@@ -132,7 +132,7 @@ UNCLEAR = {
         "networks.orbit_activations inputs: axis more",
         "networks.read_activations inputs: axis more",
         "evaluation.spliced_loss inputs: axis more",
-        "evaluation.ablation_effects inputs: axis more",
+        "evaluation.ablation_effects inputs: axis more", "evaluation.spliced_fvu inputs: axis more",
     ),
     "the first of its arguments is called `function`, further ones are those of that function": (
         "runs.derived arguments: text", "runs.derived arguments: number",

@@ -103,6 +103,8 @@ CALLS = {
     "evaluation.ablation_effects": lambda: {
         "model": t.autoencoder(), "module": "encoder", "sae": t.sae(), "inputs": t.images(),
         "latents": [0, 1]},
+    "evaluation.spliced_fvu": lambda: {
+        "model": t.autoencoder(), "module": "encoder", "sae": t.sae(), "inputs": t.images()},
     "evaluation.calibration_scores": lambda: {"predicted": leave_one_kind_out(_latent_table())},
     "evaluation.card_numbers": _of_latents,
     "evaluation.cards": lambda: {

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from saehelpers import experiments, runs, training
 from saehelpers.datasets import go
-from saehelpers.evaluation import probe_inputs
+from saehelpers.evaluation import NUMBERS, probe_inputs
 from saehelpers.experiments import BaseModelRun, EncoderRun, LanguageModelRun
 from saehelpers.experiments.calibration import METRICS
 from saehelpers.runs import COLUMNS, identity
@@ -53,6 +54,20 @@ def _fit() -> dict:
 
 def _original():
     return training.run_original(t.gpt2(), t.tokens(), [t.end_to_end_run()])
+
+
+def _sae_table() -> pd.DataFrame:
+    return pd.DataFrame({"kind": "toy", "world": 0, "seed": 0, "run": ["a", "b"],
+                         "recovery": [0.5, 0.6], "alive_latents": 4.0, "consistency": 0.3,
+                         "fvu": [0.1, 0.2]})  # fmt: skip
+
+
+def _known_latents() -> pd.DataFrame:
+    numbers = np.random.default_rng(0).uniform(0.1, 0.9, (60, len(NUMBERS)))
+    return pd.DataFrame(numbers, columns=list(NUMBERS)).assign(
+        kind=["a", "b", "c"] * 20, seed=0, firings=50.0, consistency_null=0.2,
+        true=[True, False] * 30,
+    )  # fmt: skip
 
 
 def _card_rows() -> pd.DataFrame:
@@ -233,8 +248,17 @@ CALLS = {
         "world_seeds": [0], "seeds": [0, 1], "epochs": 1, "samples_per_epoch": 64,
         "n_counted": 80, "device": "cpu", "executor": t.threads()},
     "experiments.card_table": lambda: {"rows": _card_rows()},
+    "experiments.rule_success": lambda: {"saes": _sae_table(), "predicted": pd.DataFrame(
+        {"run": ["a", "b"], "probability": [0.2, 0.7]})},
+    "experiments.without_each": lambda: {"table": _known_latents()},
     "experiments.sae_table": lambda: {"rows": _card_rows()},
     "experiments.write_trust": lambda: {"rows": _card_rows(), "path": t.fresh("trust")},
+    "experiments.Given": lambda: {"network": t.autoencoder(), "train": t.images(),
+                                  "test": t.images(), "source": "here", "pictures": t.pictures(),
+                                  "labels": pd.DataFrame({"a": [True] * 6})},
+    "experiments.load_given": lambda: {
+        "model": str(_saved(_base_run(), t.autoencoder().state_dict())), "inputs": "shapes",
+        "n_train": 4, "n_test": 2, "folder": t.fresh("data")},
     "experiments.measure_runs": lambda: {
         "measure": _measure, "jobs": [(t.run(), {"metric": "fvu"}, (t.sae(), t.orbits()))],
         "path": t.fresh("table").with_suffix(".csv"), "executor": t.threads()},

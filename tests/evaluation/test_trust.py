@@ -19,6 +19,7 @@ from saehelpers.evaluation import (
     cards,
     fit_trust,
     leave_one_kind_out,
+    spliced_fvu,
     thresholds,
     true_latents,
     trust_model,
@@ -212,3 +213,17 @@ def test_input_that_allows_no_card_is_named(toy):
     silent[1].weight.data.zero_()
     with pytest.raises(ValueError, match="output is the same for all"):
         ablation_effects(silent, "0", sae(), vectors(), [0])
+
+
+def test_recons_in_the_place_of_activations_lose_what_they_lack():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Identity(), nn.Linear(D, 3)).requires_grad_(False), vectors()
+    lost = ((sae()(x) - x) @ model[1].weight.T).square().sum()
+    output = model(x)
+    expected = float(lost / (output - output.mean(0)).square().sum())
+    assert spliced_fvu(model, "0", sae(), x) == pytest.approx(expected, rel=1e-4)
+    exact = make_sae(SAEConfig(D, 2 * D, "relu", encoder="linear"))
+    both = torch.cat([torch.eye(D), -torch.eye(D)])
+    exact.decoder_weight.data.copy_(both)
+    exact.encoder_weights[0].data.copy_(both.T)
+    assert spliced_fvu(model, "0", exact, x) == pytest.approx(0, abs=1e-6)
