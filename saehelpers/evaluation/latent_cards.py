@@ -38,7 +38,8 @@ def cards(
       `trust_model("several_seeds")`, or "one_seed" without `others`);
     - verdict: "trust" and "do not" where 95 % of such latents were true, or false, in worlds of
       kinds that the regression had not seen; else "not decided", as of latents that fire in fewer
-      than 10 samples;
+      than 10 samples, and in place of "trust" of those with a neighbour at a cosine of 0.4: they
+      may be mixtures with it, as a child's latent often is with its parent's direction;
     - looks: "absorbed" (silent in many samples that point to it), "split" (alike another that
       fires elsewhere), "copied" (another latent is this one turned), or "";
     - effect: what the network's output loses without it, see `ablation_effects`.
@@ -72,8 +73,8 @@ def cards(
     if not others:
         print("cards: one seed only. Consistency and agreement are left out: they need `others`")
     model = trust_model("several_seeds" if others else "one_seed")
-    p = model.probabilities(table)
-    table = table.assign(probability=p, verdict=model.verdicts(p), looks=_looks(table))
+    judged = {"probability": model.probabilities(table), "verdict": model.verdicts(table)}
+    table = table.assign(**judged, looks=_looks(table))
     if network is None:
         print("cards: no network. What its output loses without a latent is left out")
     else:

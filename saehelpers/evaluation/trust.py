@@ -6,7 +6,8 @@ A logistic regression over a card's numbers, fitted where the true features are 
 `saehelpers.experiments.calibration`), and shipped as trust.json beside this module. A *true*
 latent: cosine with a true direction at least 0.9, one to one modulo the group, and F1 of its
 firings as that feature's detector at least 0.8. Calibration is tested on kinds of worlds that
-were left out of the fit.
+were left out of the fit. What no number of a card tells is a direction that always carries some of
+another one, as a child's carries its parent's: a latent with a near neighbour is never trusted.
 """
 
 import dataclasses
@@ -28,13 +29,14 @@ from saehelpers.evaluation.matching import match
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.identities import identity
-from saehelpers.runs.wanted import NOT_EMPTY, Allowed, Open, Share, one_of, with_columns
+from saehelpers.runs.wanted import NOT_EMPTY, Open, Share, one_of, with_columns
 from saehelpers.symmetry import LinearAction
 
 TRUE_COSINE, TRUE_F1 = 0.9, 0.8
 TRUST, DO_NOT, NOT_DECIDED = "trust", "do not", "not decided"
 PROMISE = 0.95  # share that is true among the trusted, and false among those not to be trusted
 FARTHEST = 3.0  # deviations: no number goes farther beyond those that the fit has seen
+MIXED_COSINE = 0.4  # with its neighbour, from which a latent may be a mixture, and is not trusted
 LEAST_FIRINGS = 10  # below it nothing is said of a latent
 LEAST_TRUSTED = 20  # latents that a promise must rest on
 NUMBERS = (
@@ -90,14 +92,21 @@ class TrustModel:
         return np.where(firings == 0, 0.0, np.where(firings < LEAST_FIRINGS, np.nan, p))
 
     @checked
-    def verdicts(
-        self, probabilities: Annotated[Float[np.ndarray, " n"], Allowed.NUMBERS]
-    ) -> list[str]:
-        """ "trust", "do not" or "not decided", of each probability."""
+    def verdicts(self, table: pd.DataFrame) -> list[str]:
+        """ "trust", "do not" or "not decided" of every row of a table of card numbers.
+
+        A latent with a neighbour at a cosine of 0.4 or more is not trusted.
+
+        Raises:
+            ValueError: the table lacks a number.
+        """
+        probabilities = self.probabilities(table)
         trust = np.inf if self.trust is None else self.trust
         do_not = 0.0 if self.do_not is None else self.do_not
+        alone = _alone(table)
         return [
-            TRUST if p >= trust else DO_NOT if p <= do_not else NOT_DECIDED for p in probabilities
+            TRUST if p >= trust and is_alone else DO_NOT if p <= do_not else NOT_DECIDED
+            for p, is_alone in zip(probabilities, alone, strict=True)
         ]
 
 
@@ -144,8 +153,8 @@ def fit_trust(table: Table, numbers: Numbers = NUMBERS) -> TrustModel:
 
     Least penalised logistic loss (scikit-learn, L2 of standardised inputs, C = 1). Thresholds go
     by probabilities of latents whose kind of world was left out: "trust" begins where 95 % of
-    those at or above are true, at the largest coverage; "do not" ends where 95 % of those at or
-    below are false.
+    those at or above are true that have no near neighbour, at the largest coverage; "do not" ends
+    where 95 % of those at or below are false.
 
     Args:
         table: a row for each latent: "kind" of the world, "seed", whether it is "true", firings,
@@ -175,8 +184,7 @@ def leave_one_kind_out(table: Table, numbers: Numbers = NUMBERS) -> pd.DataFrame
     for kind in table["kind"].unique():
         others, own = table[table["kind"] != kind], table[table["kind"] == kind]
         model = _fit(others, tuple(numbers))
-        p = model.probabilities(own)
-        parts.append(own.assign(probability=p, verdict=model.verdicts(p),
+        parts.append(own.assign(probability=model.probabilities(own), verdict=model.verdicts(own),
                                 base_rate=others["true"].mean()))  # fmt: skip
     return pd.concat(parts)
 
@@ -229,14 +237,18 @@ def thresholds(
         return float(probabilities[order][kept.nonzero()[0][-1]]) if kept.any() else None
 
     order = np.argsort(-probabilities, kind="stable")
-    trust, do_not = reached(order, true), reached(order[::-1], ~true)
-    if None not in (trust, do_not):
-        do_not = min(do_not, float(np.nextafter(trust, 0)))
-    return trust, do_not
+    return reached(order, true), reached(order[::-1], ~true)
 
 
 def _known(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["firings"] >= LEAST_FIRINGS]
+
+
+def _alone(table: pd.DataFrame) -> Bool[np.ndarray, " n"]:
+    """Which latents have no neighbour that they may be mixed with."""
+    if "neighbour_cosine" not in table:
+        raise ValueError("table lacks neighbour_cosine, a number of a card")
+    return (table["neighbour_cosine"] < MIXED_COSINE).to_numpy()
 
 
 def _inputs(table: pd.DataFrame, numbers: Sequence[str]) -> Float[np.ndarray, "n numbers"]:
@@ -256,14 +268,15 @@ def _fit(table: pd.DataFrame, numbers: tuple[str, ...]) -> TrustModel:
     kinds = list(table["kind"].unique())
     if len(kinds) < 2:
         raise ValueError(f"table must have two kinds of worlds or more, got {kinds}")
-    left_out = np.concatenate([
-        _regression(table[table["kind"] != kind], numbers).probabilities(
-            table[table["kind"] == kind]
-        )
-        for kind in kinds
-    ])  # fmt: skip
-    true = np.concatenate([table.loc[table["kind"] == kind, "true"] for kind in kinds])
-    trust, do_not = thresholds(left_out, true.astype(bool))
+    left_out = pd.Series(np.nan, table.index)
+    for kind in kinds:
+        own = table["kind"] == kind
+        left_out[own] = _regression(table[~own], numbers).probabilities(table[own])
+    true, alone = table["true"].astype(bool), _alone(table)
+    trust, _ = thresholds(left_out[alone].to_numpy(), true[alone].to_numpy())
+    _, do_not = thresholds(left_out.to_numpy(), true.to_numpy())
+    if None not in (trust, do_not):
+        do_not = min(do_not, float(np.nextafter(trust, 0)))
     return dataclasses.replace(_regression(table, numbers), trust=trust, do_not=do_not)
 
 

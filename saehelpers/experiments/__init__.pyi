@@ -5,6 +5,7 @@ from . import (
     encoders as encoders,
     end_to_end as end_to_end,
     go_points as go_points,
+    known_worlds as known_worlds,
     loading as loading,
     measuring as measuring,
     once as once,
@@ -24,11 +25,8 @@ from .base_models import (
     shapes_base_run as shapes_base_run,
 )
 from .calibration import (
-    KINDS as KINDS,
-    KnownWorld as KnownWorld,
     calibration_rows as calibration_rows,
     card_table as card_table,
-    known_world as known_world,
     rule_success as rule_success,
     sae_table as sae_table,
     without_each as without_each,
@@ -54,6 +52,11 @@ from .end_to_end import (
 from .go_points import (
     GoPoints as GoPoints,
     turned_samples as turned_samples,
+)
+from .known_worlds import (
+    KINDS as KINDS,
+    KnownWorld as KnownWorld,
+    known_world as known_world,
 )
 from .loading import (
     ActionConfig as ActionConfig,

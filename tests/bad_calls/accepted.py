@@ -120,7 +120,8 @@ ACCEPTED = {
         "figures.draw_board chances: None",
     ),
     "a score may be negative": (
-        "evaluation.judged least: -1", "figures.subgroup_curves least: -1", "observed: -1", "null: -1", "threshold: -1",
+        "evaluation.judged least: -1", "figures.subgroup_curves least: -1", "observed: -1",
+        "null: -1", "threshold: -1",
     ),
     "max(0, mean + std e): such a feature adds nothing": ("magnitude_mean: -1",),
     "no such rows, no cells: as of a baseline that was not measured": (

@@ -98,8 +98,7 @@ CALLS = {
     "evaluation.TrustModel": lambda: vars(_trust()),
     "evaluation.TrustModel.probabilities": lambda: (_trust().probabilities,
                                                     {"table": _latent_table()}),
-    "evaluation.TrustModel.verdicts": lambda: (_trust().verdicts,
-                                               {"probabilities": np.array([0.1, 0.9])}),
+    "evaluation.TrustModel.verdicts": lambda: (_trust().verdicts, {"table": _latent_table()}),
     "evaluation.ablation_effects": lambda: {
         "model": t.autoencoder(), "module": "encoder", "sae": t.sae(), "inputs": t.images(),
         "latents": [0, 1]},

@@ -1,20 +1,33 @@
 """Known worlds, the cards of small SAEs of them, and what ships of the large run."""
 
+import dataclasses
+import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from saehelpers.datasets.synthetic import superposition
-from saehelpers.evaluation import NUMBERS
+from saehelpers.evaluation import (
+    NUMBERS,
+    calibration_scores,
+    fit_trust,
+    leave_one_kind_out,
+    trust_model,
+)
 from saehelpers.experiments import (
     KINDS,
     calibration_rows,
     card_table,
     known_world,
+    rule_success,
     sae_table,
+    write_trust,
 )
+from saehelpers.runs import results
 
+ROOT = Path(__file__).parent.parent.parent
 SMALL = {"widths": [1.0], "topks": [2], "methods": ["self_oriented"], "seeds": [0, 1],
          "epochs": 25, "samples_per_epoch": 2048, "n_counted": 800}  # fmt: skip
 
@@ -82,3 +95,59 @@ def test_saes_that_recover_more_have_more_true_latents(rows):
 def test_one_seed_cannot_be_compared(run):
     with pytest.raises(ValueError, match="seeds must be two or more"):
         run(seeds=[0])
+
+
+# --- what ships ---
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHIP_RESULTS", "1")
+        return results.read(ROOT / "probe_results" / "trust_worlds.csv")
+
+
+def test_the_shipped_regressions_are_those_of_the_shipped_rows(shipped, tmp_path):
+    write_trust(shipped, tmp_path / "trust.json")
+    made = json.loads((tmp_path / "trust.json").read_text())
+    for name in made:
+        committed = dataclasses.asdict(trust_model(name))
+        assert committed["fitted_to"] == made[name]["fitted_to"]
+        for field in ("means", "scales", "weights", "bias", "trust", "do_not"):
+            expected = made[name][field]
+            if expected is not None:  # where no promise can be kept
+                expected = pytest.approx(expected, rel=1e-4)
+            assert committed[field] == expected
+
+
+def test_shipped_rows_are_of_every_kind_and_of_five_seeds(shipped):
+    table = card_table(shipped)
+    assert set(table["kind"]) == set(KINDS)
+    assert (table.groupby("kind")["seed"].nunique() >= 5).all()
+    assert fit_trust(table).numbers == NUMBERS
+
+
+def test_probabilities_say_more_than_the_base_rate_on_kinds_that_were_left_out(shipped):
+    scores = calibration_scores(leave_one_kind_out(card_table(shipped)))
+    means = scores.groupby("metric")["value"].mean()
+    assert means["auc"] > 0.8
+    assert means["brier"] < means["brier_of_base_rate"]
+
+
+def test_the_rule_that_chooses_an_sae_beats_a_draw_by_lot_where_it_has_not_seen_the_kind(shipped):
+    predicted = leave_one_kind_out(card_table(shipped))
+    lost = rule_success(sae_table(shipped), predicted).groupby("rule")["lost"].mean()
+    assert lost["expected_true"] < lost["by lot"]
+
+
+def test_rules_take_the_sae_that_they_say(rows):
+    saes = sae_table(rows).query("kind == 'independent'")
+    predicted = card_table(rows).assign(probability=0.5)
+    found = rule_success(saes, predicted)
+    own = saes[saes["seed"] == 0]
+    best = found.query("rule == 'least_fvu' and seed == 0").iloc[0]
+    got = own.loc[own["fvu"].idxmin(), "recovery"]
+    assert best["lost"] == pytest.approx(own["recovery"].max() - got)
+    by_lot = found.query("rule == 'by lot' and seed == 0").iloc[0]
+    assert by_lot["lost"] == pytest.approx(own["recovery"].max() - own["recovery"].mean())
+    assert by_lot["best"] == pytest.approx(1 / len(own))
