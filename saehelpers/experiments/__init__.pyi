@@ -79,6 +79,8 @@ from .once import (
 from .own_networks import (
     Given as Given,
     load_given as load_given,
+    prepare_given as prepare_given,
+    sequence_action as sequence_action,
 )
 from .saes import (
     load_or_train_methods as load_or_train_methods,

@@ -1,6 +1,7 @@
 """A network that a user brings, and what it reads: images, boards or text. For notebook 13."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,20 @@ from saehelpers.datasets import (
     token_blocks,
 )
 from saehelpers.datasets.galaxies import SOURCES, load_galaxies
+from saehelpers.experiments.encoders import prepare_pixel_subject
 from saehelpers.experiments.loading import load
-from saehelpers.networks import load_encoder, load_go_network, make_go_network
+from saehelpers.experiments.subjects import ActionRun, Subject, load_or_fit_action
+from saehelpers.networks import (
+    drawn_pixels,
+    load_encoder,
+    load_go_network,
+    make_go_network,
+    read_activations,
+)
 from saehelpers.runs.checking import checked
-from saehelpers.runs.identities import part
-from saehelpers.runs.wanted import Name, Positive
-from saehelpers.symmetry import Group
+from saehelpers.runs.identities import identified, identity, part
+from saehelpers.runs.wanted import Device, Name, Positive
+from saehelpers.symmetry import Group, InputAction, rotations_and_flips
 
 INPUTS = (*SOURCES, "shapes", "go", "documentation")
 GO_SIZE, KOMI = 9, 7.5  # of the games that a network plays to be explained by
@@ -99,6 +108,76 @@ def load_given(
         columns = {name: (test.labels[:n_test] == i).numpy() for i, name in enumerate(test.classes)}
         labels = pd.DataFrame(columns)
     return Given(network, train.images, shown, Path(images.source).name, shown, labels)
+
+
+@checked
+def prepare_given(
+    given: Given,
+    network: nn.Module,
+    layer: Name,
+    group: Group,
+    models: Path | str,
+    folder: Path | str,
+    points: Positive,
+    device: Device = "cpu",
+    **action_settings: Any,
+) -> Subject:
+    """What there is to explain of a layer: places of the inputs over their orbits, and an action.
+
+    Of images and boards as `prepare_pixel_subject` has it. Of texts a place is a token, and groups
+    act on where the tokens stand: see `sequence_action`.
+
+    Args:
+        network: the given one, or another that reads the same.
+        points: places of each input.
+    """
+    if given.vocabulary is None:
+        return prepare_pixel_subject(
+            network, layer, group, given.train, given.test, models, Path(folder), points, device,
+            **action_settings,
+        )  # fmt: skip
+    train, test = (
+        _orbit_tokens(network.to(device), tokens, group, layer, points)
+        for tokens in (given.train, given.test)
+    )
+    run = ActionRun("action", identity(train), group.identifier, **action_settings)
+    action = load_or_fit_action(run, train, models, device, group=group)
+    return Subject(network.cpu(), pd.DataFrame(), train, test, action, run)
+
+
+@checked
+def sequence_action(group: Group) -> InputAction:
+    """How C_n and D_n act on sequences (n, length, ...): `act(sequences, element)`.
+
+    Element g^p h^q reverses them q times, then moves every place on by p / n of the length, round
+    the end: exactly, where n divides the length.
+
+    Raises:
+        ValueError: another group; and of `act`, a length that n does not divide.
+    """
+    return partial(_act_on_sequences, group, rotations_and_flips(group)[0])
+
+
+def _act_on_sequences(group: Group, n: int, sequences: Tensor, element) -> Tensor:
+    q, p = divmod(group.checked(element), n)
+    length = sequences.shape[1]
+    if length % n:
+        raise ValueError(f"{group.name} moves sequences by 1 / {n} of their length, got {length}")
+    return (sequences.flip(1) if q else sequences).roll(p * (length // n), 1)
+
+
+def _orbit_tokens(
+    network: nn.Module, tokens: Tensor, group: Group, layer: str, points: int
+) -> Tensor:
+    """Activations of some tokens over the orbits of their texts: (n * points, |G|, d)."""
+    act = sequence_action(group)
+    chosen = drawn_pixels(len(tokens), tokens.shape[1], points)
+    members = []
+    for g in range(group.order):
+        read = act(read_activations(network, act(tokens, g), layer), group.inverse(g))
+        members.append(read[torch.arange(len(tokens))[:, None], chosen].flatten(0, 1))
+    cause = {"network": network, "texts": tokens, "layer": layer, "group": group, "at": chosen}
+    return identified(torch.stack(members, 1), cause)
 
 
 def _network(model: str) -> Any:

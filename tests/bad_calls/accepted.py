@@ -143,6 +143,7 @@ UNCLEAR = {
         "runs.read_config classes: empty", "saes.load_sae_lens subfolder: misspelt",
         "networks.load_encoder source: misspelt",
         "experiments.prepare_pixel_subject layer: misspelt", "experiments.load subfolder: misspelt",
+        "experiments.prepare_given layer: misspelt",
         "experiments.load action: text", "experiments.push_to_hub thing: text",
         "experiments.push_to_hub repo_id: misspelt", "experiments.push_to_hub subfolder: misspelt",
         "experiments.push_to_hub subfolder: empty",

@@ -256,6 +256,11 @@ CALLS = {
     "experiments.Given": lambda: {"network": t.autoencoder(), "train": t.images(),
                                   "test": t.images(), "source": "here", "pictures": t.pictures(),
                                   "labels": pd.DataFrame({"a": [True] * 6})},
+    "experiments.prepare_given": lambda: {
+        "given": experiments.Given(t.convolutions(), t.images(), t.images(), "here"),
+        "network": t.convolutions(), "layer": "0", "group": t.C4, "models": t.fresh("models"),
+        "folder": t.fresh("data"), "points": 2, "device": "cpu"},
+    "experiments.sequence_action": lambda: {"group": t.C4},
     "experiments.load_given": lambda: {
         "model": str(_saved(_base_run(), t.autoencoder().state_dict())), "inputs": "shapes",
         "n_train": 4, "n_test": 2, "folder": t.fresh("data")},

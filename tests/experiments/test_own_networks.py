@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from saehelpers.datasets import images as image_sets
-from saehelpers.experiments import load_given
+from saehelpers.experiments import Given, load_given, prepare_given, sequence_action
 from saehelpers.experiments.own_networks import CONTEXT
-from saehelpers.networks import GoNetwork, read_activations
+from saehelpers.networks import GoNetwork, make_gpt2, read_activations
+from saehelpers.symmetry import Group, check_input_action
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 
@@ -56,6 +57,39 @@ def test_a_language_model_and_a_text(tmp_path):
     assert given.train.shape == (4, CONTEXT) and given.test.shape == (2, CONTEXT)
     said = "".join(given.vocabulary[token] for token in given.test[0].tolist())
     assert "sentence about the number" in said
+
+
+def test_groups_act_on_sequences_by_shifts_and_reversal():
+    tokens = torch.arange(16).view(2, 8)
+    act = sequence_action(Group.named("D4"))
+    check_input_action(Group.named("D4"), act, tokens)
+    assert act(tokens, 1)[0].tolist() == [6, 7, 0, 1, 2, 3, 4, 5]
+    assert act(tokens, 4)[0].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+    with pytest.raises(ValueError, match="C3 moves sequences by 1 / 3 of their length, got 8"):
+        sequence_action(Group.named("C3"))(tokens, 1)
+
+
+@pytest.fixture
+def texts():
+    tokens = torch.randint(32, (12, 8), generator=torch.Generator().manual_seed(0))
+    words = tuple(f"w{i}" for i in range(32))
+    model = make_gpt2(32, 8, 8, n_layers=2, n_heads=2).eval().requires_grad_(False)
+    return Given(model, tokens[:8], tokens[8:], "here", vocabulary=words)
+
+
+def test_tokens_are_read_where_elements_take_them(texts, tmp_path):
+    group = Group.named("C2")
+    settings = {"models": tmp_path / "models", "folder": tmp_path, "points": 3}
+    subject = prepare_given(texts, texts.network, "transformer.wte", group, **settings,
+                            method="least_squares")  # fmt: skip
+    assert subject.train.shape == (24, 2, 8) and subject.test.shape == (12, 2, 8)
+    # a token's embedding is the same wherever it stands
+    assert torch.equal(subject.train[:, 0], subject.train[:, 1])
+    later = prepare_given(texts, texts.network, "transformer.h.1", group, **settings,
+                          method="least_squares")  # fmt: skip
+    assert not torch.equal(later.train[:, 0], later.train[:, 1])
+    read = read_activations(texts.network, texts.test, "transformer.h.1").flatten(0, 1)
+    assert all((read == row).all(1).any() for row in later.test[:, 0])
 
 
 def test_what_is_not_there_or_does_not_go_together_is_said(photographs, tmp_path):
