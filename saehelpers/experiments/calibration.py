@@ -63,7 +63,7 @@ def calibration_rows(
     methods: Annotated[Sequence[str], NOT_EMPTY] = ("vanilla", "canonical", "self_oriented"),
     world_seeds: Annotated[Sequence[Seed], NOT_EMPTY] = (0,),
     seeds: Annotated[Sequence[Seed], NOT_EMPTY] = (0, 1, 2, 3, 4),
-    epochs: Positive = 50,
+    epochs: Positive = 20,
     samples_per_epoch: Positive = 8192,
     n_counted: Positive = 4000,
     device: Device = "cpu",
