@@ -13,6 +13,7 @@ from saehelpers.runs.wanted import NOT_EMPTY, Cosine, Name, with_columns
 
 COLOURS = {TRUST: "#2667b8", NOT_DECIDED: "#888888", DO_NOT: "#ad345c"}
 LEAST_EFFECT = 1e-7  # that a logarithmic axis shows
+LEAST_R2 = -0.3  # that is shown
 BINS = 6
 
 
@@ -35,7 +36,8 @@ def subgroup_curves(
         ax.plot(places, found["r2_identity"], ":", color=f"C{i}")
     ax.axhline(least, color="grey", linewidth=0.6)
     ax.set_xticks(range(len(layers)), [_short(layer) for layer in layers], rotation=20, fontsize=8)
-    ax.set_ylim(max(-0.5, wide["r2"].min() - 0.1), 1.02)
+    smallest = wide[["r2", "r2_identity"]].to_numpy().min()
+    ax.set_ylim(max(LEAST_R2, smallest - 0.05), 1.02)
 
 
 @checked
