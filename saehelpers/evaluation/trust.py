@@ -163,7 +163,10 @@ def fit_trust(table: Table, numbers: Numbers = NUMBERS) -> TrustModel:
     Raises:
         ValueError: fewer than two kinds, or latents of one sort, true or false, alone.
     """
-    return _fit(_known(table), tuple(numbers))
+    table, columns = _known(table), ["kind", "seed", "true", "firings", *numbers]
+    told = {"table": identity(table[columns]), "latents": len(table),
+            "kinds": sorted(table["kind"].unique())}  # fmt: skip
+    return dataclasses.replace(_fit(table, tuple(numbers)), fitted_to=told)
 
 
 @checked
@@ -292,10 +295,8 @@ def _regression(table: pd.DataFrame, numbers: tuple[str, ...]) -> TrustModel:
     scaler = StandardScaler().fit(inputs)
     standardised = scaler.transform(inputs).clip(-FARTHEST, FARTHEST)
     fitted = LogisticRegression(solver="newton-cholesky").fit(standardised, true)
-    told = {"table": identity(table[["kind", "seed", "true", "firings", *numbers]]),
-            "latents": len(table), "kinds": sorted(table["kind"].unique())}  # fmt: skip
     values = scaler.mean_, scaler.scale_, fitted.coef_[0]
     return TrustModel(
         numbers, *(tuple(map(float, some)) for some in values), float(fitted.intercept_[0]),
-        None, None, told,
+        None, None, {},
     )  # fmt: skip
