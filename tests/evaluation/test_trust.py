@@ -24,7 +24,7 @@ from saehelpers.evaluation import (
     true_latents,
     trust_model,
 )
-from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae
+from saehelpers.saes import EquivariantSAE, SAEConfig, load_sae_lens, make_sae, save_sae_lens
 from saehelpers.symmetry import Group, LinearAction
 
 D, N, N_LATENTS = 8, 150, 12
@@ -171,6 +171,14 @@ def test_one_seed_alone_has_no_consistency_and_it_is_said(capsys):
     assert "one seed only" in capsys.readouterr().out
     model = trust_model("one_seed")
     assert found.probability.tolist() == pytest.approx(model.probabilities(found), nan_ok=True)
+
+
+def test_cards_of_an_sae_that_was_loaded_from_sae_lens(tmp_path):
+    save_sae_lens(sae(), tmp_path / "sae")
+    loaded, _ = load_sae_lens(tmp_path / "sae")
+    ours, theirs = (cards(one, vectors(), others=[sae(1)]) for one in (sae(), loaded))
+    assert theirs.verdict.tolist() == ours.verdict.tolist()
+    assert theirs.probability.tolist() == pytest.approx(ours.probability, abs=1e-4, nan_ok=True)
 
 
 def test_a_group_is_fitted_given_or_that_of_the_sae(toy):
