@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 import torch
 
+from saehelpers.datasets import make_toy
 from saehelpers.evaluation import judged, subgroup_r2, subgroups
 from saehelpers.symmetry import Group, LinearAction, report_action
 
@@ -78,3 +79,12 @@ def test_too_few_inputs_for_intervals(turning):
         subgroup_r2(turning[:N], turning[N:], D4, torch.arange(N) % 10)
     with pytest.raises(ValueError, match="C4 has orbits of 4 elements"):
         subgroup_r2(turning[:N], turning[N:], Group.named("C4"), torch.arange(N))
+
+
+def test_a_turn_is_known_also_where_canonical_activations_never_go():
+    """Four features in one orientation: they span half of what their orbits span."""
+    toy = make_toy(2 * N, 4, 4, seed=0, d=D)
+    assert torch.linalg.matrix_rank(toy.activations[:, 0]) == 4
+    rows = subgroup_r2(toy.activations[:N], toy.activations[N:], Group.named("C4"), torch.arange(N))
+    r2 = {row["task"]: row["value"] for row in rows if row["metric"] == "r2"}
+    assert min(r2.values()) > 0.999
