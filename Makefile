@@ -77,6 +77,7 @@ paper: $(STAMP)
 	      "../executed/paper_$${number}_$${step#*_}.ipynb" > /dev/null; \
 	  done; \
 	done; \
+	../$(BIN)/python -m saehelpers.experiments.calibration ..; \
 	../$(BIN)/python -m saehelpers.figures.documents ..
 
 test: $(STAMP)

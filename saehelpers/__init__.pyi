@@ -9,6 +9,9 @@ from . import (
     symmetry as symmetry,
     training as training,
 )
+from .evaluation import (
+    cards as cards,
+)
 from .experiments import (
     load as load,
     push_to_hub as push_to_hub,

@@ -36,6 +36,7 @@ FAMILIES = (
     "07",
     "08 09 10",
     "12",
+    "13",
 )  # each in the order in which they run
 BASELINE = ROOT / ".small-baseline"
 INPUTS = "inputs"  # texts, images and models that parameters are changed to

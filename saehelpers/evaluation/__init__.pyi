@@ -3,15 +3,20 @@ from . import (
     blocks as blocks,
     consistency as consistency,
     dependence as dependence,
+    effects as effects,
     go_opinions as go_opinions,
     ground_truth as ground_truth,
     inputs as inputs,
     language_metrics as language_metrics,
+    latent_cards as latent_cards,
+    latent_numbers as latent_numbers,
     logistic as logistic,
     matching as matching,
     metrics as metrics,
     probing as probing,
     statements as statements,
+    symmetries as symmetries,
+    trust as trust,
 )
 from .attribution import (
     Attention as Attention,
@@ -57,6 +62,10 @@ from .dependence import (
     angle_dependence as angle_dependence,
     correlations as correlations,
 )
+from .effects import (
+    ablation_effects as ablation_effects,
+    spliced_fvu as spliced_fvu,
+)
 from .go_opinions import (
     opinion_changes as opinion_changes,
     view_disagreement as view_disagreement,
@@ -84,6 +93,12 @@ from .language_metrics import (
     nearest_cosine as nearest_cosine,
     next_token_accuracy as next_token_accuracy,
     spliced as spliced,
+)
+from .latent_cards import (
+    cards as cards,
+)
+from .latent_numbers import (
+    card_numbers as card_numbers,
 )
 from .matching import (
     Pairs as Pairs,
@@ -132,4 +147,19 @@ from .statements import (
     interval as interval,
     paired_difference as paired_difference,
     verdict as verdict,
+)
+from .symmetries import (
+    judged as judged,
+    subgroup_r2 as subgroup_r2,
+    subgroups as subgroups,
+)
+from .trust import (
+    NUMBERS as NUMBERS,
+    TrustModel as TrustModel,
+    calibration_scores as calibration_scores,
+    fit_trust as fit_trust,
+    leave_one_kind_out as leave_one_kind_out,
+    thresholds as thresholds,
+    true_latents as true_latents,
+    trust_model as trust_model,
 )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
@@ -42,7 +42,15 @@ def logits_of(
     Raises:
         ValueError: it returns none: it is a language model without its head.
     """
-    output = model(tokens.long())
+    return output_tensor(model, model(tokens.long()))
+
+
+def output_tensor(model: nn.Module, output: Any) -> Tensor:
+    """The logits in what a network returns; the tensor, where that is all.
+
+    Raises:
+        ValueError: there are none.
+    """
     if isinstance(output, Tensor):
         return output
     if isinstance(output, tuple):  # of a model with return_dict=False

@@ -1,12 +1,15 @@
 from . import (
     base_models as base_models,
+    calibration as calibration,
     controls as controls,
     encoders as encoders,
     end_to_end as end_to_end,
     go_points as go_points,
+    known_worlds as known_worlds,
     loading as loading,
     measuring as measuring,
     once as once,
+    own_networks as own_networks,
     pairs as pairs,
     saes as saes,
     sharing as sharing,
@@ -21,6 +24,14 @@ from .base_models import (
     make_language_model as make_language_model,
     read_tokeniser as read_tokeniser,
     shapes_base_run as shapes_base_run,
+)
+from .calibration import (
+    calibration_rows as calibration_rows,
+    card_table as card_table,
+    rule_success as rule_success,
+    sae_table as sae_table,
+    without_each as without_each,
+    write_trust as write_trust,
 )
 from .controls import (
     other_group as other_group,
@@ -43,6 +54,11 @@ from .go_points import (
     GoPoints as GoPoints,
     turned_samples as turned_samples,
 )
+from .known_worlds import (
+    KINDS as KINDS,
+    KnownWorld as KnownWorld,
+    known_world as known_world,
+)
 from .loading import (
     ActionConfig as ActionConfig,
     EquivariantConfig as EquivariantConfig,
@@ -60,6 +76,12 @@ from .once import (
     load_existing as load_existing,
     load_or_train as load_or_train,
     load_weights as load_weights,
+)
+from .own_networks import (
+    Given as Given,
+    load_given as load_given,
+    prepare_given as prepare_given,
+    sequence_action as sequence_action,
 )
 from .pairs import (
     measure_pairs as measure_pairs,

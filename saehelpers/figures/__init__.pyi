@@ -7,6 +7,7 @@ from . import (
     go_results as go_results,
     names as names,
     plots as plots,
+    trust_results as trust_results,
     universality as universality,
 )
 from .analysis import (
@@ -81,6 +82,12 @@ from .plots import (
     seeds_note as seeds_note,
     similarities as similarities,
     summarise as summarise,
+)
+from .trust_results import (
+    card_points as card_points,
+    kept_promises as kept_promises,
+    reliability as reliability,
+    subgroup_curves as subgroup_curves,
 )
 from .universality import (
     agreement_and_nulls as agreement_and_nulls,

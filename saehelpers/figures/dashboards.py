@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor, nn
@@ -24,13 +25,14 @@ from saehelpers.networks.activations import read_activations
 from saehelpers.runs.checking import check_finite, checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.files import write_atomically
-from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Count, Positive, Seed
+from saehelpers.runs.wanted import FROM_ZERO, NOT_EMPTY, Count, Positive, Seed, with_columns
 from saehelpers.saes import SAE
 
 if TYPE_CHECKING:
     import IPython.display
 
 Latents = Annotated[Sequence[Count], NOT_EMPTY]
+Cards = Annotated[pd.DataFrame, with_columns("latent", "verdict", "probability")]
 N_TOP, N_SAMPLED = 12, 8  # examples of each latent: the strongest, and others that are active
 N_WORDS, N_NEIGHBOURS, N_BINS = 10, 8, 40
 BEFORE, AFTER = 48, 15  # tokens shown around the strongest one of a context
@@ -50,6 +52,7 @@ def text_dashboard(
     heads: Float[Tensor, "latents heads"] | None = None,
     dictionary: Float[Tensor, "n_latents d"] | None = None,
     seed: Seed = 0,
+    cards: Cards | None = None,
 ) -> Path:
     """Write a page of these latents on text, and return its path.
 
@@ -62,11 +65,13 @@ def text_dashboard(
         heads: head attribution.
         dictionary: of the whole SAE, for the neighbours.
         seed: of the sampled contexts.
+        cards: as `saehelpers.cards` gives them; the page is then sorted and filtered by verdict,
+            by the keys s and f.
 
     Raises:
         IndexError: there is no latent of that number in the dictionary.
-        ValueError: activations that are not those of these tokens and latents, or a token
-            without a word.
+        ValueError: activations that are not those of these tokens and latents, a token without a
+            word, or a latent without a card.
     """
     if activations.shape != (*tokens.shape, len(latents)):
         raise ValueError(
@@ -84,7 +89,7 @@ def text_dashboard(
     words = _Table()
     generator = torch.Generator().manual_seed(seed)
     pages = []
-    for i, page in enumerate(_pages(latents, activations, heads, dictionary)):
+    for i, page in enumerate(_pages(latents, activations, heads, dictionary, cards)):
         values = activations[..., i]
         peaks, places = values.max(dim=1)
         groups = _examples(peaks, generator)
@@ -125,6 +130,7 @@ def image_dashboard(
     title: str = "Latents",
     dictionary: Float[Tensor, "n_latents d"] | None = None,
     seed: Seed = 0,
+    cards: Cards | None = None,
 ) -> Path:
     """As `text_dashboard`, on images of one or three channels, and return its path.
 
@@ -140,7 +146,7 @@ def image_dashboard(
     pictures = _Table()
     generator = torch.Generator().manual_seed(seed)
     pages = []
-    for i, page in enumerate(_pages(latents, activations.movedim(1, -1), None, dictionary)):
+    for i, page in enumerate(_pages(latents, activations.movedim(1, -1), None, dictionary, cards)):
         maps = activations[:, i]
         for group, examples in _examples(maps.amax((1, 2)), generator).items():
             page[group] = [
@@ -223,8 +229,10 @@ class _Table:
         return self.kept.setdefault(thing, len(self.kept))
 
 
-def _pages(latents, activations: Float[Tensor, "*n latents"], heads, dictionary) -> list[dict]:
-    """What does not depend on the kind of data: numbers, histogram, heads, neighbours."""
+def _pages(
+    latents, activations: Float[Tensor, "*n latents"], heads, dictionary, cards
+) -> list[dict]:
+    """What does not depend on the kind of data: numbers, histogram, heads, neighbours, cards."""
     check_finite("activations", activations)
     if dictionary is not None:
         outside = [latent for latent in latents if not 0 <= latent < len(dictionary)]
@@ -250,8 +258,27 @@ def _pages(latents, activations: Float[Tensor, "*n latents"], heads, dictionary)
         if dictionary is not None:
             pairs = zip(nearest.indices[i].tolist(), nearest.values[i].tolist(), strict=True)
             page["neighbours"] = [[other, round(cosine, 3)] for other, cosine in pairs]
+        if cards is not None:
+            page["card"] = _card(cards, latent)
         pages.append(page)
     return pages
+
+
+def _card(cards: pd.DataFrame, latent: int) -> dict[str, Any]:
+    """Verdict, probability (None if there is none) and what else is known, as texts."""
+    own = cards[cards["latent"] == latent]
+    if len(own) != 1:
+        raise ValueError(f"cards must have one row for latent {latent}, they have {len(own)}")
+    values = own.iloc[0].to_dict()
+    p = float(values.pop("probability"))
+    card = {"verdict": str(values.pop("verdict")), "probability": None if p != p else round(p, 4)}
+    known = {name: value for name, value in values.items() if name != "latent" and value == value}
+    card["facts"] = [
+        [name.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value)]
+        for name, value in known.items()
+        if value != ""
+    ]
+    return card
 
 
 def _examples(peaks: Float[Tensor, " n"], generator: torch.Generator) -> dict[str, list[int]]:

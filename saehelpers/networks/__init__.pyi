@@ -1,6 +1,7 @@
 from . import (
     activations as activations,
     autoencoders as autoencoders,
+    clamping as clamping,
     encoders as encoders,
     feature_maps as feature_maps,
     go as go,
@@ -25,6 +26,9 @@ from .autoencoders import (
     UNTRAINED as UNTRAINED,
     Autoencoder as Autoencoder,
     make_autoencoder as make_autoencoder,
+)
+from .clamping import (
+    clamped as clamped,
 )
 from .encoders import (
     VIT_B_16 as VIT_B_16,

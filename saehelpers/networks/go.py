@@ -203,8 +203,8 @@ def make_go_network(
 
 
 @checked
-def with_random_weights(network: GoNetwork, seed: Seed = 0) -> GoNetwork:
-    """The same architecture, which has learnt nothing: the numbers of every tensor, shuffled."""
+def with_random_weights(network: nn.Module, seed: Seed = 0) -> nn.Module:
+    """A network's architecture, which has learnt nothing: the numbers of every tensor, shuffled."""
     generator, shuffled = torch.Generator().manual_seed(seed), copy.deepcopy(network)
     for tensor in shuffled.state_dict().values():
         order = torch.randperm(tensor.numel(), generator=generator)

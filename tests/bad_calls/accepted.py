@@ -23,13 +23,14 @@ ACCEPTED = {
     ),
     "any number is one of this kind": (
         "datasets.synthetic.FoldedNormal mean: -1",
-        "datasets.synthetic.HierarchyConfig branching: number",
+        "datasets.synthetic.HierarchyConfig branching: number", "evaluation.TrustModel bias: -1",
     ),
     "None stands for what the docstring says": (
-        "act: None", "action: None", "dictionary: None", "effects: None", "epochs: None",
+        "act: None", "action: None", "cards: None", "dictionary: None", "effects: None",
+        "epochs: None",
         "executor: None", "generator: None", "group: None", "heads: None", "labels: None",
         "n_blocks: None", "order: None", "origin: None", "period: None", "pixels_per_image: None",
-        "truncation: None", "validation: None", "stop: None",
+        "truncation: None", "validation: None", "stop: None", "experiments.Given pictures: None",
     ),
     "a label for people, or of one's own: any text": (
         "name: misspelt", "label: misspelt", "label: empty", "description: misspelt",
@@ -37,7 +38,9 @@ ACCEPTED = {
         "home: misspelt", "home: empty", "what: misspelt", "what: empty", "why: misspelt",
         "why: empty", "source: misspelt", "source: empty", "rows: misspelt", "columns: misspelt",
         "columns: empty", "figures.similarities rows: empty", "stream: misspelt", "stream: empty",
-        "evaluation.ProbeInput element: misspelt", "figures.curves marker: empty",
+        "evaluation.ProbeInput element: misspelt",
+        "evaluation.TrustModel fitted_to: items of another kind",
+        "figures.curves marker: empty",
     ),
     "an identity, or a name, that is compared when the run is made": (
         "activations: misspelt", "activations: empty", "base_model: misspelt", "data: misspelt",
@@ -57,6 +60,7 @@ ACCEPTED = {
         "evaluation.encoder_directions latents: empty",
         "evaluation.logit_effects written: empty",
         "evaluation.paired_difference by: empty", "evaluation.each_above by: empty",
+        "evaluation.card_numbers others: empty", "evaluation.cards others: empty",
         "later: empty", "methods: empty", "modifiers: empty", "modules: empty",
         "runs.local_folder names: empty", "order: empty", "positions: empty", "prefixes: empty",
         "row_titles: empty", "runs.append rows: empty", "seeds: empty", "sources: empty",
@@ -98,9 +102,9 @@ ACCEPTED = {
     ),
     "a table of any columns": (
         "features: misspelt columns", "history: misspelt columns",
-        "evaluation.Evaluation latents: misspelt columns",
         "figures.attention_by_source attended: misspelt columns",
         "figures.read_by_head shares: misspelt columns",
+        "evaluation.Evaluation latents: misspelt columns", "labels: misspelt columns",
     ),
     "classes are any whole numbers": (
         "evaluation.fit_class_probe labels: negative", "trained_on: negative", "truth: negative",
@@ -117,7 +121,10 @@ ACCEPTED = {
         "figures.draw_board last: 0", "figures.draw_board last: None",
         "figures.draw_board chances: None",
     ),
-    "a score may be negative": ("observed: -1", "null: -1", "threshold: -1"),
+    "a score may be negative": (
+        "evaluation.judged least: -1", "figures.subgroup_curves least: -1", "observed: -1",
+        "null: -1", "threshold: -1",
+    ),
     "max(0, mean + std e): such a feature adds nothing": ("magnitude_mean: -1",),
     "no such rows, no cells: as of a baseline that was not measured": (
         "baseline: misspelt", "baseline: empty",
@@ -128,6 +135,7 @@ UNCLEAR = {
         "networks.orbit_activations inputs: axis more",
         "networks.read_activations inputs: axis more",
         "evaluation.spliced_loss inputs: axis more",
+        "evaluation.ablation_effects inputs: axis more", "evaluation.spliced_fvu inputs: axis more",
     ),
     "the first of its arguments is called `function`, further ones are those of that function": (
         "runs.derived arguments: text", "runs.derived arguments: number",
@@ -137,6 +145,7 @@ UNCLEAR = {
         "runs.read_config classes: empty", "saes.load_sae_lens subfolder: misspelt",
         "networks.load_encoder source: misspelt",
         "experiments.prepare_pixel_subject layer: misspelt", "experiments.load subfolder: misspelt",
+        "experiments.prepare_given layer: misspelt",
         "experiments.load action: text", "experiments.push_to_hub thing: text",
         "experiments.push_to_hub repo_id: misspelt", "experiments.push_to_hub subfolder: misspelt",
         "experiments.push_to_hub subfolder: empty",

@@ -176,6 +176,8 @@ CALLS = {
     "networks.recording_prefix": lambda: {"model": t.autoencoder(), "modules": ["encoder"]},
     "networks.replaying": lambda: {"model": t.autoencoder(), "outputs": {"encoder": [1]}},
     "networks.splice": lambda: {"model": t.autoencoder(), "edits": {"encoder": _same}},
+    "networks.clamped": lambda: {"model": t.autoencoder(), "module": "encoder",
+                                 "sae": t.sae(), "values": {0: 1.0}},
     "networks.token_activations": lambda: {"model": t.gpt2(), "tokens": t.tokens(),
                                            "module": t.MODULE},
     "networks.ARCHITECTURES": None,

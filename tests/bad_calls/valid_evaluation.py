@@ -5,7 +5,18 @@ import pandas as pd
 import torch
 
 from saehelpers.datasets import go
-from saehelpers.evaluation import Estimate, Predictions, ProbeInput, probe_inputs, read_attention
+from saehelpers.evaluation import (
+    NUMBERS,
+    Estimate,
+    Predictions,
+    ProbeInput,
+    TrustModel,
+    fit_trust,
+    leave_one_kind_out,
+    probe_inputs,
+    read_attention,
+    subgroup_r2,
+)
 
 from . import things as t
 
@@ -59,8 +70,58 @@ def _symmetric(**more) -> dict:
     return {"sae": t.sae(), "activations": t.orbits(), **more}
 
 
+def _latent_table() -> pd.DataFrame:
+    """Numbers of latents of three kinds of worlds, some of them true, as `fit_trust` takes them."""
+    rows = np.random.default_rng(0).uniform(0.1, 0.9, (90, len(NUMBERS)))
+    return pd.DataFrame(rows, columns=list(NUMBERS)).assign(
+        kind=np.array(["a", "b", "c"])[np.arange(90) % 3], seed=np.arange(90) % 2, firings=50.0,
+        consistency_null=0.2, true=np.arange(90) % 4 == 0,
+    )  # fmt: skip
+
+
+def _of_latents() -> dict:
+    """Many samples of what an SAE reads, and SAEs of it."""
+    return {"sae": t.sae(), "activations": t.random(120, t.D), "others": [t.sae()]}
+
+
+def _r2_rows() -> pd.DataFrame:
+    return pd.DataFrame(subgroup_r2(t.orbits(), t.orbits(), t.C4, torch.arange(t.N)))
+
+
+def _trust() -> TrustModel:
+    return fit_trust(_latent_table())
+
+
 DIRECTIONS = {"latents": [0, 1], "n_heads": 2}
 CALLS = {
+    "evaluation.NUMBERS": None,
+    "evaluation.TrustModel": lambda: vars(_trust()),
+    "evaluation.TrustModel.probabilities": lambda: (_trust().probabilities,
+                                                    {"table": _latent_table()}),
+    "evaluation.TrustModel.verdicts": lambda: (_trust().verdicts, {"table": _latent_table()}),
+    "evaluation.ablation_effects": lambda: {
+        "model": t.autoencoder(), "module": "encoder", "sae": t.sae(), "inputs": t.images(),
+        "latents": [0, 1]},
+    "evaluation.spliced_fvu": lambda: {
+        "model": t.autoencoder(), "module": "encoder", "sae": t.sae(), "inputs": t.images()},
+    "evaluation.calibration_scores": lambda: {"predicted": leave_one_kind_out(_latent_table())},
+    "evaluation.card_numbers": _of_latents,
+    "evaluation.cards": lambda: {
+        **_of_latents(), "network": (t.autoencoder(), "encoder", t.images()),
+        "labels": pd.DataFrame({"a": np.arange(120) % 2 == 0})},
+    "evaluation.fit_trust": lambda: {"table": _latent_table()},
+    "evaluation.leave_one_kind_out": lambda: {"table": _latent_table()},
+    "evaluation.judged": lambda: {"rows": _r2_rows(), "least": 0.8},
+    "evaluation.subgroup_r2": lambda: {"train": t.orbits(), "test": t.orbits(), "group": t.C4,
+                                       "units": torch.arange(t.N)},
+    "evaluation.subgroups": lambda: {"group": t.C4},
+    "evaluation.thresholds": lambda: {"probabilities": np.linspace(0, 1, 50),
+                                      "true": np.arange(50) > 25},
+    "evaluation.true_latents": lambda: {
+        "dictionary": t.random(6, t.D), "features": t.random(5, t.D),
+        "fires": t.whole(2, 9, 6).bool(), "present": t.whole(2, 9, 5).bool(),
+        "action": t.toy().action},
+    "evaluation.trust_model": lambda: {"name": "one_seed"},
     "evaluation.Attention": lambda: vars(_attention()),
     "evaluation.UpstreamAttribution": lambda: {"latents": t.random(3, 4), "bias": t.random(3),
                                                "error": t.random(3)},

@@ -38,12 +38,30 @@ def _condition(method: str) -> pd.DataFrame:
     return figures.conditions(_f1(), {method: ([method], "recons", element)})
 
 
+def _cards() -> pd.DataFrame:
+    return pd.DataFrame({"latent": [0, 3], "verdict": "trust", "probability": 0.9})
+
+
+def _predicted() -> pd.DataFrame:
+    rows = range(20)
+    return pd.DataFrame({"kind": "toy", "true": [i % 2 == 0 for i in rows],
+                         "probability": [i / 20 for i in rows], "verdict": "trust"})  # fmt: skip
+
+
+def _r2_rows() -> pd.DataFrame:
+    metrics = ["r2", "r2_low", "r2_high", "r2_identity"]
+    return pd.DataFrame(
+        [(layer, "C2", metric, 0.5) for layer in "ab" for metric in metrics],
+        columns=["features", "task", "metric", "value"],
+    )
+
+
 def _text() -> dict:
     return {"path": t.fresh("page").with_suffix(".html"), "tokens": t.tokens(),
             "vocabulary": [f"w{i}" for i in range(32)], "latents": [0, 3],
             "activations": t.random(6, 8, 2).relu(), "title": "Latents",
             "effects": t.random(2, 32), "heads": t.random(2, 2).abs(),
-            "dictionary": t.random(t.N_LATENTS, t.D)}  # fmt: skip
+            "dictionary": t.random(t.N_LATENTS, t.D), "cards": _cards()}  # fmt: skip
 
 
 def _page():
@@ -107,7 +125,15 @@ CALLS = {
         "vocabulary": [f"w{i}" for i in range(32)]},
     "figures.image_dashboard": lambda: {
         "path": t.fresh("page").with_suffix(".html"), "images": t.pictures(), "latents": [0, 3],
-        "activations": t.random(6, 2, 4, 4).relu(), "dictionary": t.random(t.N_LATENTS, t.D)},
+        "activations": t.random(6, 2, 4, 4).relu(), "dictionary": t.random(t.N_LATENTS, t.D),
+        "cards": _cards()},
+    "figures.card_points": lambda: {
+        "ax": _axes(), "cards": _cards().assign(sharpness=0.1, effect=0.2), "x": "sharpness",
+        "y": "effect"},
+    "figures.kept_promises": lambda: {"ax": _axes(), "predicted": _predicted()},
+    "figures.reliability": lambda: {"ax": _axes(), "predicted": _predicted()},
+    "figures.subgroup_curves": lambda: {"ax": _axes(), "rows": _r2_rows(), "layers": ["a", "b"],
+                                        "least": 0.8},
     "figures.show": lambda: {"page": _page(), "height": 100},
     "figures.text_dashboard": _text,
     "figures.go_differences": lambda: {"f1": _of_go(), "fvu": _of_go()},

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
@@ -216,6 +217,34 @@ def image_page(request, tmp_path_factory):
     return dashboards.image_dashboard(path, images, [0, 5], activations, "Images")
 
 
+CARDS = pd.DataFrame(
+    {"latent": LATENTS, "verdict": ["not decided", "trust", "trust", "do not"],
+     "probability": [0.5, 0.91, 0.99, float("nan")], "label": ["<b>nasty</b>", "word", "", "x"],
+     "silent_share": [0.12345, 0.0, 0.1, float("nan")]}
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def card_page(tmp_path_factory, tokens, activations):
+    path = tmp_path_factory.mktemp("pages") / "cards.html"
+    dictionary = torch.randn(12, 5, generator=generator(4))
+    return dashboards.text_dashboard(
+        path, tokens, WORDS, LATENTS, activations, "Cards", dictionary=dictionary, cards=CARDS
+    )
+
+
+def test_cards_stand_beside_their_latents(card_page, tokens, activations):
+    cards = [latent["card"] for latent in written(card_page)["latents"]]
+    assert [card["verdict"] for card in cards] == CARDS["verdict"].tolist()
+    assert [card["probability"] for card in cards] == [0.5, 0.91, 0.99, None]
+    assert cards[0]["facts"] == [["label", "<b>nasty</b>"], ["silent share", "0.123"]]
+    assert cards[2]["facts"] == [["silent share", "0.1"]]  # nothing, and NaN, are left out
+    with pytest.raises(ValueError, match="cards must have one row for latent 2, they have 0"):
+        dashboards.text_dashboard(
+            card_page, tokens, WORDS, LATENTS, activations, cards=CARDS.iloc[:3]
+        )
+
+
 # --- in the browser ---
 
 
@@ -267,6 +296,34 @@ def test_choosing_another_latent_changes_the_contexts(browse, page):
     assert tab.locator(".heads div").count() == 2
 
 
+def test_cards_are_filtered_and_sorted_by_keyboard(browse, card_page, page):
+    tab = browse(card_page)
+
+    def shown():
+        tab.keyboard.press("ArrowRight")
+        numbers = []
+        for _ in range(tab.locator("#choice option").count()):
+            numbers.append(int(tab.locator("#choice option:checked").inner_text().split()[1]))
+            tab.keyboard.press("ArrowRight")
+        return numbers
+
+    assert "can it be trusted?" in tab.inner_text("#facts").lower()
+    assert "<b>nasty</b>" in tab.inner_text("#facts")
+    tab.keyboard.press("f")  # those to trust
+    assert sorted(shown()) == [7, 11] and "of 2" in tab.inner_text("#place")
+    tab.keyboard.press("s")  # the most likely first
+    assert tab.locator("#choice option:checked").inner_text() == "latent 11"
+    assert "probability 0.99" in tab.inner_text("#facts")
+    for _ in range(3):  # not decided, do not, every verdict
+        tab.keyboard.press("f")
+    options = tab.locator("#choice option")
+    assert [options.nth(i).inner_text().split()[1] for i in range(4)] == ["11", "7", "3", "2"]
+    tab.keyboard.press("f")
+    tab.fill("#search", "2")  # which the filter leaves out
+    assert "fires too seldom" in tab.inner_text("#facts")
+    assert browse(page).locator("#filter").is_hidden()  # without cards there is nothing to filter
+
+
 def test_pointing_at_a_token_shows_its_sources(browse, page):
     tab = browse(page)
     tab.select_option("#choice", label="latent 11")
@@ -314,7 +371,9 @@ def test_a_long_title_is_broken(browse, tmp_path, tokens, activations):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_cut_off_on_a_phone(browse, page, scheme):
+@pytest.mark.parametrize("name", ["page", "card_page"])
+def test_nothing_is_cut_off_on_a_phone(browse, request, name, scheme):
+    page = request.getfixturevalue(name)
     tab = browse(page, viewport={"width": 360, "height": 740}, color_scheme=scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     background, ink = tab.evaluate(

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from saehelpers.datasets import images as image_sets
+from saehelpers.experiments import Given, load_given, prepare_given, sequence_action
+from saehelpers.experiments.own_networks import CONTEXT
+from saehelpers.networks import GoNetwork, make_gpt2, read_activations
+from saehelpers.symmetry import Group, check_input_action
+
+MODELS = Path(__file__).parent.parent.parent / "models"
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of six images of two classes."""
+    pil = pytest.importorskip("PIL.Image")
+    for i in range(6):
+        folder = tmp_path / "photographs" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (64, 64, 3), generator=torch.Generator().manual_seed(i))
+        pil.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{i}.png")
+    return tmp_path / "photographs"
+
+
+def test_a_shipped_classifier_and_a_folder_of_images(photographs, tmp_path):
+    given = load_given(str(MODELS / "base_galaxies-*"), str(photographs), 4, 2, tmp_path)
+    assert given.train.shape == (4, 3, 64, 64) and given.test.shape == (2, 3, 64, 64)
+    assert torch.equal(given.pictures, given.test)
+    assert [*given.labels] == ["a", "b"] and (given.labels.sum(axis=1) == 1).all()
+    assert read_activations(given.network, given.test, "convnext.encoder.stages.0").shape[0] == 2
+    known = image_sets.load_image_folder(photographs, 64)
+    rows = (known.images[None] == given.test[:, None]).flatten(2).all(2).int().argmax(1)
+    expected = [known.classes[i] for i in known.labels[rows].tolist()]
+    assert given.labels.idxmax(axis=1).tolist() == expected
+
+
+def test_shapes_that_are_held_out_are_of_compositions_that_are_not_trained_on(tmp_path):
+    given = load_given(str(MODELS / "base_cnn-*"), "shapes", 8, 4, tmp_path)
+    assert given.train.shape == (8, 1, 64, 64) and given.labels.shape == (4, 180)
+    assert given.pictures.max() > 200
+    assert not (given.train[:, None] == given.test[None]).flatten(2).all(2).any()
+
+
+def test_a_go_network_plays_what_it_is_explained_by(tmp_path):
+    given = load_given("tiny", "go", 12, 6, tmp_path)
+    assert isinstance(given.network, GoNetwork)
+    assert given.train.shape == (12, 41, 9, 9) and given.pictures.shape == (6, 1, 9, 9)
+    assert set(given.pictures.unique().tolist()) <= {0, 150, 255}
+
+
+def test_a_language_model_and_a_text(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"A sentence about the number {i}." for i in range(400)))
+    given = load_given(str(MODELS / "gpt2_docs-*"), str(text), 4, 2, tmp_path)
+    assert given.train.shape == (4, CONTEXT) and given.test.shape == (2, CONTEXT)
+    said = "".join(given.vocabulary[token] for token in given.test[0].tolist())
+    assert "sentence about the number" in said
+
+
+def test_groups_act_on_sequences_by_shifts_and_reversal():
+    tokens = torch.arange(16).view(2, 8)
+    act = sequence_action(Group.named("D4"))
+    check_input_action(Group.named("D4"), act, tokens)
+    assert act(tokens, 1)[0].tolist() == [6, 7, 0, 1, 2, 3, 4, 5]
+    assert act(tokens, 4)[0].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+    with pytest.raises(ValueError, match="C3 moves sequences by 1 / 3 of their length, got 8"):
+        sequence_action(Group.named("C3"))(tokens, 1)
+
+
+@pytest.fixture
+def texts():
+    tokens = torch.randint(32, (12, 8), generator=torch.Generator().manual_seed(0))
+    words = tuple(f"w{i}" for i in range(32))
+    model = make_gpt2(32, 8, 8, n_layers=2, n_heads=2).eval().requires_grad_(False)
+    return Given(model, tokens[:8], tokens[8:], "here", vocabulary=words)
+
+
+def test_tokens_are_read_where_elements_take_them(texts, tmp_path):
+    group = Group.named("C2")
+    settings = {"models": tmp_path / "models", "folder": tmp_path, "points": 3}
+    subject = prepare_given(texts, texts.network, "transformer.wte", group, **settings,
+                            method="least_squares")  # fmt: skip
+    assert subject.train.shape == (24, 2, 8) and subject.test.shape == (12, 2, 8)
+    # a token's embedding is the same wherever it stands
+    assert torch.equal(subject.train[:, 0], subject.train[:, 1])
+    later = prepare_given(texts, texts.network, "transformer.h.1", group, **settings,
+                          method="least_squares")  # fmt: skip
+    assert not torch.equal(later.train[:, 0], later.train[:, 1])
+    read = read_activations(texts.network, texts.test, "transformer.h.1").flatten(0, 1)
+    assert all((read == row).all(1).any() for row in later.test[:, 0])
+
+
+def test_what_is_not_there_or_does_not_go_together_is_said(photographs, tmp_path):
+    classifier = str(MODELS / "base_galaxies-*")
+    with pytest.raises(FileNotFoundError, match="model: there is no folder"):
+        load_given(str(MODELS / "mine-*"), "shapes", 4, 2, tmp_path)
+    with pytest.raises(ValueError, match="model: several folders fit"):
+        load_given(str(MODELS / "base_*"), "shapes", 4, 2, tmp_path)
+    with pytest.raises(FileNotFoundError, match="inputs: 'nowhere' is neither a folder"):
+        load_given(classifier, "nowhere", 4, 2, tmp_path)
+    with pytest.raises(ValueError, match="fewer than n_train"):
+        load_given(classifier, str(photographs), 5, 2, tmp_path)
+    with pytest.raises(ValueError, match="comes without a tokeniser"):
+        load_given(classifier, "documentation", 4, 2, tmp_path)
+    with pytest.raises(ValueError, match="a language model reads 'documentation'"):
+        load_given(str(MODELS / "gpt2_docs-*"), "shapes", 4, 2, tmp_path)
