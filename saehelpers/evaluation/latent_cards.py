@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from saehelpers.evaluation.effects import ablation_effects
 from saehelpers.evaluation.latent_numbers import COPY_COSINE, Labels, card_numbers
-from saehelpers.evaluation.symmetries import from_each_member
 from saehelpers.evaluation.trust import trust_model
 from saehelpers.runs.checking import checked
 from saehelpers.saes import SAE, EquivariantSAE
@@ -86,7 +85,7 @@ def _action(group: Group, activations: Tensor) -> LinearAction:
     """Fitted to the first half of the inputs, if it explains the others."""
     check_orbits(activations, group)
     half = len(activations) // 2
-    action = fit_action(from_each_member(activations[:half], group), group, "least_squares")
+    action = fit_action(activations[:half], group, "whole_orbits")
     report = report_action(action, activations[half:]).set_index(["metric", "element"])["value"]
     r2 = report.get(("r2", "all"), 1.0)  # a group of one element has none
     if r2 < LEAST_R2:

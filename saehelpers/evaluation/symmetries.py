@@ -53,9 +53,8 @@ def subgroup_r2(
 
         R^2 = 1 - SSE / SST    over the elements of the subgroup but the identity
 
-    of one matrix for each generator, by least squares (`fit_action`) over orbits that begin at
-    each of their members, multiplied out. A row for
-    each subgroup ("task") and metric: r2; r2_identity, of leaving activations as they are;
+    of one matrix for each generator, fitted to whole orbits (`fit_action`) and multiplied out. A
+    row for each subgroup ("task") and metric: r2; r2_identity, of leaving activations as they are;
     r2_shuffled, of an action fitted to orbits whose members are shuffled, sample by sample (not of
     two elements, which shuffled are the same). Each has its interval: r2_low, r2_high, and so on,
     over units drawn with replacement.
@@ -79,13 +78,13 @@ def subgroup_r2(
         own = Group.named(name) if group.has_name else group
         orbits, held_out = train[:, elements].float(), test[:, elements].float()
         actions = {
-            "r2": fit_action(from_each_member(orbits, own), own, "least_squares"),
+            "r2": fit_action(orbits, own, "whole_orbits"),
             "r2_identity": LinearAction.identity(own, orbits.shape[-1]),
         }
         if own.order > 2:
             shuffled = torch.rand(orbits.shape[:2], generator=generator).argsort(1)
             wrong = orbits.gather(1, shuffled[..., None].expand_as(orbits))
-            actions["r2_shuffled"] = fit_action(from_each_member(wrong, own), own, "least_squares")
+            actions["r2_shuffled"] = fit_action(wrong, own, "whole_orbits")
         for metric, action in actions.items():
             value, low, high = _r2(action, held_out, units, level, seed)
             found = {metric: value, f"{metric}_low": low, f"{metric}_high": high}
@@ -109,14 +108,6 @@ def judged(
     wrong = (wide["r2_high"] < least) | (wide["r2_high"] < others)
     said = np.where(holds, HOLDS, np.where(wrong, WRONG, NOT_DECIDED))
     return pd.Series(said, wide.index)
-
-
-def from_each_member(orbits: Tensor, group: Group) -> Tensor:
-    """Orbits that begin at each of their members: (n |G|, |G|, d).
-
-    What a generator does is then known wherever members lie, not of canonical ones alone.
-    """
-    return torch.cat([orbits[:, group.multiplication[:, h]] for h in range(group.order)])
 
 
 def _r2(
