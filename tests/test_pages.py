@@ -61,7 +61,7 @@ def user(tmp_path, monkeypatch):
     with ThreadPoolExecutor(1) as executor:
         monkeypatch.setattr("saehelpers.runs.sweeps._processes", lambda n: executor)
         write_shards("data/activations/mine", [torch.rand(24, 1, 256)])
-        yield {"model": User(), "images": torch.rand(24, 1, 8, 8)}
+        yield {"model": User(), "images": torch.rand(400, 1, 8, 8)}
 
 
 @pytest.mark.parametrize("page", [name for name, cells in CELLS.items() if cells])
