@@ -51,26 +51,27 @@ def card_numbers(
 ) -> pd.DataFrame:
     """A row of numbers for each latent of an SAE.
 
-    firing_rate: share of the samples, under all elements, in which it fires; firings: in how many.
-    consistency: cosine with its partner in another SAE, one to one modulo the group, mean over
-        `others`; consistency_null: what a random direction in its place would have.
-    agreement: F1 of its firings and its partner's, of the partner turned as fits best, mean over
-        others.
-    sharpness: (|G| s - 1) / (|G| - 1), s the share of the strongest element in the activation over
-        an orbit: 0 for an invariant latent, 1 for one that fires in one orientation alone.
-    fixed_direction: mean over the elements but the identity of cos(D_i, rho(g) D_i).
-    symmetry: "one orientation" where it is sharp; else "invariant" where its direction stays as
-        it is, "turning" where it turns with the input.
-    copies: other latents that are this one turned, max over g but the identity of
-        cos(D_i, rho(g) D_j) >= 0.8; copy_cosine: the largest of these cosines.
-    neighbour, neighbour_cosine: the latent nearest in the dictionary.
-    nested_in, nested: the latent j with the largest P(j fires | i fires) - P(j fires), and that.
-    silent_share: of samples whose projection on D_i is at least the median one of those in which
-        i fires, the share in which it is silent: large where it is absorbed.
-    weak_share: of its firings, the share below half the median one.
-    split_cosine: the largest cosine with a latent that fires together with it at most half as
-        often as by chance: large where a feature is split.
-    label, label_f1: the label that its firings follow best, and their F1 as its detector.
+    - firing_rate: share of the samples, under all elements, in which it fires; firings: their
+      number.
+    - consistency: cosine with its partner in another SAE, one to one modulo the group, mean over
+      `others`; consistency_null: what a random direction in its place would have.
+    - agreement: F1 of its firings and its partner's, of the partner turned as fits best, mean over
+      others.
+    - sharpness: (|G| s - 1) / (|G| - 1), s the share of the strongest element in the activation
+      over an orbit: 0 for an invariant latent, 1 for one that fires in one orientation alone.
+    - fixed_direction: mean over the elements but the identity of cos(D_i, rho(g) D_i).
+    - symmetry: "one orientation" where it is sharp; else "invariant" where its direction stays as
+      it is, "turning" where it turns with the input.
+    - copies: other latents that are this one turned, max over g but the identity of
+      cos(D_i, rho(g) D_j) >= 0.8; copy_cosine: the largest of these cosines.
+    - neighbour, neighbour_cosine: the latent nearest in the dictionary.
+    - nested_in, nested: the latent j with the largest P(j fires | i fires) - P(j fires), and that.
+    - silent_share: of samples whose projection on D_i is at least the median one of those in which
+      i fires, the share in which it is silent: large where it is absorbed.
+    - weak_share: of its firings, the share below half the median one.
+    - split_cosine: the largest cosine with a latent that fires together with it at most half as
+      often as by chance: large where a feature is split.
+    - label, label_f1: the label that its firings follow best, and their F1 as its detector.
 
     Samples are read in the frame that an `EquivariantSAE` infers. Without a group a latent counts
     as invariant and has no copies; columns of `others` and `labels` are there if those are given.
