@@ -19,7 +19,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from saehelpers.datasets.shapes import SPLITS
 from saehelpers.evaluation.statements import (
@@ -201,6 +200,9 @@ def span(values: pd.Series | Sequence[float], digits: int = 2) -> str:
 
 def wilson(share: float, n: int) -> tuple[float, float]:
     """The 95 % interval (Wilson) of a share of n independent trials."""
+    with extra("probes"):
+        from scipy.stats import binomtest
+
     found = binomtest(round(share * n), n).proportion_ci(method="wilson")
     return found.low, found.high
 
