@@ -66,7 +66,8 @@ all: $(STAMP)
 	$(call execute,$(EVERY))
 
 # a step is one notebook or two, and a file of parameters; each continues where it was. This alone renews
-# what is shipped: rows, the figures of docs/, and the documents' numbers, by docs/templates/.
+# what is shipped: rows, the figures of docs/, the documents' numbers, by docs/templates/, and at its end
+# docs/executed/, every notebook as committed, with its outputs.
 paper: $(STAMP)
 	@mkdir -p executed
 	@export SHIP_RESULTS=1; cd notebooks; steps=(paper/*.yaml); for i in "$${!steps[@]}"; do \
@@ -79,6 +80,8 @@ paper: $(STAMP)
 	done; \
 	../$(BIN)/python -m saehelpers.experiments.calibration ..; \
 	../$(BIN)/python -m saehelpers.figures.documents ..
+	$(call execute,$(EVERY))
+	@$(BIN)/python -m saehelpers.figures.executed .
 
 test: $(STAMP)
 	@rm -rf .small
@@ -90,15 +93,10 @@ test-parameters: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "" --durations=10 \
 	  tests/test_parameters.py
 
-# from the executed notebooks, where there are; the site needs no network, neither does its reader
+# the site needs no network, neither does its reader
 docs: .venv-docs/.installed
-	@rm -rf site; mkdir -p site/source/{package,benchmarks,data/reference,notebooks}
-	@cp README.md docs/index.md site/source; cp -r docs site/source; cp -r saehelpers site/source/package
-	@cp benchmarks/README.md site/source/benchmarks; cp data/reference/README.md site/source/data/reference
-	@cp LICENSE site/source; cp notebooks/*.ipynb site/source/notebooks
-	@for notebook in $$(ls executed 2> /dev/null | grep -E '^[0-9]+_[a-z_]+.ipynb$$'); do \
-	  cp executed/$$notebook site/source/notebooks; \
-	done
+	@rm -rf site
+	@$(PYTHON) docs/site_source.py site/source
 	.venv-docs/bin/sphinx-build -q -c docs site/source site/html
 	@echo "open site/html/index.html"
 
