@@ -6,6 +6,7 @@ from . import (
     end_to_end as end_to_end,
     go_results as go_results,
     names as names,
+    orbits as orbits,
     plots as plots,
     trust_results as trust_results,
     universality as universality,
@@ -66,6 +67,15 @@ from .go_results import (
 from .names import (
     colour as colour,
     label as label,
+)
+from .orbits import (
+    bars_by_metric as bars_by_metric,
+    by_orbit_size as by_orbit_size,
+    decoded_changes as decoded_changes,
+    dictionary_in_orbits as dictionary_in_orbits,
+    eigenvalues as eigenvalues,
+    fvu_by_frame as fvu_by_frame,
+    over_orbit as over_orbit,
 )
 from .plots import (
     curves as curves,

@@ -77,6 +77,11 @@ def _by_sparsity(metric: str, **columns) -> pd.DataFrame:
     return pd.DataFrame(row | columns)
 
 
+def _measured(**columns) -> pd.DataFrame:
+    row = {"method": ["vanilla"], "metric": "recovery", "seed": 0, "value": 0.5}
+    return pd.DataFrame(row | columns)
+
+
 ORDER = {"order": ["4"], "names": ["vanilla", "canonical"]}
 CALLS = {
     "figures.CELL": None,
@@ -179,6 +184,19 @@ CALLS = {
                                  "strength": 0.5})},
     "figures.agreement_by_width": lambda: {"widths": _estimates(
         width=8, null=0.1, **{"in widest": 0.5, "of widest": 0.5})},
+    "figures.bars_by_metric": lambda: {
+        "table": _measured(task="8"), "titles": {"recovery": "recovered"}, "x": "task",
+        "order": ["8"], "methods": ["vanilla"]},
+    "figures.by_orbit_size": lambda: {"table": _measured(group="C4"),
+                                      "titles": {"recovery": "recovered"}, "methods": ["vanilla"]},
+    "figures.decoded_changes": lambda: {"decoder": t.autoencoder().decoder, "mean": t.random(t.D),
+                                        "directions": t.random(3, t.D)},
+    "figures.dictionary_in_orbits": lambda: {"ax": _axes(), "dictionary": t.random(3, t.D),
+                                             "orbits": t.orbits(), "title": "vanilla"},
+    "figures.eigenvalues": lambda: {"ax": _axes(), "matrix": t.random(t.D, t.D), "title": "M"},
+    "figures.fvu_by_frame": lambda: {"table": _measured(metric="fvu_raw", base_model="mlp"),
+                                     "base_models": ["mlp"], "methods": ["vanilla"]},
+    "figures.over_orbit": lambda: {"ax": _axes(), "values": t.random(4, t.D), "title": "vanilla"},
     "figures.pw_mcc_image": lambda: {"ax": _axes(), "configs": [t.run()],
                                      "cosines": t.random(1, 1).clamp(0, 1), "title": "Shapes"},
     "figures.recovery_by_consistency": lambda: {
