@@ -87,6 +87,7 @@ from .pairs import (
     measure_pairs as measure_pairs,
 )
 from .saes import (
+    as_read as as_read,
     load_or_train_methods as load_or_train_methods,
     load_or_train_saes as load_or_train_saes,
     load_sae as load_sae,

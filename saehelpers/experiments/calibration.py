@@ -29,7 +29,7 @@ from saehelpers.evaluation.trust import (
 )
 from saehelpers.experiments.known_worlds import GROUP, KINDS, KnownWorld, known_world
 from saehelpers.experiments.measuring import measure_runs
-from saehelpers.experiments.saes import load_or_train_saes
+from saehelpers.experiments.saes import as_read, load_or_train_saes
 from saehelpers.runs import results
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identity
@@ -44,7 +44,7 @@ from saehelpers.runs.wanted import (
 )
 from saehelpers.saes import SAE, EquivariantSAE, SAEConfig
 from saehelpers.symmetry import LinearAction
-from saehelpers.training.methods import METHODS, SAERun, method_run
+from saehelpers.training.methods import SAERun, method_run
 
 SAES = {"topk": "topk", "batch_topk": "batch_topk", "relu": "relu"}  # of worlds without a group
 L1 = 2.0  # weight of the sparsity term of ReLU SAEs
@@ -259,7 +259,7 @@ def _configs(world, width, topk, seed, methods, first_topk, epochs, samples) -> 
 
 
 def _jobs(world: KnownWorld, configs: list[SAERun], saes: list[SAE], n_counted: int) -> list[tuple]:
-    read = [_as_read(config, sae, world.action) for config, sae in zip(configs, saes, strict=True)]
+    read = [as_read(config, sae, world.action) for config, sae in zip(configs, saes, strict=True)]
     together: dict[SAERun, list[int]] = {}
     for i, config in enumerate(configs):
         together.setdefault(config.shared_settings, []).append(i)
@@ -274,13 +274,6 @@ def _jobs(world: KnownWorld, configs: list[SAERun], saes: list[SAE], n_counted: 
         for alike in together.values()
         for i in alike
     ]  # fmt: skip
-
-
-def _as_read(config: SAERun, sae: SAE, action: LinearAction | None) -> SAE | EquivariantSAE:
-    """The SAE with its action, where its latents are meant to be invariant."""
-    if action is None or not METHODS[config.name].symmetric:
-        return sae
-    return EquivariantSAE(sae, action, METHODS[config.name].search)
 
 
 @checked

@@ -1,13 +1,14 @@
 """A network that a user brings, and what it reads: images, boards or text. For notebook 13."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from saehelpers.datasets import (
@@ -27,15 +28,18 @@ from saehelpers.experiments.loading import load
 from saehelpers.experiments.subjects import ActionRun, Subject, load_or_fit_action
 from saehelpers.networks import (
     drawn_pixels,
+    latent_maps,
     load_encoder,
     load_go_network,
     make_go_network,
     read_activations,
+    to_feature_maps,
 )
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified, identity, part
-from saehelpers.runs.wanted import Device, Name, Positive
-from saehelpers.symmetry import Group, InputAction, rotations_and_flips
+from saehelpers.runs.wanted import NOT_EMPTY, Count, Device, Name, Positive
+from saehelpers.saes import SAE, EquivariantSAE
+from saehelpers.symmetry import Group, InputAction, image_action, rotations_and_flips
 
 INPUTS = (*SOURCES, "shapes", "go", "documentation")
 GO_SIZE, KOMI = 9, 7.5  # of the games that a network plays to be explained by
@@ -59,6 +63,28 @@ class Given:
     pictures: UInt8[Tensor, "m channels height width"] | None = None
     labels: pd.DataFrame | None = None
     vocabulary: tuple[str, ...] | None = None
+
+    @checked
+    def input_action(self, group: Group) -> InputAction:
+        """How a group acts on the inputs: on images and boards, or on the places of texts."""
+        return image_action(group) if self.vocabulary is None else sequence_action(group)
+
+    @checked
+    def latents_of(
+        self,
+        inputs: Shaped[Tensor, "n *shape"],
+        layer: Name,
+        sae: SAE | EquivariantSAE,
+        latents: Annotated[Sequence[Count], NOT_EMPTY],
+    ) -> Float[Tensor, "n ..."]:
+        """Some latents wherever a layer is read: (n, latents, rows, columns).
+
+        Of texts (n, context, latents): what a dashboard takes.
+        """
+        read, chosen = read_activations(self.network, inputs, layer), list(latents)
+        if self.vocabulary is None:
+            return latent_maps(sae, to_feature_maps(read, self.network))[:, chosen]
+        return sae.encode(read.flatten(0, 1)).unflatten(0, read.shape[:2])[..., chosen]
 
 
 @checked

@@ -22,10 +22,10 @@ from saehelpers.runs.identities import check_identity, identity
 from saehelpers.runs.progress import progress_line
 from saehelpers.runs.sweeps import is_seen, sweep
 from saehelpers.runs.wanted import AnyExecutor, Device
-from saehelpers.saes import SAE, SAEConfig, make_sae
-from saehelpers.symmetry import Group
+from saehelpers.saes import SAE, EquivariantSAE, SAEConfig, make_sae
+from saehelpers.symmetry import Group, LinearAction
 from saehelpers.training.checkpoints import remove_checkpoint
-from saehelpers.training.methods import EndToEndRun, SAERun, method_runs
+from saehelpers.training.methods import METHODS, EndToEndRun, SAERun, method_runs
 from saehelpers.training.side_by_side import train_saes
 
 
@@ -129,6 +129,18 @@ def load_sae(config: SAERun | EndToEndRun, models: Path | str) -> SAE:
     """
     tensors, _, _ = load_existing(config, models)
     return load_weights(make_sae(config.sae), tensors, config, models).eval().requires_grad_(False)
+
+
+@checked
+def as_read(config: SAERun, sae: SAE, action: LinearAction | None) -> SAE | EquivariantSAE:
+    """An SAE with the action, where its method means its latents to be invariant; else as it is.
+
+    config: of the SAE; a name that is no method's is that of a vanilla one. action: None where no
+    group acts.
+    """
+    if action is None or config.name not in METHODS or not METHODS[config.name].symmetric:
+        return sae
+    return EquivariantSAE(sae, action, METHODS[config.name].search)
 
 
 def _train_and_save(configs, activations, validation, models, device, force, progress) -> None:

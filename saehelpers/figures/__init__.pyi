@@ -8,6 +8,7 @@ from . import (
     names as names,
     orbits as orbits,
     plots as plots,
+    synthetic as synthetic,
     trust_results as trust_results,
     universality as universality,
 )
@@ -92,6 +93,14 @@ from .plots import (
     seeds_note as seeds_note,
     similarities as similarities,
     summarise as summarise,
+)
+from .synthetic import (
+    bars_by_case as bars_by_case,
+    benchmark_scores as benchmark_scores,
+    cosine_panels as cosine_panels,
+    firing_by_world as firing_by_world,
+    scores_by_topk as scores_by_topk,
+    scores_by_world as scores_by_world,
 )
 from .trust_results import (
     card_points as card_points,

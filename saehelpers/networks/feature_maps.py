@@ -15,7 +15,7 @@ from saehelpers.networks.activations import read_activations
 from saehelpers.runs.checking import checked
 from saehelpers.runs.fingerprints import check_file, keep_fingerprint
 from saehelpers.runs.wanted import FROM_ZERO, Positive, Seed
-from saehelpers.saes import SAE
+from saehelpers.saes import SAE, EquivariantSAE
 from saehelpers.symmetry import Group, InputAction, input_action
 
 LEADING = (
@@ -176,7 +176,9 @@ def orbit_pixels(
 
 @checked
 @torch.no_grad()
-def latent_maps(sae: SAE, maps: Float[Tensor, "n d h w"]) -> Float[Tensor, "n n_latents h w"]:
+def latent_maps(
+    sae: SAE | EquivariantSAE, maps: Float[Tensor, "n d h w"]
+) -> Float[Tensor, "n n_latents h w"]:
     """Latents of every pixel of feature maps."""
     latents = sae.encode(maps.flatten(2).mT.flatten(0, 1))
     return latents.unflatten(0, (len(maps), -1)).mT.unflatten(-1, maps.shape[-2:])

@@ -82,6 +82,12 @@ def _measured(**columns) -> pd.DataFrame:
     return pd.DataFrame(row | columns)
 
 
+def _scores() -> pd.DataFrame:
+    """Of synthetic worlds: the three scores of a method, in a world."""
+    row = {"data_source": "nested", "method": "topk", "topk": 4, "seed": 0, "value": 0.5}
+    return pd.DataFrame([row | {"metric": metric} for metric in ("mcc", "f1", "hedging")])
+
+
 ORDER = {"order": ["4"], "names": ["vanilla", "canonical"]}
 CALLS = {
     "figures.CELL": None,
@@ -204,5 +210,18 @@ CALLS = {
         "latents": pd.DataFrame({"of": ["wide"], "consistency": 0.5, "cosine": 0.5})},
     "figures.similarity_bars": lambda: {"table": pd.DataFrame(
         {"cka": [0.9], "correlation": 0.5, "svcca": 0.5, "rsa": 0.1}, index=["mlp"])},
+    "figures.bars_by_case": lambda: {
+        "summary": t.summary().assign(metric="fvu", n_latents=8), "cases": {"a": ("vanilla", 8)},
+        "titles": {"fvu": "FVU"}},
+    "figures.benchmark_scores": lambda: {"scores": pd.DataFrame(
+        {"method": ["topk"], "n_train": 100, "l0": 4.0, "absorption": 0.1, "mcc": 0.5,
+         "explained_variance": 0.7, "recall_by_latent": 0.4, "precision_by_latent": 0.3})},
+    "figures.cosine_panels": lambda: {"cosines": {"a": t.random(3, 4).clamp(-1, 1)}},
+    "figures.firing_by_world": lambda: {
+        "asked": {"a": t.random(3).sigmoid()},
+        "counted": {"a": (t.random(3).sigmoid(), t.random(3, 3).clamp(-1, 1))}},
+    "figures.scores_by_topk": lambda: {"table": _scores(), "worlds": ["nested"], "true_l0": 3.8},
+    "figures.scores_by_world": lambda: {"table": _scores(), "worlds": ["nested"],
+                                        "methods": ["topk"], "null": 0.3},
     "figures.summarise": lambda: {"table": t.score_table(), "by": ["method"]},
 }  # fmt: skip

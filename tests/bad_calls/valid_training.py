@@ -275,6 +275,7 @@ CALLS = {
     "experiments.measure_runs": lambda: {
         "measure": _measure, "jobs": [(t.run(), {"metric": "fvu"}, (t.sae(), t.orbits()))],
         "path": t.fresh("table").with_suffix(".csv"), "executor": t.threads()},
+    "experiments.as_read": lambda: {"config": t.run(), "sae": t.sae(), "action": t.toy().action},
     "experiments.checkpoint_path": lambda: {"models": t.fresh("models"), "configs": [t.run()]},
     "experiments.fill": lambda: {"model": make_sae(t.config()), "tensors": t.sae().state_dict(),
                                  "folder": Path(), "error_of": runs.damaged},

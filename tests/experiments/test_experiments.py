@@ -17,6 +17,7 @@ from saehelpers.experiments import (
     BaseModelRun,
     EncoderRun,
     Subject,
+    as_read,
     load_or_fit_action,
     load_or_train_base_model,
     load_or_train_encoder,
@@ -33,7 +34,7 @@ from saehelpers.networks import load_encoder, make_autoencoder
 from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs import results
 from saehelpers.runs.identities import identity, part
-from saehelpers.saes import SAEConfig
+from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction, fit_action
 from saehelpers.training import fitting, side_by_side as training
 from saehelpers.training.methods import METHODS, SAERun, method_run, method_runs, run_columns
@@ -255,6 +256,19 @@ def test_a_single_sae_shows_its_progress_and_has_the_same_weights(run, toy, tmp_
     together = load_or_train_saes([*configs, *others], toy.activations, tmp_path / "together")
     assert f"{run.name}:" not in capfd.readouterr().err
     assert_equal_states(states(alone), states(together[:3]))
+
+
+def test_saes_are_read_as_their_methods_mean_them(small_config, c4_action):
+    sae = make_sae(small_config)
+
+    def read(name, action=c4_action):
+        return as_read(SAERun(name, "toy", small_config), sae, action)
+
+    assert read("vanilla") is sae and read("vanilla_matched") is sae
+    assert read("canonical", None) is sae
+    told, searching = read("canonical"), read("self_oriented")
+    assert isinstance(told, EquivariantSAE) and told.sae is sae and told.action is c4_action
+    assert (told.search, searching.search) == (False, True)
 
 
 def test_an_sae_that_was_not_trained(run, tmp_path):

@@ -7,6 +7,7 @@ from saehelpers.datasets import images as image_sets
 from saehelpers.experiments import Given, load_given, prepare_given, sequence_action
 from saehelpers.experiments.own_networks import CONTEXT
 from saehelpers.networks import GoNetwork, make_gpt2, read_activations
+from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group, check_input_action
 
 MODELS = Path(__file__).parent.parent.parent / "models"
@@ -90,6 +91,28 @@ def test_tokens_are_read_where_elements_take_them(texts, tmp_path):
     assert not torch.equal(later.train[:, 0], later.train[:, 1])
     read = read_activations(texts.network, texts.test, "transformer.h.1").flatten(0, 1)
     assert all((read == row).all(1).any() for row in later.test[:, 0])
+
+
+def test_latents_are_those_of_the_places_of_texts_and_of_images(texts):
+    sae = make_sae(SAEConfig(8, 12, topk=3)).eval().requires_grad_(False)
+    found = texts.latents_of(texts.test, "transformer.h.1", sae, [5, 0])
+    read = read_activations(texts.network, texts.test, "transformer.h.1")
+    assert found.shape == (4, 8, 2)
+    torch.testing.assert_close(found[2, 3], sae.encode(read[2, 3:4])[0, [5, 0]])
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3, padding=1)).requires_grad_(False)
+    images = Given(network, torch.rand(6, 1, 5, 5), torch.rand(2, 1, 5, 5), "here")
+    found = images.latents_of(images.test, "0", sae, [5, 0])
+    assert found.shape == (2, 2, 5, 5)
+    maps = network(images.test)
+    torch.testing.assert_close(found[1, :, 2, 4], sae.encode(maps[1:, :, 2, 4])[0, [5, 0]])
+
+
+def test_groups_act_on_what_the_network_reads(texts):
+    turned = texts.input_action(Group.named("C2"))(texts.test, 1)
+    assert torch.equal(turned, texts.test.roll(4, 1))
+    images = Given(torch.nn.Identity(), torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4), "here")
+    turned = images.input_action(Group.named("C2"))(images.test, 1)
+    assert torch.equal(turned, images.test.rot90(2, (-2, -1)))
 
 
 def test_what_is_not_there_or_does_not_go_together_is_said(photographs, tmp_path):
