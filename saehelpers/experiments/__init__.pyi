@@ -42,6 +42,7 @@ from .controls import (
 from .encoders import (
     EncoderRun as EncoderRun,
     PixelsRun as PixelsRun,
+    galaxy_encoder as galaxy_encoder,
     load_or_train_encoder as load_or_train_encoder,
     prepare_pixel_subject as prepare_pixel_subject,
 )
@@ -100,5 +101,6 @@ from .subjects import (
     ActionRun as ActionRun,
     Subject as Subject,
     load_or_fit_action as load_or_fit_action,
+    other_fits as other_fits,
     prepare_subjects as prepare_subjects,
 )

@@ -10,7 +10,7 @@ from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from saehelpers import runs
-from saehelpers.datasets import augment
+from saehelpers.datasets import ImageSet, augment
 from saehelpers.experiments.base_models import acted_on
 from saehelpers.experiments.once import fit_run, load_or_train, load_weights
 from saehelpers.experiments.subjects import (
@@ -18,7 +18,7 @@ from saehelpers.experiments.subjects import (
     Subject,
     load_or_fit_action,
 )
-from saehelpers.networks import make_convnext
+from saehelpers.networks import load_encoder, make_convnext
 from saehelpers.networks.feature_maps import orbit_pixels
 from saehelpers.runs.checking import checked, checked_config
 from saehelpers.runs.identities import check_identity, identified, identity, part
@@ -27,6 +27,8 @@ from saehelpers.symmetry import Group, InputAction, act_each, given_or_named, in
 from saehelpers.training.fitting import Schedule
 
 ACTION_SAMPLES = 20_000  # orbits that an action is fitted to, at most
+# of survey images: dark sky, and few pixels of galaxies
+SURVEY_PIXELS = {"pixel_mean": 0.1, "pixel_std": 0.12}
 
 
 @checked_config
@@ -116,6 +118,34 @@ def load_or_train_encoder(
 
     tensors, history = load_or_train(config, train, models, force, half=True)
     return load_weights(model.cpu(), tensors, config, models).eval().requires_grad_(False), history
+
+
+@checked
+def galaxy_encoder(
+    source: Path | str,
+    train: ImageSet,
+    test: ImageSet,
+    models: Path | str,
+    device: Device = "cpu",
+    **settings,
+) -> tuple[nn.Module, float]:
+    """The encoder of notebooks 03 and 05, and its accuracy on held-out images.
+
+    Args:
+        source: "convnext", which is trained on labelled images; or a pretrained encoder, see
+            `load_encoder`, whose accuracy is NaN.
+        settings: of what is trained here, further fields of `EncoderRun`.
+    """
+    if source != "convnext":
+        return load_encoder(source), float("nan")
+    config = EncoderRun(
+        "base_galaxies", identity((train.images, train.labels)), n_classes=len(train.classes),
+        batch_size=32, **SURVEY_PIXELS, **settings,
+    )  # fmt: skip
+    encoder, history = load_or_train_encoder(
+        config, train.images, train.labels, (test.images, test.labels), models, device
+    )
+    return encoder, float(history["validation_accuracy"].iloc[-1])
 
 
 def _train_encoder(model, config, images, labels, test_images, test_labels, models, group, act):

@@ -88,12 +88,13 @@ def load_or_train_methods(
     models: Path | str,
     device: Device = "cpu",
     executor: AnyExecutor | None = None,
+    validate: bool = True,
     **settings,
 ) -> dict[Any, dict[SAERun, SAE]]:
     """The SAEs of every method, TopK and seed, for every subject: by its name, then by config.
 
     sae: its width `d` gives way to that of each subject's activations. settings: see
-    `saehelpers.training.method_run`. Histories are of the held-out activations.
+    `saehelpers.training.method_run`. Histories are of the held-out activations, where `validate`.
     """
     trained = {}
     for name, subject in subjects.items():
@@ -101,7 +102,8 @@ def load_or_train_methods(
         configs = method_runs(
             methods, topks, seeds, identity(subject.train), own, group, **settings
         )
-        saes = load_or_train_saes(configs, subject.train, models, subject.test, device, executor)
+        held_out = subject.test if validate else None
+        saes = load_or_train_saes(configs, subject.train, models, held_out, device, executor)
         trained[name] = dict(zip(configs, saes, strict=True))
     return trained
 

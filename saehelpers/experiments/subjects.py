@@ -1,6 +1,7 @@
 """What is there before any SAE: base models, their activations over orbits, fitted actions."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from saehelpers.experiments.base_models import BaseModelRun, load_or_train_base_
 from saehelpers.experiments.once import load_or_train
 from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs.checking import checked, checked_config
-from saehelpers.runs.identities import check_identity, identified, identity
+from saehelpers.runs.identities import check_identity, identified, identity, part
 from saehelpers.runs.sweeps import sweep
 from saehelpers.runs.wanted import AnyExecutor, Device, Name, Positive, Rate, Seed, one_of
 from saehelpers.symmetry import (
@@ -116,6 +117,31 @@ class Subject:
     test: Float[Tensor, "m order d"]
     action: LinearAction
     action_run: ActionRun
+
+
+@checked
+def other_fits(
+    subject: Subject,
+    methods: Sequence[Annotated[str, one_of(FIT_METHODS)]],
+    models: Path | str,
+    n_samples: Positive | None = None,
+    device: Device = "cpu",
+    **settings,
+) -> dict[ActionRun, LinearAction]:
+    """The action of a subject fitted in other ways: by the run of each fit, in their order.
+
+    Args:
+        n_samples: the first so many orbits are fitted to, all if None.
+        settings: further fields of `ActionRun` that differ from those of the subject's.
+    """
+    group = subject.action.group
+    orbits = subject.train if n_samples is None else part(subject.train, 0, n_samples)
+    own = replace(subject.action_run, activations=identity(orbits), **settings)
+    configs = [replace(own, name=f"action_{method}", method=method) for method in methods]
+    return {
+        config: load_or_fit_action(config, orbits, models, device, group=group)
+        for config in configs
+    }
 
 
 @checked

@@ -4,6 +4,7 @@ from . import (
     boards as boards,
     dashboards as dashboards,
     end_to_end as end_to_end,
+    galaxies as galaxies,
     go_results as go_results,
     names as names,
     orbits as orbits,
@@ -53,6 +54,16 @@ from .end_to_end import (
     dictionary_map as dictionary_map,
     learning_curves as learning_curves,
     unexplained_by_layer as unexplained_by_layer,
+)
+from .galaxies import (
+    bars_in_panels as bars_in_panels,
+    channel_under_group as channel_under_group,
+    class_f1_by_truncation as class_f1_by_truncation,
+    examples_of_classes as examples_of_classes,
+    images_beside as images_beside,
+    latents_by_angle as latents_by_angle,
+    latents_on_images as latents_on_images,
+    property_histograms as property_histograms,
 )
 from .go_results import (
     go_differences as go_differences,

@@ -14,7 +14,7 @@ ACCEPTED = {
         "seed: 0", "auxk: 0", "experiments.BaseModelRun epochs: 0",
         "experiments.shapes_base_run epochs: 0", "done: 0", "element: 0", "elements: 0",
         "first: 0", "second: 0",
-        "start: 0", "layer: 0", "example: 0", "t: 0", "warmup_steps: 0",
+        "start: 0", "layer: 0", "channel: 0", "example: 0", "t: 0", "warmup_steps: 0",
         "sparsity_warmup_steps: 0", "runs.seconds_each pause: 0", "runs.seconds_each pause: 2.5",
         "datasets.synthetic.make_features steps: 0",
         "datasets.synthetic.near_orthogonal steps: 0",
@@ -143,7 +143,7 @@ UNCLEAR = {
     ),
     "names the place or the value, and what may stand there": (
         "runs.read_config classes: empty", "saes.load_sae_lens subfolder: misspelt",
-        "networks.load_encoder source: misspelt",
+        "networks.load_encoder source: misspelt", "experiments.galaxy_encoder source: misspelt",
         "experiments.prepare_pixel_subject layer: misspelt", "experiments.load subfolder: misspelt",
         "experiments.prepare_given layer: misspelt",
         "experiments.load action: text", "experiments.push_to_hub thing: text",

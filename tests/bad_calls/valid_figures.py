@@ -88,6 +88,15 @@ def _scores() -> pd.DataFrame:
     return pd.DataFrame([row | {"metric": metric} for metric in ("mcc", "f1", "hedging")])
 
 
+def _class_scores() -> pd.DataFrame:
+    row = {"method": ["vanilla"], "seed": 0, "value": 0.5, "metric": "macro_f1"}
+    return pd.DataFrame(row | {"probe": "logistic", "truncation": 4})
+
+
+def _galaxies_measured() -> pd.DataFrame:
+    return pd.DataFrame({"ellipticity": [0.1, 0.2], "semimajor": 0.1, "concentration": 3.0})
+
+
 ORDER = {"order": ["4"], "names": ["vanilla", "canonical"]}
 CALLS = {
     "figures.CELL": None,
@@ -130,6 +139,22 @@ CALLS = {
         {"layer": [1], "method": "e2e", "topk": 4, "tokens": 10.0, "kl": 0.2})},
     "figures.unexplained_by_layer": lambda: {
         "later": _by_sparsity("fvu", task="1", place=1), "norms": _by_sparsity("norm_ratio")},
+    "figures.bars_in_panels": lambda: {
+        "tables": {"a": _class_scores()}, "x": "metric", "labels": {"macro_f1": "macro F1"},
+        "methods": ["vanilla"]},
+    "figures.channel_under_group": lambda: {
+        "images": t.pictures(4), "maps": t.random(4, 2, 3, 3), "turned_back": t.random(4, 2, 3, 3),
+        "channel": 1},
+    "figures.class_f1_by_truncation": lambda: {"scores": _class_scores(), "methods": ["vanilla"]},
+    "figures.examples_of_classes": lambda: {"images": t.image_set(), "n": 2},
+    "figures.images_beside": lambda: {"sources": {"a": [t.pictures(2)], "b": [t.pictures(1)]},
+                                      "row_titles": ["c"]},
+    "figures.latents_by_angle": lambda: {"latents": {"vanilla": t.random(6, 4)},
+                                         "angles": t.random(6)},
+    "figures.latents_on_images": lambda: {
+        "images": t.pictures(), "maps": t.random(6, 2, 4, 4).abs(), "row_titles": ["image"]},
+    "figures.property_histograms": lambda: {"classes": {"a": _galaxies_measured()}, "others": _galaxies_measured(),
+                                            "name": "Hubble"},
     "figures.attention_dashboard": lambda: {
         "path": t.fresh("page").with_suffix(".html"), "model": t.gpt2(), "layer": 0,
         "sae": t.attention_sae(), "latents": [0, 1], "tokens": t.tokens(),

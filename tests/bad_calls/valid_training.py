@@ -221,6 +221,9 @@ CALLS = {
     "experiments.EncoderRun": lambda: {"name": "a", "data": "b"},
     "experiments.PixelsRun": lambda: {"name": "a", "encoder": "b", "images": "c", "layer": "d",
                                       "group": "C4", "pixels_per_image": 3},
+    "experiments.galaxy_encoder": lambda: {
+        "source": "convnext", "train": t.image_set(), "test": t.image_set(),
+        "models": t.fresh("models"), "widths": (8,), "depths": (1,), "epochs": 1},
     "experiments.load_or_train_encoder": lambda: {
         "config": _encoder_run(), "images": t.pictures(), "labels": t.whole(2, 6),
         "validation": (t.pictures(4), t.whole(2, 4)), "models": t.fresh("models")},
@@ -302,6 +305,8 @@ CALLS = {
     "experiments.load_or_fit_action": lambda: {
         "config": t.action_run(), "activations": t.orbits(), "models": t.fresh("models"),
         "group": t.C4},
+    "experiments.other_fits": lambda: {
+        "subject": t.subject(), "methods": ["least_squares"], "models": t.fresh("models")},
     "experiments.prepare_subjects": lambda: {
         "base_runs": {"mlp": _base_run()}, "group": t.C4, "train_images": t.images(),
         "test_images": t.images(), "models": t.fresh("models"), "method": "least_squares"},

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from saehelpers import runs
+from saehelpers.datasets import ImageSet
 from saehelpers.datasets.galaxies import load_galaxies
 from saehelpers.datasets.shapes import make_shapes
 from saehelpers.experiments import (
@@ -18,6 +19,7 @@ from saehelpers.experiments import (
     EncoderRun,
     Subject,
     as_read,
+    galaxy_encoder,
     load_or_fit_action,
     load_or_train_base_model,
     load_or_train_encoder,
@@ -25,6 +27,7 @@ from saehelpers.experiments import (
     load_or_train_saes,
     load_sae,
     measure_runs,
+    other_fits,
     prepare_pixel_subject,
     prepare_subjects,
     shapes_base_run,
@@ -435,6 +438,19 @@ def test_saes_of_every_subject_have_the_width_of_its_activations(toy, tmp_path, 
             assert_equal_states(states([found]), states(alone))
 
 
+@pytest.mark.parametrize("validate", [True, False])
+def test_histories_of_methods_are_of_what_is_held_out_unless_told(validate, toy, tmp_path):
+    run = ActionRun("action", "", "C4")
+    held_out = toy.activations[:9]
+    subject = Subject(toy.action, pd.DataFrame(), toy.activations, held_out, toy.action, run)
+    given = {"toy": subject}, ["vanilla"], [2], [0], SAEConfig(8, 4, topk=2), GROUP, tmp_path
+    (config,) = load_or_train_methods(*given, epochs=2, validate=validate)["toy"]
+    read = held_out if validate else None
+    load_or_train_saes([config], toy.activations, tmp_path / "alone", read)
+    histories = [runs.load_run(path, config)[1] for path in (tmp_path, tmp_path / "alone")]
+    assert histories[0].equals(histories[1])
+
+
 def test_base_models_of_shapes_are_told_apart_by_name_and_images(images):
     told = identity(images)
     named = BaseModelRun("base_mlp", told, "mlp", hidden_dim=3, group="D4", epochs=2)
@@ -551,6 +567,38 @@ def test_encoder_is_trained_once_then_loaded(bright, trained, no_training, capsy
     assert "loaded   encoder-" in capsys.readouterr().out
     assert_equal_states(states([again]), states([model]))
     assert again_history.equals(history)
+
+
+def test_the_encoder_of_galaxies_is_trained_or_read(bright, tmp_path):
+    own = ImageSet(*bright, ("dark", "light"), "here")
+    settings = {"widths": (4, 8), "depths": (1, 1), "epochs": 12, "seed": 3}
+    encoder, accuracy = galaxy_encoder("convnext", own, own, tmp_path, **settings)
+    config = EncoderRun(
+        "base_galaxies", identity(bright), n_classes=2, batch_size=32, pixel_mean=0.1,
+        pixel_std=0.12, **settings,
+    )  # fmt: skip
+    expected, history = load_or_train_encoder(config, *bright, bright, tmp_path)
+    assert [path.name for path in tmp_path.glob("base_*")] == [runs.run_id(config)]
+    assert_equal_states(states([encoder]), states([expected]))
+    assert accuracy == history.validation_accuracy.iloc[-1]
+    read, accuracy = galaxy_encoder("saehelpers.networks:make_convnext", own, own, tmp_path)
+    assert isinstance(read, torch.nn.Module) and np.isnan(accuracy)
+
+
+def test_an_action_that_is_fitted_in_other_ways(toy, tmp_path):
+    run = ActionRun("action", identity(toy.activations), "C4", "least_squares", epochs=2)
+    orbits = toy.activations
+    subject = Subject(toy.action, pd.DataFrame(), orbits, orbits, toy.action, run)
+    found = other_fits(subject, ["per_element", "adam"], tmp_path, n_samples=40, seed=3)
+    sample = part(orbits, 0, 40)
+    for method, (config, action) in zip(("per_element", "adam"), found.items(), strict=True):
+        own = {"activations": identity(sample), "method": method, "seed": 3}
+        assert config == dataclasses.replace(run, name=f"action_{method}", **own)
+        expected = load_or_fit_action(config, sample, tmp_path / "again")
+        assert torch.equal(action.matrices, expected.matrices)
+        assert identity(action) == identity(expected)
+    (config,) = other_fits(subject, ["adam"], tmp_path)
+    assert config.activations == run.activations
 
 
 @pytest.mark.parametrize("n_pixels, n_rows", [(None, 64), (5, 5)])
