@@ -7,6 +7,7 @@ from . import (
     go_results as go_results,
     names as names,
     plots as plots,
+    tries as tries,
     trust_results as trust_results,
     universality as universality,
 )
@@ -36,7 +37,9 @@ from .attention_heads import (
 )
 from .boards import (
     board_images as board_images,
+    boards_by_view as boards_by_view,
     draw_board as draw_board,
+    strongest_boards as strongest_boards,
 )
 from .dashboards import (
     attention_dashboard as attention_dashboard,
@@ -53,6 +56,7 @@ from .end_to_end import (
     unexplained_by_layer as unexplained_by_layer,
 )
 from .go_results import (
+    explained_by_block as explained_by_block,
     go_differences as go_differences,
     go_verdict as go_verdict,
     of_go_size as of_go_size,
@@ -82,6 +86,9 @@ from .plots import (
     seeds_note as seeds_note,
     similarities as similarities,
     summarise as summarise,
+)
+from .tries import (
+    points_by_try as points_by_try,
 )
 from .trust_results import (
     card_points as card_points,
