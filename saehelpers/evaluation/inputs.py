@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saehelpers.evaluation.logistic import Factors
 from saehelpers.runs.checking import checked
-from saehelpers.runs.identities import identity
+from saehelpers.runs.identities import identified, identity
 from saehelpers.runs.precision import full_precision
 from saehelpers.runs.wanted import FROM_ZERO, Name, Positive, one_of
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
@@ -181,6 +181,14 @@ def _causes(sae: SAE, activations: Tensor, elements: Tensor, action) -> dict[str
         "action": "" if action is None else identity(action),
         "data": identity((activations, elements)),
     }
+
+
+@checked
+def all_features(given: ProbeInput) -> Float[Tensor, "n d"]:
+    """What a probe is given that may use every latent, told by what it was made from."""
+    features = torch.from_numpy(given.matrix(torch.arange(given.n_latents)))
+    told = {"of": given.causes or given, "features": given.features, "element": given.element}
+    return identified(features, told)
 
 
 @checked

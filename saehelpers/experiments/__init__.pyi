@@ -53,6 +53,7 @@ from .end_to_end import (
 )
 from .go_points import (
     GoPoints as GoPoints,
+    turned_boards as turned_boards,
     turned_samples as turned_samples,
 )
 from .known_worlds import (

@@ -1,4 +1,4 @@
-"""What there is to probe of a Go network: points of positions, each turned by an element."""
+"""What there is to show and to probe of a Go network: positions and their points, turned."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,7 +19,7 @@ from saehelpers.networks import neighbourhoods, read_activations, to_feature_map
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified
 from saehelpers.runs.wanted import FROM_ZERO, Name, Positive, Seed
-from saehelpers.symmetry import Group, act_each
+from saehelpers.symmetry import Group, act_each, image_action
 
 
 @checked
@@ -72,3 +72,28 @@ def turned_samples(
     labels = turned_labels(point_tasks(games, positions), points, each.view(n, k), group)
     cause = {"planes": planes, "turned by": elements}
     return GoPoints(identified(act_each(planes, elements, group), cause), turned, each, labels)
+
+
+@checked
+def turned_boards(
+    positions: Positions, planes: Float[Tensor, "n planes size size"], group: Group
+) -> tuple[
+    Float[Tensor, "turned planes size size"],
+    Int[Tensor, "turned size size"],
+    Int[Tensor, " turned"],
+]:
+    """Positions under every element, all under the first one first: planes, stones, last moves.
+
+    A last move is a point (row * size + column), size * size for a pass, -1 where there was none.
+
+    Args:
+        planes: of the positions as they are.
+    """
+    act, points = image_action(group), turned_points(group, positions.size)
+    stones, moves = positions.stones[:, 0], positions.moves[:, 0]
+    views = [
+        (act(planes, g), act(stones, g), torch.where(moves < 0, -1, points[g][moves]))
+        for g in range(group.order)
+    ]
+    turned, boards, last = map(torch.cat, zip(*views, strict=True))
+    return turned, boards, last

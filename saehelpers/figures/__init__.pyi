@@ -10,6 +10,7 @@ from . import (
     orbits as orbits,
     plots as plots,
     synthetic as synthetic,
+    tries as tries,
     trust_results as trust_results,
     universality as universality,
 )
@@ -39,7 +40,9 @@ from .attention_heads import (
 )
 from .boards import (
     board_images as board_images,
+    boards_by_view as boards_by_view,
     draw_board as draw_board,
+    strongest_boards as strongest_boards,
 )
 from .dashboards import (
     attention_dashboard as attention_dashboard,
@@ -66,6 +69,7 @@ from .galaxies import (
     property_histograms as property_histograms,
 )
 from .go_results import (
+    explained_by_block as explained_by_block,
     go_differences as go_differences,
     go_verdict as go_verdict,
     of_go_size as of_go_size,
@@ -112,6 +116,9 @@ from .synthetic import (
     firing_by_world as firing_by_world,
     scores_by_topk as scores_by_topk,
     scores_by_world as scores_by_world,
+)
+from .tries import (
+    points_by_try as points_by_try,
 )
 from .trust_results import (
     card_points as card_points,

@@ -1,13 +1,18 @@
 """Go boards, drawn."""
 
+from collections.abc import Sequence
+from typing import Annotated
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from saehelpers.figures.plots import panels
+from saehelpers.networks.go import GoOpinion
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
-from saehelpers.runs.wanted import Positive
+from saehelpers.runs.wanted import NOT_EMPTY, Positive
 
 with extra("notebooks"):
     import matplotlib.pyplot as plt
@@ -46,6 +51,61 @@ def draw_board(
             radius = 0.46 * float(chances[row, column].clamp(max=1)) ** 0.5
             ax.add_patch(plt.Circle((column, row), radius, fc="#4477aa", zorder=3))
     ax.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xticks=[], yticks=[], aspect="equal")
+
+
+@checked
+def boards_by_view(
+    stones: Int[Tensor, "size size"],
+    last: int,
+    views: Annotated[Sequence[GoOpinion], NOT_EMPTY],
+    legal: Bool[Tensor, " moves"],
+) -> Figure:
+    """A position and the chances of its moves, once for every view; see `viewed_opinions`.
+
+    Titles: the chance of the best move on the board, and that the player to move wins.
+
+    Args:
+        views: whose first position this is.
+        legal: moves, a pass last.
+    """
+    size = len(stones)
+    fig, axes = panels(len(views), (2.1, 2.3), rows=2 if len(views) > 4 else 1)
+    for g, (ax, view) in enumerate(zip(axes, views, strict=True)):
+        chances = view.policy[0].masked_fill(~legal, -torch.inf).softmax(0)
+        chances = chances[:-1].view(size, size)
+        draw_board(ax, stones, last, chances)
+        win = view.value.softmax(1)[0, 0]
+        ax.set_title(f"view {g}: best {chances.max():.2f}, win {win:.3f}", fontsize=8)
+    return fig
+
+
+@checked
+def strongest_boards(
+    stones: Int[Tensor, "n size size"],
+    last: Int[Tensor, " n"],
+    activations: Float[Tensor, "n size size n_latents"],
+    names: Annotated[Sequence[str], NOT_EMPTY],
+    columns: Positive = 6,
+) -> Figure:
+    """The boards on which latents are strongest, a row for each; discs are its activations.
+
+    A disc of full size is a latent's largest activation on all boards.
+
+    Args:
+        names: one for each latent.
+    """
+    if len(names) != activations.shape[-1]:
+        raise ValueError(f"names must be {activations.shape[-1]}, one for each latent, got {names}")
+    columns = min(columns, len(stones))
+    fig, axes = panels(columns * len(names), (1.5, 1.6), rows=len(names))
+    for row, (name, strength) in enumerate(zip(names, activations.unbind(-1), strict=True)):
+        own = axes[row * columns : (row + 1) * columns]
+        best = strength.amax((1, 2)).argsort(descending=True)[:columns]
+        scaled = strength / strength.max().clamp(min=1e-6)
+        for ax, board in zip(own, best.tolist(), strict=True):
+            draw_board(ax, stones[board], int(last[board]), scaled[board])
+        own[0].set_ylabel(name, fontsize=8)
+    return fig
 
 
 @checked

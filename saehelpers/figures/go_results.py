@@ -6,11 +6,13 @@ Everything is resampled over blocks of test games and over seeds: a row's block 
 from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 
 from saehelpers.evaluation.statements import Estimate, interval, paired_difference, verdict
 from saehelpers.figures import analysis
 from saehelpers.figures.names import colour, label
+from saehelpers.figures.plots import legend_below, panels
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import NOT_EMPTY, with_columns
@@ -20,6 +22,7 @@ from saehelpers.training import METHODS, SAERun, matched_runs
 
 with extra("notebooks"):
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NETWORK, BESIDE = "base_model", ("inputs", "random_network")
 WITHOUT, WITH, FVU = "without direction", "with direction", "FVU"
@@ -44,9 +47,37 @@ CLAIMS = (
     ),
     ("self-oriented reconstructs better than oriented", ("oriented",), ("self_oriented",), FVU),
 )
+FITS = {  # what turns activations: the method of the fit, and the metric of its rows
+    "one matrix per generator": ("refined", "r2"),
+    "free matrices": ("per_element", "r2"),
+    "identity": ("refined", "r2_identity"),
+}
 Values = Annotated[
     pd.DataFrame, with_columns("method", "split", "seed", "task", "task_type", "value")
 ]
+
+
+@checked
+def explained_by_block(
+    rows: Annotated[pd.DataFrame, with_columns("base_model", "method", "metric", "value")],
+    networks: Annotated[Sequence[str], NOT_EMPTY],
+    layers: Annotated[Sequence[int], NOT_EMPTY],
+) -> Figure:
+    """R^2 of what turns activations (`FITS`) by the block that these enter, a panel a network.
+
+    Args:
+        rows: of `report_action` over all elements; the base model is "katago, block 8", say.
+    """
+    fig, axes = panels(len(networks), (4, 3), sharey=True)
+    r2 = rows.groupby(["base_model", "method", "metric"])["value"].mean()
+    for ax, name in zip(axes, networks, strict=True):
+        for fit, (method, metric) in FITS.items():
+            keys = [(f"{name}, block {layer}", method, metric) for layer in layers]
+            ax.plot(layers, [r2.get(key, np.nan) for key in keys], marker="o", label=fit)
+        ax.set(title=name, xlabel="what enters block")
+    axes[0].set_ylabel("$R^2$, test positions")
+    legend_below(fig, axes[0])
+    return fig
 
 
 @checked

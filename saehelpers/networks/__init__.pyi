@@ -58,6 +58,7 @@ from .go import (
 )
 from .go_files import (
     load_go_network as load_go_network,
+    named_go_network as named_go_network,
 )
 from .language import (
     load_pretrained_language_model as load_pretrained_language_model,

@@ -13,15 +13,24 @@ import importlib.util
 import math
 import zlib
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from saehelpers.datasets.go import N_GLOBAL, N_SPATIAL
-from saehelpers.networks.go import Block, GoNetwork, PolicyHead, PoolingBlock, ValueHead
+from saehelpers.networks.go import (
+    Block,
+    GoNetwork,
+    PolicyHead,
+    PoolingBlock,
+    ValueHead,
+    make_go_network,
+)
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified
+from saehelpers.runs.wanted import Name, at_least
 
 VERSION = 8
 WHEEL = "KaTrain==1.13.0"
@@ -55,6 +64,31 @@ def load_go_network(path: Path | str | None = None) -> GoNetwork:
         raise ValueError(f"{path} is cut short or damaged: {error}. Read are {READS}") from error
     network = _Reader(data, path).network()
     return identified(network.eval().requires_grad_(False), {"go network": digits})
+
+
+@checked
+def named_go_network(
+    name: Name, n_blocks: Annotated[int, at_least(2)] = 4
+) -> tuple[GoNetwork, str]:
+    """A network by its name, and which it is: "katago", "tiny", or the name of its file.
+
+    Args:
+        name: "katago", the one of KaTrain's wheel; "tiny", one of so many blocks with random
+            weights; or the path of a file. Where the wheel is not installed, this is printed, and
+            "tiny" takes its place.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_go_network` does, of a path.
+    """
+    if name == "tiny":
+        return make_go_network(n_blocks), "tiny"
+    if name != "katago":
+        return load_go_network(name), Path(name).name
+    try:
+        return load_go_network(), "katago"
+    except FileNotFoundError as error:
+        print(error)
+        return make_go_network(n_blocks), "tiny"
 
 
 def _in_wheel() -> Path:

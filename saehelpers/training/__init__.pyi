@@ -67,6 +67,7 @@ from .side_by_side import (
 from .sizes import (
     matched_runs as matched_runs,
     n_parameters as n_parameters,
+    runs_at_equal_cost as runs_at_equal_cost,
     with_parameters as with_parameters,
 )
 from .sparsity import (

@@ -1,13 +1,13 @@
-"""SAEs of equal numbers of parameters."""
+"""SAEs of equal numbers of parameters, and of equal cost."""
 
 import dataclasses
 from typing import Annotated
 
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Positive, one_of
+from saehelpers.runs.wanted import Name, Positive, one_of
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group
-from saehelpers.training.methods import SAERun, method_run
+from saehelpers.training.methods import SAERun, method_run, method_runs
 
 SIZES = ("n_latents", "encoder_hidden")  # that the number of parameters rises with
 
@@ -51,3 +51,29 @@ def matched_runs(config: SAERun, group: Group) -> list[SAERun]:
         dataclasses.replace(config, name=name, sae=with_parameters(config.sae, *size))
         for name, size in sizes.items()
     ]
+
+
+@checked
+def runs_at_equal_cost(
+    methods: list[str],
+    seeds: list[int],
+    activations: Name,
+    sae: SAEConfig,
+    group: Group,
+    **settings,
+) -> list[SAERun]:
+    """The runs of every method and seed, and of vanilla SAEs that cost as much; see `method_run`.
+
+    "vanilla_matched": as many parameters as an SAE and its action, see `matched_runs`.
+    "vanilla_compute": an epoch for every element that a search tries, where others have one.
+    """
+    own, vanilla = (
+        method_runs(names, [sae.topk], seeds, activations, sae, group, **settings)
+        for names in (methods, ["vanilla"])
+    )
+    matched = [matched_runs(config, group)[0] for config in vanilla]
+    longer = [
+        dataclasses.replace(config, name="vanilla_compute", epochs=group.order * config.epochs)
+        for config in vanilla
+    ]
+    return own + matched + longer

@@ -117,9 +117,10 @@ ACCEPTED = {
         "datasets.go.load_or_play_games komi: -1",
     ),
     "where there was no move, or a pass, none is marked": (
-        "figures.board_images last: negative", "figures.draw_board last: -1",
-        "figures.draw_board last: 0", "figures.draw_board last: None",
-        "figures.draw_board chances: None",
+        "figures.board_images last: negative", "figures.strongest_boards last: negative",
+        "figures.boards_by_view last: -1", "figures.boards_by_view last: 0",
+        "figures.draw_board last: -1", "figures.draw_board last: 0",
+        "figures.draw_board last: None", "figures.draw_board chances: None",
     ),
     "a score may be negative": (
         "evaluation.judged least: -1", "figures.subgroup_curves least: -1", "observed: -1",

@@ -157,6 +157,7 @@ CALLS = {
     "networks.GoNetwork": None,
     "networks.GoOpinion": None,
     "networks.load_go_network": None,  # depends on the wheel: tests/networks/test_go.py
+    "networks.named_go_network": None,  # the same
     "networks.make_go_network": lambda: {"n_blocks": 2, "channels": 4},
     "networks.read_opinions": lambda: {"network": t.go_network(), "planes": t.go_planes()},
     "networks.reconstructing": lambda: {"network": t.go_network(), "module": "blocks.0",

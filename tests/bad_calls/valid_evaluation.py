@@ -190,6 +190,7 @@ CALLS = {
                                       "latents": t.latents()},
     "evaluation.ProbeInput.matrix": lambda: (_probe_input().matrix,
                                              {"keep": torch.tensor([0, 1])}),
+    "evaluation.all_features": lambda: {"given": _probe_input()},
     "evaluation.orbit_averaged": lambda: _symmetric(elements=t.whole(4, t.N),
                                                     action=t.toy().action),
     "evaluation.probe_inputs": lambda: _symmetric(elements=t.whole(4, t.N),

@@ -153,8 +153,8 @@ CALLS = {
                                          "angles": t.random(6)},
     "figures.latents_on_images": lambda: {
         "images": t.pictures(), "maps": t.random(6, 2, 4, 4).abs(), "row_titles": ["image"]},
-    "figures.property_histograms": lambda: {"classes": {"a": _galaxies_measured()}, "others": _galaxies_measured(),
-                                            "name": "Hubble"},
+    "figures.property_histograms": lambda: {
+        "classes": {"a": _galaxies_measured()}, "others": _galaxies_measured(), "name": "Hubble"},
     "figures.attention_dashboard": lambda: {
         "path": t.fresh("page").with_suffix(".html"), "model": t.gpt2(), "layer": 0,
         "sae": t.attention_sae(), "latents": [0, 1], "tokens": t.tokens(),
@@ -179,6 +179,10 @@ CALLS = {
     "figures.on_tasks_that_count": lambda: {"values": _of_go(), "probes": _of_go(),
                                             "margin": 0.05},
     "figures.over_blocks": lambda: {"values": _of_go()},
+    "figures.explained_by_block": lambda: {
+        "rows": pd.DataFrame({"base_model": ["tiny, block 0"], "method": "refined", "metric": "r2",
+                              "value": 0.5}),
+        "networks": ["tiny"], "layers": [0]},
     "figures.own_frame_fvu": lambda: {"table": t.score_table()},
     "figures.points_with_intervals": lambda: {"ax": _axes(), "values": _of_go(),
                                               "methods": ["vanilla"]},
@@ -187,6 +191,12 @@ CALLS = {
     "figures.colour": lambda: {"name": "vanilla"},
     "figures.board_images": lambda: {"stones": t.go_games().stones, "last": t.whole(9, 2),
                                      "pixels": 20},
+    "figures.boards_by_view": lambda: {
+        "stones": t.go_games().stones[0], "last": 3, "views": [t.go_network()(t.go_planes())],
+        "legal": t.whole(9, 10) >= 0},
+    "figures.strongest_boards": lambda: {
+        "stones": t.go_games().stones, "last": t.whole(9, 2), "activations": t.random(2, 3, 3, 1),
+        "names": ["latent 0"], "columns": 2},
     "figures.draw_board": lambda: {"ax": _axes(), "stones": t.go_games().stones[0], "last": 3,
                                    "chances": t.random(3, 3).sigmoid()},
     "figures.curves": lambda: {"ax": _axes(), "table": t.summary(), "x": "topk",
@@ -201,6 +211,9 @@ CALLS = {
     "figures.legend_below": lambda: {"fig": plt.figure(), "ax": _axes()},
     "figures.log_ticks": lambda: {"ax": _axes(), "values": [1, 2, 4]},
     "figures.overlay": lambda: {"images": t.pictures(), "maps": t.random(6, 4, 4).abs()},
+    "figures.points_by_try": lambda: {
+        "ax": _axes(), "dots": t.summary().set_index("method"),
+        "squares": t.summary().set_index("method"), "methods": {"vanilla": "vanilla"}},
     "figures.panels": lambda: {"number": 2, "size": (3.0, 2.0)},
     "figures.seeds_note": lambda: {"table": t.summary()},
     "figures.similarities": lambda: {"ax": _axes(), "cosines": t.random(3, 4).clamp(-1, 1)},

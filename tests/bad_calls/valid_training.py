@@ -158,6 +158,8 @@ CALLS = {
                                      "activations": "a", "sae": t.config(), "group": t.C4},
     "training.n_parameters": lambda: {"sae": t.config()},
     "training.run_columns": lambda: {"config": t.run()},
+    "training.runs_at_equal_cost": lambda: {"methods": ["canonical"], "seeds": [0],
+                                            "activations": "a", "sae": t.config(), "group": t.C4},
     "training.with_parameters": lambda: {"sae": t.config(), "size": "n_latents", "number": 900},
     "training.OBJECTIVES": None,
     "training.SPARSITY_TERMS": None,
@@ -215,6 +217,8 @@ CALLS = {
     "experiments.GoPoints": lambda: {
         "planes": t.go_planes(), "points": t.whole(9, 4, 2), "elements": t.whole(4, 8),
         "labels": t.whole(2, 8, 3).bool()},
+    "experiments.turned_boards": lambda: {
+        "positions": go.replay(t.go_games()), "planes": t.go_planes(), "group": t.C4},
     "experiments.turned_samples": lambda: {
         "games": t.go_games(), "positions": go.replay(t.go_games()), "planes": t.go_planes(),
         "points": t.whole(9, 4, 2), "group": t.C4},

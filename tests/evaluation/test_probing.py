@@ -10,7 +10,13 @@ from sklearn.metrics import f1_score
 from torch.testing import assert_close
 
 from saehelpers.evaluation import probing
-from saehelpers.evaluation.inputs import ProbeInput, orbit_averaged, probe_inputs, with_element
+from saehelpers.evaluation.inputs import (
+    ProbeInput,
+    all_features,
+    orbit_averaged,
+    probe_inputs,
+    with_element,
+)
 from saehelpers.evaluation.metrics import f1, macro_f1, separating_latents
 from saehelpers.evaluation.probing import (
     PROBES,
@@ -22,6 +28,7 @@ from saehelpers.evaluation.probing import (
     resampled_scores,
     task_scores,
 )
+from saehelpers.runs import identity
 from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction
 
@@ -66,6 +73,15 @@ def test_matrix_agrees_with_a_loop(copies, with_extra):
         if with_extra:
             expected = torch.cat([expected, extra[i]])
         assert_close(torch.from_numpy(made[i]), expected)
+
+
+def test_features_of_all_latents_are_told_by_their_causes():
+    of_copies = random_input(copies=3)
+    assert np.array_equal(all_features(of_copies).numpy(), of_copies.matrix(torch.arange(5)))
+    one, same, other = (
+        all_features(random_input(causes={"weights": weights})) for weights in ("a", "a", "b")
+    )
+    assert identity(one) == identity(same) != identity(other)
 
 
 def test_matrix_of_latents_is_the_kept_columns():

@@ -19,8 +19,8 @@ from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs.identities import identity
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, act_each, fit_action, image_action, orbit
-from saehelpers.training.methods import SAERun
-from saehelpers.training.sizes import matched_runs, n_parameters
+from saehelpers.training.methods import SAERun, method_runs
+from saehelpers.training.sizes import matched_runs, n_parameters, runs_at_equal_cost
 
 IMAGES = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -125,3 +125,14 @@ def test_matched_runs_have_equal_parameters(name, generators):
 def test_a_linear_encoder_has_no_hidden_units_to_widen():
     config = SAERun("vanilla", "copies", SAEConfig(24, 16, topk=4, encoder="linear"))
     assert [run.name for run in matched_runs(config, Group.named("C4"))] == ["vanilla_matched"]
+
+
+def test_vanilla_saes_stand_beside_methods_at_equal_cost():
+    sae, group, names = SAEConfig(24, 16, topk=4), Group.named("C4"), ["vanilla_wide", "oriented"]
+    plan = runs_at_equal_cost(names, [1, 2], "a", sae, group, epochs=3, batch_size=8)
+    assert plan[:4] == method_runs(names, [4], [1, 2], "a", sae, group, epochs=3, batch_size=8)
+    vanilla = method_runs(["vanilla"], [4], [1, 2], "a", sae, group, epochs=3, batch_size=8)
+    assert plan[4:6] == [matched_runs(run, group)[0] for run in vanilla]
+    assert plan[6:] == [
+        dataclasses.replace(run, name="vanilla_compute", epochs=12) for run in vanilla
+    ]

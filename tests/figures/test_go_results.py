@@ -130,3 +130,26 @@ def test_other_games_decide_which_tasks_count():
     assert set(zip(kept.task, kept.split, strict=True)) == {
         ("always", "a"), ("always", "b"), ("by luck", "b"),
     }  # fmt: skip
+
+
+def test_what_turns_activations_by_block():
+    import matplotlib.pyplot as plt
+
+    fits = {("refined", "r2"): 0.9, ("per_element", "r2"): 0.95, ("refined", "r2_identity"): 0.5}
+    rows = [
+        {"base_model": f"{name}, block {layer}", "method": method, "metric": metric,
+         "value": value - layer / 100 - (name == "random weights") / 10}
+        for name in ("katago", "random weights") for layer in (0, 4)
+        for (method, metric), value in fits.items()
+    ]  # fmt: skip
+    networks = ["random weights", "katago", "absent"]
+    fig = figures.explained_by_block(pd.DataFrame(rows), networks, [4, 0])
+    assert [ax.get_title() for ax in fig.axes] == networks
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in fig.axes[0].lines}
+    assert drawn == {
+        "one matrix per generator": [[4, pytest.approx(0.76)], [0, pytest.approx(0.8)]],
+        "free matrices": [[4, pytest.approx(0.81)], [0, pytest.approx(0.85)]],
+        "identity": [[4, pytest.approx(0.36)], [0, pytest.approx(0.4)]],
+    }
+    assert all(np.isnan(line.get_ydata()).all() for line in fig.axes[2].lines)
+    plt.close(fig)

@@ -8,11 +8,12 @@ from torch.testing import assert_close
 
 from saehelpers.datasets import go
 from saehelpers.evaluation import spliced
-from saehelpers.experiments import turned_samples
+from saehelpers.experiments import turned_boards, turned_samples
 from saehelpers.networks import (
     drawn_pixels,
     load_go_network,
     make_go_network,
+    named_go_network,
     orbit_activations,
     orbit_pixels,
     read_activations,
@@ -248,6 +249,22 @@ def test_samples_of_turned_boards_are_those_of_orbits(network, games, tmp_path):
     assert torch.equal(samples.labels[:, number], above * middle == 2)
 
 
+def test_boards_under_every_element_are_turned_with_their_last_moves(games):
+    positions = go.draw_positions(games, 6)
+    planes, act, points = go.input_planes(positions), image_action(D4), go.turned_points(D4, 5)
+    turned, stones, last = turned_boards(positions, planes, D4)
+    moves, mover = positions.moves[:, 0], -positions.to_move
+    for g in range(8):
+        rows = slice(6 * g, 6 * (g + 1))
+        assert torch.equal(turned[rows], act(planes, g))
+        assert torch.equal(stones[rows], act(positions.stones[:, 0], g))
+        for n in range(6):
+            there = int(last[rows][n])
+            assert there == (points[g][moves[n]] if moves[n] >= 0 else -1)
+            if 0 <= there < 25:
+                assert stones[rows][n].flatten()[there] == mover[n]
+
+
 # --- files ---
 
 
@@ -373,6 +390,21 @@ def test_where_a_network_comes_from_is_told(tmp_path, monkeypatch):
     path.write_bytes(written(make_go_network(n_blocks=2, channels=8)))
     with pytest.raises(ValueError, match="is damaged: its SHA-256 is"):
         load_go_network()
+
+
+def test_a_network_has_a_name(tmp_path, monkeypatch, capsys):
+    network, source = named_go_network("tiny", 3)
+    assert source == "tiny" and len(network.blocks) == 3
+    path = tmp_path / "mine.bin"
+    path.write_bytes(written(make_go_network(n_blocks=2, channels=8)))
+    network, source = named_go_network(str(path))
+    assert source == "mine.bin" and identity(network) == identity(load_go_network(path))
+    with pytest.raises(FileNotFoundError, match="no Go network at nowhere"):
+        named_go_network("nowhere")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    network, source = named_go_network("katago", 2)
+    assert source == "tiny" and identity(network) == identity(make_go_network(2))
+    assert "KaTrain, which brings the Go network, is not installed" in capsys.readouterr().out
 
 
 # --- the real network, where its wheel is installed ---
