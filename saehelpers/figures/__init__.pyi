@@ -2,11 +2,13 @@ from . import (
     analysis as analysis,
     attention_heads as attention_heads,
     boards as boards,
+    claims as claims,
     dashboards as dashboards,
     end_to_end as end_to_end,
     go_results as go_results,
     names as names,
     plots as plots,
+    probing as probing,
     trust_results as trust_results,
     universality as universality,
 )
@@ -18,6 +20,7 @@ from .analysis import (
     advantage as advantage,
     at as at,
     at_every as at_every,
+    base_models_of as base_models_of,
     beside_published as beside_published,
     conditions as conditions,
     mean_f1 as mean_f1,
@@ -25,6 +28,7 @@ from .analysis import (
     ordering as ordering,
     over_task_types as over_task_types,
     rank_correlation as rank_correlation,
+    recons_of as recons_of,
     resampled_f1 as resampled_f1,
     what_is_there as what_is_there,
 )
@@ -37,6 +41,10 @@ from .attention_heads import (
 from .boards import (
     board_images as board_images,
     draw_board as draw_board,
+)
+from .claims import (
+    claims_of as claims_of,
+    differences_between as differences_between,
 )
 from .dashboards import (
     attention_dashboard as attention_dashboard,
@@ -82,6 +90,17 @@ from .plots import (
     seeds_note as seeds_note,
     similarities as similarities,
     summarise as summarise,
+)
+from .probing import (
+    advantage_bars as advantage_bars,
+    class_f1_by_truncation as class_f1_by_truncation,
+    control_dots as control_dots,
+    error_by_frame as error_by_frame,
+    f1_by_size as f1_by_size,
+    f1_by_task_type as f1_by_task_type,
+    f1_by_truncation as f1_by_truncation,
+    f1_of_two_probes as f1_of_two_probes,
+    gains_beside_published as gains_beside_published,
 )
 from .trust_results import (
     card_points as card_points,
