@@ -34,10 +34,14 @@ from .calibration import (
     write_trust as write_trust,
 )
 from .controls import (
+    matched_inputs as matched_inputs,
     other_group as other_group,
+    other_group_inputs as other_group_inputs,
     run_under as run_under,
     samples_under as samples_under,
+    shuffled_action as shuffled_action,
     subject_under as subject_under,
+    untrained_inputs as untrained_inputs,
 )
 from .encoders import (
     EncoderRun as EncoderRun,

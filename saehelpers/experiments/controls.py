@@ -1,5 +1,6 @@
-"""Controls that ask whether the right group matters: SAEs that respect another one.
+"""Controls: what probes are given where the group is wrong, or where none is used.
 
+SAEs that respect another group, vanilla SAEs of equal parameters, and what needs no trained SAE.
 Used by notebook 04.
 """
 
@@ -11,13 +12,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saehelpers.datasets.shapes import ProbeSamples
+from saehelpers.evaluation.inputs import ProbeInput, probe_inputs
+from saehelpers.experiments.saes import load_or_train_saes
 from saehelpers.experiments.subjects import Subject, load_or_fit_action
 from saehelpers.networks.activations import orbit_activations
+from saehelpers.networks.scaling import standardisation
 from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified, identity
-from saehelpers.runs.wanted import FROM_ZERO, Device
+from saehelpers.runs.wanted import FROM_ZERO, AnyExecutor, Device
+from saehelpers.saes import SAEConfig, make_sae
 from saehelpers.symmetry import Group, LinearAction, rotations_and_flips, usual_fit
 from saehelpers.training.methods import SAERun
+from saehelpers.training.sizes import matched_runs
 
 
 @checked
@@ -104,6 +111,90 @@ def run_under(config: SAERun, subject: Subject, other_subject: Subject) -> SAERu
     """The run of an SAE on a subject taken for another group's, in about as many steps."""
     epochs = max(1, config.epochs * len(subject.train) // len(other_subject.train))
     return dataclasses.replace(config, activations=identity(other_subject.train), epochs=epochs)
+
+
+@checked
+def shuffled_action(subject: Subject, models: Path | str, device: Device = "cpu") -> LinearAction:
+    """An action that was fitted to orbits with permuted elements, sample by sample: a wrong one."""
+    run = dataclasses.replace(subject.action_run, name="action_shuffled", shuffled=True)
+    return load_or_fit_action(run, subject.train, models, device)
+
+
+@checked
+def matched_inputs(
+    configs: list[SAERun],
+    subject: Subject,
+    samples: ProbeSamples,
+    models: Path | str,
+    device: Device = "cpu",
+    executor: AnyExecutor | None = None,
+) -> list[tuple[SAERun, ProbeInput]]:
+    """What probes are given of vanilla SAEs of equal parameters, which are loaded or trained.
+
+    configs: narrow vanilla SAEs of the subject, see `saehelpers.training.matched_runs`.
+    """
+    matched = [run for config in configs for run in matched_runs(config, subject.action.group)]
+    saes = load_or_train_saes(matched, subject.train, models, subject.test, device, executor)
+    orbits = samples.orbits(subject.train, subject.test)
+    return [
+        (run, probe_inputs(sae, orbits, samples.elements)["none"])
+        for run, sae in zip(matched, saes, strict=True)
+    ]
+
+
+@checked
+def other_group_inputs(
+    configs: list[SAERun],
+    subject: Subject,
+    other_subject: Subject,
+    samples: ProbeSamples,
+    models: Path | str,
+    device: Device = "cpu",
+    executor: AnyExecutor | None = None,
+) -> list[tuple[SAERun, ProbeInput]]:
+    """What probes are given of SAEs that respect another group, which are loaded or trained.
+
+    Of each two inputs, called "true_D4" and "inferred_D4" where the other group is D4.
+
+    Args:
+        configs: symmetric SAEs of the subject; they are trained anew for the other group.
+        other_subject: see `subject_under`.
+    """
+    other = other_subject.action.group
+    runs = [run_under(config, subject, other_subject) for config in configs]
+    train, test = other_subject.train, other_subject.test
+    saes = load_or_train_saes(runs, train, models, test, device, executor)
+    seen = other_subject if other.order > subject.action.group.order else subject
+    orbits = samples.orbits(seen.train, seen.test)
+    own = samples_under(other, orbits, samples.elements)
+    found = []
+    for run, sae in zip(runs, saes, strict=True):
+        inputs = probe_inputs(sae, *own, other_subject.action)
+        for told in ("true", "inferred"):
+            element = f"{told}_{other.name}"
+            found.append((run, dataclasses.replace(inputs[told], element=element)))
+    return found
+
+
+@checked
+def untrained_inputs(
+    subject: Subject, samples: ProbeSamples, sae: SAEConfig
+) -> dict[str, ProbeInput]:
+    """What probes are given without a trained SAE, by the name of the method.
+
+    "base_model": all activations. "random": recons of an SAE that was never trained.
+
+    sae: its config; its width `d` gives way to that of the activations.
+    """
+    orbits, elements = samples.orbits(subject.train, subject.test), samples.elements
+    x = orbits[torch.arange(len(orbits)), elements]
+    causes = {"data": identity((orbits, elements))}
+    random = make_sae(dataclasses.replace(sae, d=x.shape[-1]))
+    random.set_standardisation(*standardisation(subject.train))
+    return {
+        "base_model": ProbeInput("activations", "none", x, causes=causes),
+        "random": probe_inputs(random, orbits, elements)["none"],
+    }
 
 
 def _halves(orbits: Float[Tensor, "n order d"]) -> Tensor:

@@ -2,6 +2,7 @@ from . import (
     analysis as analysis,
     attention_heads as attention_heads,
     boards as boards,
+    claims as claims,
     dashboards as dashboards,
     end_to_end as end_to_end,
     galaxies as galaxies,
@@ -9,6 +10,7 @@ from . import (
     names as names,
     orbits as orbits,
     plots as plots,
+    probing as probing,
     synthetic as synthetic,
     tries as tries,
     trust_results as trust_results,
@@ -22,6 +24,7 @@ from .analysis import (
     advantage as advantage,
     at as at,
     at_every as at_every,
+    base_models_of as base_models_of,
     beside_published as beside_published,
     conditions as conditions,
     mean_f1 as mean_f1,
@@ -29,6 +32,7 @@ from .analysis import (
     ordering as ordering,
     over_task_types as over_task_types,
     rank_correlation as rank_correlation,
+    recons_of as recons_of,
     resampled_f1 as resampled_f1,
     what_is_there as what_is_there,
 )
@@ -43,6 +47,10 @@ from .boards import (
     boards_by_view as boards_by_view,
     draw_board as draw_board,
     strongest_boards as strongest_boards,
+)
+from .claims import (
+    claims_of as claims_of,
+    differences_between as differences_between,
 )
 from .dashboards import (
     attention_dashboard as attention_dashboard,
@@ -61,7 +69,6 @@ from .end_to_end import (
 from .galaxies import (
     bars_in_panels as bars_in_panels,
     channel_under_group as channel_under_group,
-    class_f1_by_truncation as class_f1_by_truncation,
     examples_of_classes as examples_of_classes,
     images_beside as images_beside,
     latents_by_angle as latents_by_angle,
@@ -108,6 +115,17 @@ from .plots import (
     seeds_note as seeds_note,
     similarities as similarities,
     summarise as summarise,
+)
+from .probing import (
+    advantage_bars as advantage_bars,
+    class_f1_by_truncation as class_f1_by_truncation,
+    control_dots as control_dots,
+    error_by_frame as error_by_frame,
+    f1_by_size as f1_by_size,
+    f1_by_task_type as f1_by_task_type,
+    f1_by_truncation as f1_by_truncation,
+    f1_of_two_probes as f1_of_two_probes,
+    gains_beside_published as gains_beside_published,
 )
 from .synthetic import (
     bars_by_case as bars_by_case,

@@ -6,6 +6,7 @@ from typing import Annotated
 import pandas as pd
 
 from saehelpers.evaluation.statements import RESAMPLE
+from saehelpers.networks.autoencoders import ARCHITECTURES
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import Name, Positive, check_columns, one_of, with_columns
 from saehelpers.training.methods import METHODS
@@ -61,6 +62,30 @@ def of_width(
     widths = {name: n_latents * method.width for name, method in one_by_one.items()}
     wanted = table["method"].map(widths)
     return table[wanted.isna() | table["n_latents"].isna() | (table["n_latents"] == wanted)]
+
+
+@checked
+def base_models_of(
+    table: Annotated[pd.DataFrame, with_columns("base_model")],
+) -> list[str]:
+    """The base models of some rows: the architectures in their usual order, then others by name."""
+    names = set(table["base_model"])
+    usual = [name for name in ARCHITECTURES if name in names]
+    return usual + sorted(names - set(usual))
+
+
+@checked
+def recons_of(
+    rows: Annotated[pd.DataFrame, with_columns("features", "element", "method")],
+    element: Annotated[str, one_of(TOLD)] = "inferred",
+    methods: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """The rows of recons: those of baselines, and of symmetric SAEs that are given `element`.
+
+    methods: of these alone; by default of all that there are.
+    """
+    chosen = (rows["features"] == "recons") & rows["element"].isin(["none", element])
+    return rows[chosen if methods is None else chosen & rows["method"].isin(methods)]
 
 
 @checked
@@ -174,8 +199,7 @@ def beside_published(
     seeds; "seeds" is the least number of seeds of a base model.
     """
     key = [*CELL, "method"]
-    chosen = (f1["features"] == "recons") & f1["element"].isin(["none", element])
-    rows = f1[chosen].dropna(subset="topk")
+    rows = recons_of(f1, element).dropna(subset="topk")
     rows = rows.groupby([*key, "base_model", "base_seed"])["value"].agg(["mean", "count"])
     rows = rows.groupby([*key, "base_model"]).agg({"mean": "mean", "count": "min"}).reset_index()
     ours = rows.groupby(key).agg(
@@ -207,10 +231,10 @@ def rank_correlation(f1: Scores, element: Annotated[str, one_of(TOLD)] = "inferr
     Of recons of baselines, and of symmetric SAEs given `element`, over the methods that both
     probes were fitted to; four or more make a ranking.
     """
-    chosen = (f1["features"] == "recons") & f1["element"].isin(["none", element])
     ranking = ["base_model", "base_seed", "seed"]
     index = [*ranking, "method"]
-    wide = f1[chosen].pivot_table(index=index, columns="probe", values="value").dropna()
+    rows = recons_of(f1, element)
+    wide = rows.pivot_table(index=index, columns="probe", values="value").dropna()
     wide = wide.groupby(ranking).filter(lambda methods: len(methods) >= 4)
     return (
         wide.groupby(ranking)

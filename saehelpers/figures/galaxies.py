@@ -10,14 +10,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from saehelpers.datasets import ImageSet
-from saehelpers.evaluation import PROBES, angle_dependence
+from saehelpers.evaluation import angle_dependence
 from saehelpers.figures.names import colour, label
 from saehelpers.figures.plots import (
-    curves,
     grouped_bars,
     image_grid,
     legend_below,
-    log_ticks,
     overlay,
     panels,
     seeds_note,
@@ -167,24 +165,6 @@ def bars_in_panels(
         ax.set_xticks(range(len(order)), [labels[value] for value in order])
         ax.set_title(f"{title} ({seeds_note(summary)})")
     legend_below(fig, axes[0], columns=5)
-    return fig
-
-
-@checked
-def class_f1_by_truncation(
-    scores: Annotated[Results, with_columns("probe", "truncation")],
-    methods: Annotated[Sequence[str], NOT_EMPTY],
-) -> Figure:
-    """Macro F1 of classes against how many latents a probe may use, a panel for each probe."""
-    probes = [probe for probe in PROBES if scores["probe"].eq(probe).any()]
-    fig, axes = panels(len(probes), (5, 3.6))
-    for ax, probe in zip(axes, probes, strict=True):
-        summary = summarise(scores[scores["probe"] == probe], ["method", "truncation"])
-        curves(ax, summary, "truncation", methods)
-        log_ticks(ax, list(summary["truncation"]))
-        ax.set(title=f"{label(probe)} ({seeds_note(summary)})", xlabel="latents kept")
-    axes[0].set_ylabel("macro F1")
-    legend_below(fig, axes[0], columns=6)
     return fig
 
 

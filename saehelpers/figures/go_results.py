@@ -163,8 +163,7 @@ def untold_recons(
     probes: Annotated[Values, with_columns("features", "element")],
 ) -> pd.DataFrame:
     """F1 of recons where nobody is told the element, of one layer."""
-    untold = probes["features"].eq("recons") & probes["element"].isin(["none", "inferred"])
-    return probes[untold]
+    return analysis.recons_of(probes, "inferred")
 
 
 @checked

@@ -42,17 +42,19 @@ def check_parameters(
     least: Mapping[str, float | int | str] | None = None,
     most: Mapping[str, float | int | str] | None = None,
     multiples: Mapping[str, int | str] | None = None,
+    may_be_empty: Collection[str] = (),
 ) -> None:
     """Stop with a sentence where a parameter of a notebook cannot work.
 
     Args:
         notebook: the beginning of its file's name, "01" say.
         values: the parameters by name (`globals()`); each must be of the type that it has in the
-            notebook's parameter cell, and a list not empty.
+            notebook's parameter cell.
         known: what parameters may be; of a list, each of its items.
         least, most: bounds of numbers; of a list or dict, of its numbers. A bound is a number, or
             the name of another parameter: all of its numbers.
         multiples: what numbers must be a multiple of: a number, or the name of a parameter.
+        may_be_empty: lists that need no value; of the others, each needs one.
 
     Raises:
         TypeError: a parameter is of another type.
@@ -62,6 +64,8 @@ def check_parameters(
         if name not in values:
             raise ValueError(f"values lacks {name}, a parameter of the notebook")
         _check_type(name, values[name], default)
+        if isinstance(default, list) and values[name] in ([], ()) and name not in may_be_empty:
+            raise ValueError(f"{name} is empty: it needs one value or more")
     for name, choices in (known or {}).items():
         for item in _items(values[name]):
             if item not in choices:
@@ -106,8 +110,6 @@ def _check_type(name: str, value: Any, default: Any) -> None:
     kinds = {bool: bool, int: int, float: (int, float), str: str, list: (list, tuple), dict: dict}
     kind = kinds.get(type(default), object)
     if value is None or (isinstance(value, kind) and isinstance(value, bool) <= (kind is bool)):
-        if isinstance(default, list) and value is not None and not len(value):
-            raise ValueError(f"{name} is empty: it needs one value or more")
         return
     if default is None:
         return

@@ -38,6 +38,19 @@ def _condition(method: str) -> pd.DataFrame:
     return figures.conditions(_f1(), {method: ([method], "recons", element)})
 
 
+def _conditions() -> pd.DataFrame:
+    return pd.concat([_condition("vanilla"), _condition("canonical")])
+
+
+def _correlations() -> pd.Series:
+    names = ["base_model", "base_seed", "seed"]
+    return pd.Series([0.5], index=pd.MultiIndex.from_tuples([("mlp", 0, 0)], names=names))
+
+
+def _beside_published() -> pd.DataFrame:
+    return figures.beside_published(_f1().query("probe == 'xgboost'"), _published())
+
+
 def _cards() -> pd.DataFrame:
     return pd.DataFrame({"latent": [0, 3], "verdict": "trust", "probability": 0.9})
 
@@ -107,6 +120,7 @@ CALLS = {
                                   "baseline": _condition("vanilla")},
     "figures.at": lambda: {"f1": _f1(), "group": "C4", "topk": 4, "truncation": 8},
     "figures.at_every": lambda: {"f1": _f1(), "column": "topk"},
+    "figures.base_models_of": lambda: {"table": t.score_table()},
     "figures.beside_published": lambda: {"f1": _f1().query("probe == 'xgboost'"),
                                          "published": _published()},
     "figures.conditions": lambda: {"f1": _f1(),
@@ -117,7 +131,26 @@ CALLS = {
     "figures.ordering": lambda: {"cells": _cells(), "column": "ours"},
     "figures.over_task_types": lambda: {"f1": _f1()},
     "figures.rank_correlation": lambda: {"f1": _f1(), "element": "true"},
+    "figures.recons_of": lambda: {"rows": t.score_table(), "element": "true"},
     "figures.what_is_there": lambda: {"probes": t.score_table()},
+    "figures.claims_of": lambda: {"text": "F1 above {}", "values": _f1(),
+                                  "methods": ["canonical"], "baseline": "vanilla"},
+    "figures.differences_between": lambda: {
+        "values": _conditions().query("task_type == 'S'"),
+        "pairs": {"gained": ("canonical", "vanilla")}},
+    "figures.advantage_bars": lambda: {
+        "differences": figures.advantage(_condition("canonical"), _condition("vanilla")),
+        "conditions": ["canonical"]},
+    "figures.class_f1_by_truncation": lambda: {"table": t.score_table(), "methods": ["vanilla"]},
+    "figures.control_dots": lambda: {"f1": _conditions(), "conditions": ["vanilla", "canonical"]},
+    "figures.error_by_frame": lambda: {
+        "tables": {"mlp": t.score_table().assign(metric="fvu_raw")}, "methods": ["vanilla"]},
+    "figures.f1_by_size": lambda: {"f1": _f1(), "sizes": {"vanilla": 1000}},
+    "figures.f1_by_task_type": lambda: {"f1": _f1(), "methods": ["vanilla", "canonical"]},
+    "figures.f1_by_truncation": lambda: {"f1": _f1(), "methods": ["vanilla"]},
+    "figures.f1_of_two_probes": lambda: {"f1": _f1().query("task_type == 'S'"),
+                                         "methods": ["vanilla"], "correlations": _correlations()},
+    "figures.gains_beside_published": lambda: {"cells": _beside_published()},
     "figures.attention_by_source": lambda: {"losses": t.random(5).abs(),
                                             "attended": pd.DataFrame({"0.0": {"here": 0.5}})},
     "figures.induction_shares": lambda: {
@@ -145,7 +178,6 @@ CALLS = {
     "figures.channel_under_group": lambda: {
         "images": t.pictures(4), "maps": t.random(4, 2, 3, 3), "turned_back": t.random(4, 2, 3, 3),
         "channel": 1},
-    "figures.class_f1_by_truncation": lambda: {"scores": _class_scores(), "methods": ["vanilla"]},
     "figures.examples_of_classes": lambda: {"images": t.image_set(), "n": 2},
     "figures.images_beside": lambda: {"sources": {"a": [t.pictures(2)], "b": [t.pictures(1)]},
                                       "row_titles": ["c"]},

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from saehelpers import experiments, runs, training
-from saehelpers.datasets import go
+from saehelpers.datasets import ProbeSamples, go
 from saehelpers.evaluation import NUMBERS, probe_inputs
 from saehelpers.experiments import BaseModelRun, EncoderRun, LanguageModelRun
 from saehelpers.experiments.calibration import METRICS
@@ -111,6 +111,10 @@ def _probe_input():
     return probe_inputs(t.sae(), t.orbits(), t.whole(4, t.N))["none"]
 
 
+def _probe_samples() -> ProbeSamples:
+    return ProbeSamples(12, 6, 1, t.whole(8, 18, 4), t.whole(4, 18))
+
+
 def _measure_pair(a, b):
     return {"distance": 0.5}
 
@@ -207,6 +211,15 @@ CALLS = {
     "experiments.shapes_base_run": lambda: {"architecture": "mlp", "images": t.images(),
                                             "group": "C4", "epochs": 1},
     "experiments.other_group": lambda: {"group": t.C4},
+    "experiments.matched_inputs": lambda: {
+        "configs": [t.run()], "subject": t.subject(), "samples": _probe_samples(),
+        "models": t.fresh("models")},
+    "experiments.other_group_inputs": lambda: {
+        "configs": [t.run()], "subject": t.subject(), "other_subject": t.subject(),
+        "samples": _probe_samples(), "models": t.fresh("models")},
+    "experiments.shuffled_action": lambda: {"subject": t.subject(), "models": t.fresh("models")},
+    "experiments.untrained_inputs": lambda: {
+        "subject": t.subject(), "samples": _probe_samples(), "sae": t.config()},
     "experiments.run_under": lambda: {"config": t.run(), "subject": t.subject(),
                                       "other_subject": t.subject()},
     "experiments.samples_under": lambda: {"other": t.C4, "orbits": t.orbits(),

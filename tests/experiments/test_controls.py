@@ -7,13 +7,19 @@ import pytest
 import torch
 from torch import nn
 
+from saehelpers import runs
+from saehelpers.datasets import ProbeSamples
 from saehelpers.experiments import (
     ActionRun,
     Subject,
+    matched_inputs,
     other_group,
+    other_group_inputs,
     run_under,
     samples_under,
+    shuffled_action,
     subject_under,
+    untrained_inputs,
 )
 from saehelpers.networks.activations import orbit_activations
 from saehelpers.runs.identities import identity
@@ -23,6 +29,18 @@ from saehelpers.training.methods import SAERun, method_runs
 from saehelpers.training.sizes import matched_runs, n_parameters, runs_at_equal_cost
 
 IMAGES = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def samples_of(group: Group) -> ProbeSamples:
+    """Eight images to fit to, four to test on, under elements from the last to the first."""
+    elements = torch.arange(12, 0, -1) % group.order
+    return ProbeSamples(8, 4, 1, torch.zeros(12, 4).long(), elements)
+
+
+def run_of(what: Subject, name: str, **changes) -> SAERun:
+    sae = SAEConfig(64, 8, topk=2, encoder="linear")
+    settings = {"epochs": 1, "batch_size": 10, **changes}
+    return SAERun(name, identity(what.train), sae, **settings)
 
 
 def explained(group: Group) -> Subject:
@@ -136,3 +154,49 @@ def test_vanilla_saes_stand_beside_methods_at_equal_cost():
     assert plan[6:] == [
         dataclasses.replace(run, name="vanilla_compute", epochs=12) for run in vanilla
     ]
+
+
+def test_a_shuffled_action_is_a_wrong_one(toy, tmp_path):
+    train, test = runs.part(toy.activations, 0, 200), runs.part(toy.activations, 200)
+    run = ActionRun("action", identity(train), "C4", "least_squares")
+    subject = Subject(nn.Identity(), pd.DataFrame(), train, test, toy.action, run)
+    wrong = shuffled_action(subject, tmp_path)
+    right, shuffled = (
+        (action.act(test[:, 0], 1) - test[:, 1]).square().mean() for action in (toy.action, wrong)
+    )
+    assert shuffled > 10 * right
+    assert torch.equal(shuffled_action(subject, tmp_path).matrices, wrong.matrices)
+
+
+def test_vanilla_saes_of_equal_parameters_are_told_no_element(tmp_path):
+    what, samples = explained(Group.named("C4")), samples_of(Group.named("C4"))
+    run = run_of(what, "vanilla")
+    ((matched, given),) = matched_inputs([run], what, samples, tmp_path)
+    assert matched == matched_runs(run, Group.named("C4"))[0]
+    assert (given.features, given.element) == ("recons", "none")
+    assert given.latents.shape == (12, matched.sae.n_latents)
+    assert matched_inputs([], what, samples, tmp_path) == []
+
+
+@pytest.mark.parametrize(("name", "other"), [("C4", "D4"), ("D4", "C4")])
+def test_saes_of_the_other_group_are_given_its_elements(name, other, tmp_path):
+    what, samples = explained(Group.named(name)), samples_of(Group.named(name))
+    seen = subject_under(Group.named(other), what, IMAGES[:20], IMAGES[20:], tmp_path)
+    run = run_of(what, "canonical", objective="canonical", epochs=2)
+    found = other_group_inputs([run], what, seen, samples, tmp_path)
+    assert [given.element for _, given in found] == [f"true_{other}", f"inferred_{other}"]
+    assert {own for own, _ in found} == {run_under(run, what, seen)}
+    true = found[0][1]
+    assert len(true.blocks) == Group.named(other).order
+    expected = samples.elements if other == "D4" else samples.elements % 4
+    assert torch.equal(true.blocks_used, expected)
+
+
+def test_what_needs_no_trained_sae():
+    what, samples = explained(Group.named("C4")), samples_of(Group.named("C4"))
+    found = untrained_inputs(what, samples, SAEConfig(8, 16, topk=2))
+    orbits = torch.cat([what.train[:8], what.test[:4]])
+    x = orbits[torch.arange(12), samples.elements]
+    activations, random = found["base_model"], found["random"]
+    assert torch.equal(activations.latents, x) and activations.features == "activations"
+    assert random.latents.shape == (12, 16) and random.blocks.shape == (1, 16, 64)

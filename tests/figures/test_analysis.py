@@ -59,6 +59,26 @@ def test_controls_without_truncation_are_kept():
     assert f1["value"].tolist() == pytest.approx([0.2, 0.4, 0.3])
 
 
+def test_recons_are_those_of_baselines_and_of_one_element():
+    f1 = scores(
+        rows(0.2, 0.4), rows(0.3, 0.3, method="canonical", element="true"),
+        rows(0.4, 0.4, method="canonical", element="inferred"),
+        rows(0.5, 0.5, method="canonical", features="latents"), rows(0.6, 0.6, element="one_hot"),
+    )  # fmt: skip
+    for element, value in (("true", 0.3), ("inferred", 0.4)):
+        found = analysis.recons_of(f1, element)
+        assert set(found["element"]) == {"none", element} and set(found["features"]) == {"recons"}
+        own = found[found["method"] == "canonical"]
+        assert own["value"].tolist() == pytest.approx([value] * len(own))
+    assert set(analysis.recons_of(f1, "none")["method"]) == {"vanilla"}
+    assert set(analysis.recons_of(f1, methods=["canonical"])["element"]) == {"inferred"}
+
+
+def test_base_models_have_an_order():
+    table = pd.DataFrame({"base_model": ["vit", "my network", "cnn", "mlp", "cnn", "a"]})
+    assert analysis.base_models_of(table) == ["mlp", "cnn", "vit", "a", "my network"]
+
+
 def test_what_was_not_measured_is_an_error_that_names_what_was():
     base = rows(0.5, 0.5, truncation=None, topk=None, method="base_model", group="D4")
     latents = rows(0.5, 0.5, truncation=None, features="latents")

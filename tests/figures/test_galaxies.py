@@ -100,19 +100,6 @@ def test_a_panel_of_bars_has_the_groups_that_its_table_has():
         figures.bars_in_panels(tables, "split", labelled, ["vanilla"])
 
 
-def test_f1_by_the_latents_kept_has_a_panel_for_each_probe():
-    scores = pd.concat([
-        results(probe=probe, truncation=truncation)
-        for probe in ("logistic", "xgboost") for truncation in (2, 16)
-    ])  # fmt: skip
-    fig = figures.class_f1_by_truncation(scores, ["vanilla", "canonical"])
-    assert [ax.get_title() for ax in fig.axes] == ["XGBoost (2 seeds)", "logistic (2 seeds)"]
-    (vanilla, *_), (canonical, *_) = (bars.lines for bars in fig.axes[0].containers)
-    assert vanilla.get_xdata().tolist() == [2, 16]
-    assert vanilla.get_ydata().tolist() == pytest.approx([0.2, 0.2])
-    assert canonical.get_ydata().tolist() == pytest.approx([0.6, 0.6])
-
-
 def test_the_latent_that_follows_the_angle_is_drawn():
     angles = torch.linspace(0, 3, 40)
     latents = torch.stack([torch.ones(40), torch.cos(2 * angles) + 1, angles.cos() ** 8], dim=1)

@@ -25,9 +25,13 @@ def stay():
 @pytest.fixture
 def check(monkeypatch):
     monkeypatch.setattr(notebooks, "_defaults", lambda notebook: DEFAULTS)
-    return lambda known=None, least=None, most=None, multiples=None, **changed: check_parameters(
-        "01", DEFAULTS | changed, known, least, most, multiples
-    )
+    rules = ("known", "least", "most", "multiples", "may_be_empty")
+
+    def check(**options):
+        told = {name: options.pop(name) for name in rules if name in options}
+        check_parameters("01", DEFAULTS | options, **told)
+
+    return check
 
 
 @pytest.mark.parametrize("start", ["notebooks", ".", "saehelpers/runs", "/"])
@@ -94,3 +98,9 @@ def test_values_that_cannot_work_are_named(check, options, message):
 
 def test_values_within_their_bounds_pass(check):
     check(least={"EPOCHS": "SIZES"}, most={"SIZES": "EPOCHS"}, multiples={"EPOCHS": "SIZES"})
+
+
+def test_a_list_may_be_empty_where_a_notebook_says_so(check):
+    check(SEEDS=[], may_be_empty=["SEEDS"])
+    with pytest.raises(ValueError, match="SEEDS is empty"):
+        check(SEEDS=[], may_be_empty=["SIZES"])
