@@ -17,6 +17,7 @@ from . import (
     statements as statements,
     symmetries as symmetries,
     trust as trust,
+    trust_tables as trust_tables,
 )
 from .attribution import (
     Attention as Attention,
@@ -163,4 +164,10 @@ from .trust import (
     thresholds as thresholds,
     true_latents as true_latents,
     trust_model as trust_model,
+)
+from .trust_tables import (
+    card_table as card_table,
+    rule_success as rule_success,
+    sae_table as sae_table,
+    without_each as without_each,
 )

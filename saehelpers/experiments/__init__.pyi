@@ -27,10 +27,6 @@ from .base_models import (
 )
 from .calibration import (
     calibration_rows as calibration_rows,
-    card_table as card_table,
-    rule_success as rule_success,
-    sae_table as sae_table,
-    without_each as without_each,
     write_trust as write_trust,
 )
 from .controls import (

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from saehelpers.datasets import ImageSet, ToyData, go, make_toy, train_tokeniser
 from saehelpers.datasets.synthetic import SyntheticFeatures
 from saehelpers.experiments import ActionRun, Subject
+from saehelpers.experiments.calibration import METRICS
 from saehelpers.networks import GoNetwork, make_autoencoder, make_go_network, make_gpt2
 from saehelpers.runs import identity
+from saehelpers.runs.results import COLUMNS
 from saehelpers.saes import EquivariantSAE, SAEConfig, make_sae
 from saehelpers.symmetry import Group
 from saehelpers.training import EndToEndRun, SAERun, model_id
@@ -198,3 +200,16 @@ def attention_sae():
 
 def narrow_features() -> SyntheticFeatures:
     return SyntheticFeatures(random(4, 5), 0.3)
+
+
+def card_rows() -> pd.DataFrame:
+    """Of two kinds of worlds, in each a latent that is true and one that is not."""
+    own = {"experiment": "trust", "run_id": "a-1", "base_seed": 0, "seed": 0, "method": "topk",
+           "n_latents": 2, "topk": 2}  # fmt: skip
+    rows = [
+        own | {"data_source": kind, "task": latent, "metric": metric,
+               "value": 50.0 if metric == "firings" else float(latent == "1")}
+        for kind in ("toy", "orbits") for latent in ("0", "1") for metric in METRICS
+    ]  # fmt: skip
+    rows += [own | {"data_source": "toy", "task": "", "metric": "fvu", "value": 0.5}]
+    return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -88,6 +88,12 @@ def _r2_rows() -> pd.DataFrame:
     return pd.DataFrame(subgroup_r2(t.orbits(), t.orbits(), t.C4, torch.arange(t.N)))
 
 
+def _sae_table() -> pd.DataFrame:
+    return pd.DataFrame({"kind": "toy", "world": 0, "seed": 0, "run": ["a", "b"],
+                         "recovery": [0.5, 0.6], "alive_latents": 4.0, "consistency": 0.3,
+                         "fvu": [0.1, 0.2]})  # fmt: skip
+
+
 def _trust() -> TrustModel:
     return fit_trust(_latent_table())
 
@@ -110,6 +116,11 @@ CALLS = {
         **_of_latents(), "network": (t.autoencoder(), "encoder", t.images()),
         "labels": pd.DataFrame({"a": np.arange(120) % 2 == 0})},
     "evaluation.fit_trust": lambda: {"table": _latent_table()},
+    "evaluation.card_table": lambda: {"rows": t.card_rows()},
+    "evaluation.sae_table": lambda: {"rows": t.card_rows()},
+    "evaluation.without_each": lambda: {"table": _latent_table()},
+    "evaluation.rule_success": lambda: {"saes": _sae_table(), "predicted": pd.DataFrame(
+        {"run": ["a", "b"], "probability": [0.2, 0.7]})},
     "evaluation.leave_one_kind_out": lambda: {"table": _latent_table()},
     "evaluation.judged": lambda: {"rows": _r2_rows(), "least": 0.8},
     "evaluation.subgroup_r2": lambda: {"train": t.orbits(), "test": t.orbits(), "group": t.C4,

@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from saehelpers import experiments, runs, training
 from saehelpers.datasets import ProbeSamples, go
-from saehelpers.evaluation import NUMBERS, probe_inputs
+from saehelpers.evaluation import probe_inputs
 from saehelpers.experiments import BaseModelRun, EncoderRun, LanguageModelRun
-from saehelpers.experiments.calibration import METRICS
-from saehelpers.runs import COLUMNS, identity
+from saehelpers.runs import identity
 from saehelpers.saes import make_sae
 from saehelpers.training import Loss, OrbitBatch, Settings
 
@@ -54,33 +52,6 @@ def _fit() -> dict:
 
 def _original():
     return training.run_original(t.gpt2(), t.tokens(), [t.end_to_end_run()])
-
-
-def _sae_table() -> pd.DataFrame:
-    return pd.DataFrame({"kind": "toy", "world": 0, "seed": 0, "run": ["a", "b"],
-                         "recovery": [0.5, 0.6], "alive_latents": 4.0, "consistency": 0.3,
-                         "fvu": [0.1, 0.2]})  # fmt: skip
-
-
-def _known_latents() -> pd.DataFrame:
-    numbers = np.random.default_rng(0).uniform(0.1, 0.9, (60, len(NUMBERS)))
-    return pd.DataFrame(numbers, columns=list(NUMBERS)).assign(
-        kind=["a", "b", "c"] * 20, seed=0, firings=50.0, consistency_null=0.2,
-        true=[True, False] * 30,
-    )  # fmt: skip
-
-
-def _card_rows() -> pd.DataFrame:
-    """Of two kinds of worlds, in each a latent that is true and one that is not."""
-    own = {"experiment": "trust", "run_id": "a-1", "base_seed": 0, "seed": 0, "method": "topk",
-           "n_latents": 2, "topk": 2}  # fmt: skip
-    rows = [
-        own | {"data_source": kind, "task": latent, "metric": metric,
-               "value": 50.0 if metric == "firings" else float(latent == "1")}
-        for kind in ("toy", "orbits") for latent in ("0", "1") for metric in METRICS
-    ]  # fmt: skip
-    rows += [own | {"data_source": "toy", "task": "", "metric": "fvu", "value": 0.5}]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _saved(config=None, tensors=None) -> Path:
@@ -275,12 +246,7 @@ CALLS = {
         "kinds": ["toy", "independent"], "widths": [1.0], "topks": [2], "methods": ["vanilla"],
         "world_seeds": [0], "seeds": [0, 1], "epochs": 1, "samples_per_epoch": 64,
         "n_counted": 80, "device": "cpu", "executor": t.threads()},
-    "experiments.card_table": lambda: {"rows": _card_rows()},
-    "experiments.rule_success": lambda: {"saes": _sae_table(), "predicted": pd.DataFrame(
-        {"run": ["a", "b"], "probability": [0.2, 0.7]})},
-    "experiments.without_each": lambda: {"table": _known_latents()},
-    "experiments.sae_table": lambda: {"rows": _card_rows()},
-    "experiments.write_trust": lambda: {"rows": _card_rows(), "path": t.fresh("trust")},
+    "experiments.write_trust": lambda: {"rows": t.card_rows(), "path": t.fresh("trust")},
     "experiments.Given": lambda: {"network": t.autoencoder(), "train": t.images(),
                                   "test": t.images(), "source": "here", "pictures": t.pictures(),
                                   "labels": pd.DataFrame({"a": [True] * 6})},

@@ -12,17 +12,17 @@ from saehelpers.datasets.synthetic import superposition
 from saehelpers.evaluation import (
     NUMBERS,
     calibration_scores,
+    card_table,
     fit_trust,
     leave_one_kind_out,
+    rule_success,
+    sae_table,
     trust_model,
 )
 from saehelpers.experiments import (
     KINDS,
     calibration_rows,
-    card_table,
     known_world,
-    rule_success,
-    sae_table,
     write_trust,
 )
 from saehelpers.runs import results
