@@ -36,9 +36,9 @@ def card_table(rows: results.Rows) -> pd.DataFrame:
 def sae_table(rows: results.Rows) -> pd.DataFrame:
     """Rows of `experiments.calibration_rows` as a table of SAEs, of each what is known.
 
-    kind, world, run, seed; recovery: of the true features, modulo the group; share_true: of the latents. What anybody can
-    measure: fvu, in the inferred frame where there is one, l0, dead_share, alive_latents,
-    consistency (above its null, mean over latents), invariance_error.
+    kind, world, run, seed; recovery: of the true features, modulo the group; share_true: of the
+    latents. What anybody can measure: fvu, in the inferred frame where there is one, l0,
+    dead_share, alive_latents, consistency (above its null, mean over latents), invariance_error.
     """
     own = rows[(rows["experiment"] == "trust") & (rows["task"] == "")]
     by = ["data_source", "base_seed", "run_id", "seed"]

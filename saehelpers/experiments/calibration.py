@@ -24,6 +24,7 @@ from saehelpers.evaluation.trust import (
     fit_trust,
     true_latents,
 )
+from saehelpers.evaluation.trust_tables import card_table
 from saehelpers.experiments.known_worlds import GROUP, KINDS, KnownWorld, known_world
 from saehelpers.experiments.measuring import measure_runs
 from saehelpers.experiments.saes import as_read, load_or_train_saes
