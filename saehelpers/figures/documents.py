@@ -21,6 +21,14 @@ import numpy as np
 import pandas as pd
 
 from saehelpers.datasets.shapes import SPLITS
+from saehelpers.evaluation import (
+    calibration_scores,
+    card_table,
+    leave_one_kind_out,
+    rule_success,
+    sae_table,
+    without_each,
+)
 from saehelpers.evaluation.statements import (
     Estimate,
     each_above,
@@ -167,6 +175,41 @@ class Measured:
             ),
         }
 
+    def trust(self, metric: str, kind: str | None = None) -> Estimate:
+        """A score of cards on kinds of worlds that their regression has not seen: of one kind, or
+        over all. See `calibration_scores`."""
+        scores = self._trust()["scores"]
+        own = scores[scores["metric"] == metric]
+        return interval(own if kind is None else own[own["kind"] == kind])
+
+    def trust_kept(self, verdict: str) -> tuple[int, int]:
+        """Latents of all kinds with this verdict, and how many of these are true."""
+        predicted = self._trust()["predicted"]
+        true = predicted.loc[predicted["verdict"] == verdict, "true"]
+        return len(true), int(true.sum())
+
+    def trust_without(self, numbers: str) -> pd.Series:
+        """Mean scores where the verdict may use fewer numbers: a row of `without_each`."""
+        return self._trust()["without"].loc[numbers]
+
+    def trust_lost(self, rule: str) -> float:
+        """Mean recovery that a rule without labels loses against the best SAE."""
+        success = self._trust()["success"]
+        return float(success.loc[success["rule"] == rule, "lost"].mean())
+
+    @functools.cache  # noqa: B019 one of these is made at a time
+    def _trust(self) -> dict[str, pd.DataFrame]:
+        rows = self.rows(experiment="trust")
+        known = card_table(rows)
+        predicted = leave_one_kind_out(known)
+        scores = calibration_scores(predicted).dropna(subset="value")
+        return {
+            "predicted": predicted,
+            "scores": scores.assign(base_seed=scores["kind"].factorize()[0]),
+            "without": without_each(known),
+            "success": rule_success(sae_table(rows), predicted),
+        }
+
     def ratio(self, by: str | Sequence[str], first: dict, second: dict, **where: Any) -> pd.Series:
         """Each mean of `first` as a share of that of `second`, for every value of columns."""
         return self.each(by, **where | first) / self.each(by, **where | second)
@@ -236,7 +279,8 @@ def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
     measured = Measured(table, reference)
     offered = (
         "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
-        "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference",
+        "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference", "trust", "trust_kept",
+        "trust_without", "trust_lost",
     )  # fmt: skip
     names = {name: getattr(measured, name) for name in offered} | {"wilson": wilson}
     lines = environment.from_string(template).render(**names).splitlines()
