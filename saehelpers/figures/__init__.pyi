@@ -97,7 +97,7 @@ from .orbits import (
     decoded_changes as decoded_changes,
     dictionary_in_orbits as dictionary_in_orbits,
     eigenvalues as eigenvalues,
-    fvu_by_frame as fvu_by_frame,
+    error_by_frame as error_by_frame,
     over_orbit as over_orbit,
 )
 from .plots import (
@@ -120,7 +120,6 @@ from .probing import (
     advantage_bars as advantage_bars,
     class_f1_by_truncation as class_f1_by_truncation,
     control_dots as control_dots,
-    error_by_frame as error_by_frame,
     f1_by_size as f1_by_size,
     f1_by_task_type as f1_by_task_type,
     f1_by_truncation as f1_by_truncation,

@@ -148,7 +148,7 @@ def bars_in_panels(
     x: Name,
     labels: Mapping[str, str],
     methods: Annotated[Sequence[str], NOT_EMPTY],
-    size: tuple[float, float] = (4.6, 3.4),
+    size: tuple[float | int, float | int] = (4.6, 3.4),
 ) -> Figure:
     """Rows of results as bars: a panel for each table, a group for each value of column `x`.
 

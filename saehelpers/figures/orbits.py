@@ -31,10 +31,10 @@ with extra("notebooks"):
     from matplotlib.figure import Figure
 
 FRAMES = {
-    "fvu_canonical": "canonical",
-    "fvu_mapped": "mapped,\ntrue",
-    "fvu_inferred": "mapped,\ninferred",
-    "fvu_raw": "raw",
+    "canonical": "canonical\nframe",
+    "mapped": "mapped,\ntrue",
+    "inferred": "mapped,\ninferred",
+    "raw": "raw",
 }
 Measured = Annotated[pd.DataFrame, with_columns("method", "metric", "seed", "value")]
 Titles = Annotated[Mapping[str, str], NOT_EMPTY]
@@ -124,18 +124,19 @@ def by_orbit_size(
 
 
 @checked
-def fvu_by_frame(
-    table: Annotated[Measured, with_columns("base_model")], base_models: Names, methods: Names
-) -> Figure:
-    """A panel for each base model: the fraction of variance unexplained in every frame."""
-    fig, axes = panels(len(base_models), (4.6, 3.6))
-    for ax, base_model in zip(axes, base_models, strict=True):
-        rows = table[(table["base_model"] == base_model) & table["metric"].isin(list(FRAMES))]
-        summary = summarise(rows, ["method", "metric"])
-        grouped_points(ax, summary, "metric", list(FRAMES), methods)
-        ax.set_xticks(range(len(FRAMES)), list(FRAMES.values()))
-        ax.set(title=f"{base_model} ({seeds_note(summary)})", yscale="log")
-    axes[0].set_ylabel("fraction of variance unexplained")
+def error_by_frame(tables: Annotated[Mapping[str, Measured], NOT_EMPTY], methods: Names) -> Figure:
+    """Errors of recons in four frames, axes for each table, with its name.
+
+    tables: rows of results, of the metrics "fvu_raw", ... or "mse_raw", ...
+    """
+    fig, axes = panels(len(tables), (4.4, 3.4))
+    for ax, (name, rows) in zip(axes, tables.items(), strict=True):
+        quantity = "mse" if "mse_raw" in set(rows["metric"]) else "fvu"
+        shown = {f"{quantity}_{frame}": text for frame, text in FRAMES.items()}
+        summary = summarise(rows[rows["metric"].isin(shown)], ["metric", "method"])
+        grouped_points(ax, summary, "metric", list(shown), methods)
+        ax.set_xticks(range(len(shown)), shown.values())
+        ax.set(title=f"{name} ({seeds_note(summary)})", ylabel=quantity.upper(), yscale="log")
     legend_below(fig, axes[0])
     return fig
 

@@ -41,7 +41,7 @@ Summary = Annotated[pd.DataFrame, with_columns("mean", "se")]  # of `summarise`
 @checked
 def panels(
     number: Count,
-    size: tuple[float, float],
+    size: tuple[float | int, float | int],
     rows: Positive = 1,
     sharex: bool = False,
     sharey: bool = False,

@@ -35,12 +35,6 @@ with extra("notebooks"):
     from matplotlib.figure import Figure
 
 PROBES = ("logistic", "xgboost")  # linear first: what trees can read says less of an SAE
-FRAMES = {
-    "canonical": "canonical\nframe",
-    "mapped": "mapped,\ntrue",
-    "inferred": "mapped,\ninferred",
-    "raw": "raw",
-}
 Methods = Annotated[Sequence[str], NOT_EMPTY]
 Conditions = Annotated[pd.DataFrame, with_columns(*PAIR, "condition", "value")]
 
@@ -209,26 +203,6 @@ def f1_by_size(f1: Scores, sizes: Mapping[str, int]) -> Figure:
         ax.set(title=f"{name} ({seeds_note(summary)})", xlabel="thousand parameters")
     parts[0][0].set_ylabel(f"mean F1, {', '.join(label(probe) for probe in f1['probe'].unique())}")
     legend_below(fig, parts[0][0])
-    return fig
-
-
-@checked
-def error_by_frame(
-    tables: Annotated[Mapping[str, pd.DataFrame], NOT_EMPTY], methods: Methods
-) -> Figure:
-    """Errors of recons in four frames, axes for each table, with its name.
-
-    tables: rows of results, of the metrics "fvu_raw", ... or "mse_raw", ...
-    """
-    fig, axes = panels(len(tables), (4.4, 3.4))
-    for ax, (name, rows) in zip(axes, tables.items(), strict=True):
-        quantity = "mse" if "mse_raw" in set(rows["metric"]) else "fvu"
-        shown = {f"{quantity}_{frame}": text for frame, text in FRAMES.items()}
-        summary = summarise(rows[rows["metric"].isin(shown)], ["metric", "method"])
-        grouped_points(ax, summary, "metric", list(shown), methods)
-        ax.set_xticks(range(len(shown)), shown.values())
-        ax.set(title=f"{name} ({seeds_note(summary)})", ylabel=quantity.upper(), yscale="log")
-    legend_below(fig, axes[0])
     return fig
 
 

@@ -270,8 +270,6 @@ CALLS = {
     "figures.dictionary_in_orbits": lambda: {"ax": _axes(), "dictionary": t.random(3, t.D),
                                              "orbits": t.orbits(), "title": "vanilla"},
     "figures.eigenvalues": lambda: {"ax": _axes(), "matrix": t.random(t.D, t.D), "title": "M"},
-    "figures.fvu_by_frame": lambda: {"table": _measured(metric="fvu_raw", base_model="mlp"),
-                                     "base_models": ["mlp"], "methods": ["vanilla"]},
     "figures.over_orbit": lambda: {"ax": _axes(), "values": t.random(4, t.D), "title": "vanilla"},
     "figures.pw_mcc_image": lambda: {"ax": _axes(), "configs": [t.run()],
                                      "cosines": t.random(1, 1).clamp(0, 1), "title": "Shapes"},

@@ -84,20 +84,18 @@ def test_orbits_are_as_large_as_the_order_of_the_group():
     assert ax.get_title() == "2 seeds" and ax.get_ylabel() == "recovered"
 
 
-def test_unexplained_variance_in_every_frame():
-    table = pd.concat([measured(metric="fvu_raw", base_model="mlp"),
-                       measured(metric="fvu_inferred", base_model="cnn", value=0.5),
-                       measured(metric="l0", base_model="mlp")])  # fmt: skip
-    fig = figures.fvu_by_frame(table, ["cnn", "mlp"], ["vanilla", "canonical"])
-    cnn, mlp = fig.axes
-    assert [ax.get_title() for ax in (cnn, mlp)] == ["cnn (2 seeds)", "mlp (2 seeds)"]
-    labels = [text.get_text() for text in mlp.get_xticklabels()]
-    assert labels == ["canonical", "mapped,\ntrue", "mapped,\ninferred", "raw"]
-    of_raw = [container.lines[0].get_ydata() for container in mlp.containers]
-    assert [y[3] for y in of_raw] == pytest.approx([0.2, 0.6])
-    assert all(np.isnan(y[:3]).all() for y in of_raw)
-    assert cnn.containers[0].lines[0].get_ydata()[2] == pytest.approx(0.5)
-    assert mlp.get_yscale() == "log"
+def test_errors_in_four_frames():
+    frames = {"canonical": 0.1, "mapped": 0.2, "inferred": 0.3, "raw": 0.4}
+    fvu = pd.DataFrame([{"method": "vanilla", "seed": 0, "metric": f"fvu_{name}", "value": value}
+                        for name, value in frames.items()])  # fmt: skip
+    mse = fvu.assign(metric=fvu["metric"].str.replace("fvu", "mse"), value=1.0)
+    l0 = fvu[:1].assign(metric="l0")
+    fig = figures.error_by_frame({"mlp": pd.concat([l0, fvu]), "toy": mse}, ["vanilla"])
+    assert [ax.get_ylabel() for ax in fig.axes] == ["FVU", "MSE"]
+    assert [ax.containers[0].lines[0].get_ydata().tolist() for ax in fig.axes] == [
+        [0.1, 0.2, 0.3, 0.4],
+        [1.0] * 4,
+    ]
 
 
 def test_what_a_direction_changes():

@@ -119,17 +119,6 @@ def test_f1_by_thousands_of_parameters():
     assert ax.containers[0].lines[0].get_xydata().tolist() == [[2.5, 0.4]]
 
 
-def test_errors_in_four_frames():
-    frames = {"canonical": 0.1, "mapped": 0.2, "inferred": 0.3, "raw": 0.4}
-    fvu = pd.DataFrame([{"method": "vanilla", "seed": 0, "metric": f"fvu_{name}", "value": value}
-                        for name, value in frames.items()])  # fmt: skip
-    mse = fvu.assign(metric=fvu["metric"].str.replace("fvu", "mse"), value=1.0)
-    l0 = fvu[:1].assign(metric="l0")
-    fig = figures.error_by_frame({"mlp": pd.concat([l0, fvu]), "toy": mse}, ["vanilla"])
-    assert [ax.get_ylabel() for ax in fig.axes] == ["FVU", "MSE"]
-    assert heights(fig.axes[0]) == [0.1, 0.2, 0.3, 0.4] and heights(fig.axes[1]) == [1.0] * 4
-
-
 def test_figures_of_nothing_say_so():
     nothing = f1((0.4, {}))[:0]
     for draw in (figures.f1_by_task_type, figures.f1_by_truncation):
