@@ -60,7 +60,11 @@ def check_parameters(
         TypeError: a parameter is of another type.
         ValueError: it is not among those known, beyond a bound, no multiple, or an empty list.
     """
-    for name, default in _defaults(notebook).items():
+    defaults = _defaults(notebook)
+    for name in may_be_empty:
+        if name not in defaults:
+            raise ValueError(f"may_be_empty has {name!r}, which is no parameter of the notebook")
+    for name, default in defaults.items():
         if name not in values:
             raise ValueError(f"values lacks {name}, a parameter of the notebook")
         _check_type(name, values[name], default)

@@ -52,6 +52,7 @@ ACCEPTED = {
         "of: misspelt", "of: empty",
     ),
     "nothing is asked for, and nothing is done": (
+        "runs.check_parameters may_be_empty: empty",
         "datasets.synthetic.superposition percentiles: empty",
         "datasets.ImageSet classes: empty", "column_titles: empty", "configs: empty",
         "downstream: empty", "generators: empty",

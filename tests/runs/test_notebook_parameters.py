@@ -104,3 +104,5 @@ def test_a_list_may_be_empty_where_a_notebook_says_so(check):
     check(SEEDS=[], may_be_empty=["SEEDS"])
     with pytest.raises(ValueError, match="SEEDS is empty"):
         check(SEEDS=[], may_be_empty=["SIZES"])
+    with pytest.raises(ValueError, match="may_be_empty has 'SEED', which is no parameter"):
+        check(may_be_empty=["SEED"])
