@@ -1,6 +1,8 @@
 """Facts about the notebooks that executing them does not show."""
 
 import ast
+import itertools
+import statistics
 import subprocess
 from pathlib import Path
 
@@ -97,3 +99,29 @@ def test_probing_notebooks_share_the_settings_of_training(train, probe, own):
     shared = set(train) & set(probe) - own
     assert len(shared) > 20
     assert {name: train[name] for name in shared} == {name: probe[name] for name in shared}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cells_are_short(path):
+    cells = [
+        len([line for line in cell.source.splitlines() if line.strip()])
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
+    ]
+    assert statistics.median(cells) <= 8
+    assert max(cells) <= 25
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_figure_that_is_kept_has_a_caption(path):
+    cells = nbformat.read(path, as_version=4).cells
+    for cell, after in itertools.pairwise(cells):
+        if cell.cell_type == "code" and "savefig" in cell.source:
+            assert after.cell_type == "markdown" and after.source.startswith("*"), cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_says_at_its_end_what_it_means_for_other_networks(path):
+    meaning = "## What this means for your own network"
+    cells = nbformat.read(path, as_version=4).cells
+    assert any(meaning in cell.source for cell in cells[-5:] if cell.cell_type == "markdown")
