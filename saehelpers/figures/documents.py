@@ -27,7 +27,6 @@ from saehelpers.evaluation import (
     leave_one_kind_out,
     rule_success,
     sae_table,
-    without_each,
 )
 from saehelpers.evaluation.statements import (
     Estimate,
@@ -36,6 +35,7 @@ from saehelpers.evaluation.statements import (
     paired_difference,
     verdict,
 )
+from saehelpers.evaluation.trust import OF_SEEDS
 from saehelpers.figures import analysis, go_results
 from saehelpers.figures.names import label
 from saehelpers.runs import results
@@ -188,9 +188,12 @@ class Measured:
         true = predicted.loc[predicted["verdict"] == verdict, "true"]
         return len(true), int(true.sum())
 
-    def trust_without(self, numbers: str) -> pd.Series:
-        """Mean scores where the verdict may use fewer numbers: a row of `without_each`."""
-        return self._trust()["without"].loc[numbers]
+    def trust_brier(self, numbers: str) -> float:
+        """Mean Brier score where the verdict may use fewer numbers: "of seeds", "consistency"."""
+        chosen = {"of seeds": OF_SEEDS, "consistency": OF_SEEDS[:1]}[numbers]
+        known = card_table(self.rows(experiment="trust"))
+        scores = calibration_scores(leave_one_kind_out(known, chosen))
+        return float(scores.loc[scores["metric"] == "brier", "value"].mean())
 
     def trust_lost(self, rule: str) -> float:
         """Mean recovery that a rule without labels loses against the best SAE."""
@@ -200,13 +203,11 @@ class Measured:
     @functools.cache  # noqa: B019 one of these is made at a time
     def _trust(self) -> dict[str, pd.DataFrame]:
         rows = self.rows(experiment="trust")
-        known = card_table(rows)
-        predicted = leave_one_kind_out(known)
+        predicted = leave_one_kind_out(card_table(rows))
         scores = calibration_scores(predicted).dropna(subset="value")
         return {
             "predicted": predicted,
             "scores": scores.assign(base_seed=scores["kind"].factorize()[0]),
-            "without": without_each(known),
             "success": rule_success(sae_table(rows), predicted),
         }
 
@@ -280,7 +281,7 @@ def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
     offered = (
         "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
         "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference", "trust", "trust_kept",
-        "trust_without", "trust_lost",
+        "trust_brier", "trust_lost",
     )  # fmt: skip
     names = {name: getattr(measured, name) for name in offered} | {"wilson": wilson}
     lines = environment.from_string(template).render(**names).splitlines()
