@@ -74,18 +74,17 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _of_two_widths(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of MLPs, other ones as if of narrower SAEs, and all as if of the other split.
+    """The rows of MLPs of the paper's split, other ones as if of narrower SAEs, and all as if of
+    the other split.
 
     Of galaxies and toys all rows as they are.
     """
     of_shapes = table.dataset == "shapes"
-    mlp = table[of_shapes & (table.base_model == "mlp")]
+    drawn_alike, held_back = SPLITS.values()
+    mlp = table[of_shapes & (table.base_model == "mlp") & (table.data_source == drawn_alike)]
     narrower = mlp[mlp.n_latents.isin(WIDTHS)]
     value = pd.to_numeric(narrower.value) * 0.9
     narrower = narrower.assign(n_latents=narrower.n_latents.map(WIDTHS), value=value)
     here = pd.concat([mlp, narrower])
-    sources = dict(zip(SPLITS.values(), reversed(SPLITS.values()), strict=True))
-    there = here.assign(
-        data_source=here.data_source.map(sources), value=pd.to_numeric(here.value) * 0.95
-    )
+    there = here.assign(data_source=held_back, value=pd.to_numeric(here.value) * 0.95)
     return pd.concat([table[~of_shapes], here, there])

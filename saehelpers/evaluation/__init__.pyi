@@ -80,6 +80,7 @@ from .ground_truth import (
 from .inputs import (
     ProbeInput as ProbeInput,
     all_features as all_features,
+    element_accuracy as element_accuracy,
     orbit_averaged as orbit_averaged,
     probe_inputs as probe_inputs,
     with_element as with_element,

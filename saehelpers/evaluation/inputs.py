@@ -20,7 +20,7 @@ from saehelpers.runs.identities import identified, identity
 from saehelpers.runs.precision import full_precision
 from saehelpers.runs.wanted import FROM_ZERO, Name, Positive, one_of
 from saehelpers.saes import SAE, EquivariantSAE, GroupCrosscoder
-from saehelpers.symmetry import LinearAction
+from saehelpers.symmetry import Group, LinearAction
 
 FEATURES = ("recons", "latents", "activations")
 
@@ -231,3 +231,22 @@ def orbit_averaged(
         copies=group.order,
         causes=_causes(sae, activations, elements, action),
     )
+
+
+@checked
+def element_accuracy(
+    inferred: Annotated[Int[Tensor, " n"], FROM_ZERO],
+    elements: Annotated[Int[Tensor, " n"], FROM_ZERO],
+    group: Group,
+) -> float:
+    """Share of samples whose inferred element is the true one, but for a turn common to all.
+
+    max over h of mean(inferred == g h), g the true element: an SAE that was not told which way is
+    up may call another side so, and is not wrong. Used by notebook 04.
+
+    Raises:
+        ValueError: an element that the group does not have.
+    """
+    inferred, elements = group.checked(inferred), group.checked(elements)
+    common = group.multiplication[elements]  # (n, |G|): g h, for every h
+    return float((inferred[:, None] == common).float().mean(0).max())

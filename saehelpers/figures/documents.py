@@ -50,7 +50,7 @@ TEMPLATES = Path("docs") / "templates"
 N_LATENTS = 32  # of the narrow SAEs of Shapes
 GO = SAEConfig(192, 128, topk=8), Group.named("D4")  # the SAEs of Go that sentences are about
 UNTOLD = {  # what is meant of the probes of Shapes where a template says nothing
-    "experiment": "shapes_probes", "data_source": SPLITS["images"], "features": "recons",
+    "experiment": "shapes_probes", "data_source": SPLITS["compositions"], "features": "recons",
     "task_type": "mean", "topk": 8, "truncation": 8,
 }  # fmt: skip
 BEGIN, END = "<!-- from docs/templates/found.md -->\n", "<!-- so far -->\n"

@@ -202,6 +202,8 @@ CALLS = {
     "evaluation.ProbeInput.matrix": lambda: (_probe_input().matrix,
                                              {"keep": torch.tensor([0, 1])}),
     "evaluation.all_features": lambda: {"given": _probe_input()},
+    "evaluation.element_accuracy": lambda: {"inferred": t.whole(4, t.N),
+                                            "elements": t.whole(4, t.N), "group": t.C4},
     "evaluation.orbit_averaged": lambda: _symmetric(elements=t.whole(4, t.N),
                                                     action=t.toy().action),
     "evaluation.probe_inputs": lambda: _symmetric(elements=t.whole(4, t.N),

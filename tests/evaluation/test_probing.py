@@ -13,6 +13,7 @@ from saehelpers.evaluation import probing
 from saehelpers.evaluation.inputs import (
     ProbeInput,
     all_features,
+    element_accuracy,
     orbit_averaged,
     probe_inputs,
     with_element,
@@ -309,6 +310,20 @@ def test_orbit_average_of_an_equivariant_map_changes_nothing(exact):
     probe_input = orbit_averaged(identity, activations, ELEMENTS, action)
     made = torch.from_numpy(probe_input.matrix(torch.arange(8)))
     assert_close(made, given(activations))
+
+
+@pytest.mark.parametrize("name", ["C4", "D4"])
+def test_the_element_is_right_whichever_way_an_sae_calls_up(name):
+    group = Group.named(name)
+    elements = torch.arange(40) % group.order
+    for up in range(group.order):
+        inferred = torch.tensor([group.compose(int(g), up) for g in elements])
+        assert element_accuracy(inferred, elements, group) == 1
+        inferred[:10] = (inferred[:10] + 1) % group.order
+        assert element_accuracy(inferred, elements, group) == 0.75
+    assert element_accuracy(torch.zeros_like(elements), elements, group) == 1 / group.order
+    with pytest.raises(ValueError, match="element"):
+        element_accuracy(elements + 1, elements, group)
 
 
 # --- scores ---

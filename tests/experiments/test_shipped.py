@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saehelpers import runs
-from saehelpers.datasets import make_shapes, split
+from saehelpers.datasets import split, split_shapes
 from saehelpers.datasets.galaxies import Survey
 from saehelpers.datasets.images import ImageSet
 from saehelpers.datasets.text import EmbeddedText
@@ -37,7 +37,7 @@ def is_there(config) -> bool:
 @pytest.mark.parametrize("group", ["C4", "D4"])
 def test_base_models_of_shapes(number, group):
     given = parameters(number)
-    images = make_shapes(given["N_SAMPLES"], seed=0).images
+    images = split_shapes(given["N_SAMPLES"], 1, given["SPLIT"])[0].images
     for architecture in given["BASE_MODELS"]:
         config = shapes_base_run(
             architecture, images, group, given["AE_EPOCHS"][architecture],
