@@ -4,7 +4,7 @@ import itertools
 import re
 
 from autoapi.directives import AutoapiSummary
-from docutils.nodes import SkipNode
+from docutils.nodes import SkipNode, container, image, paragraph
 from latex2mathml.converter import convert
 
 project = "What has a network learnt about data with symmetries?"
@@ -48,6 +48,15 @@ def inline_formula(translator, node):
 def displayed_formula(translator, node):
     translator.body.append(convert(node.astext(), display="block"))
     raise SkipNode
+
+
+def describe_figures(app, doctree, docname):
+    """What is said of a notebook's figure below it, a caption first, is read out in its place."""
+    for cell in doctree.findall(container):
+        below = cell.next_node(paragraph, descend=False, siblings=True)
+        if "cell" in cell["classes"] and below:
+            for figure in cell.findall(image):
+                figure["alt"] = below[0].astext()
 
 
 def quote_shapes(app, docname, source):
@@ -95,6 +104,7 @@ def setup(app):
     """Formulas become MathML: no script, and no request to another host."""
     app.add_html_math_renderer("mathml", (inline_formula, None), (displayed_formula, None))
     app.add_directive("autoapisummary", Summary, override=True)
+    app.connect("doctree-resolved", describe_figures)
     app.connect("source-read", quote_shapes)
     app.connect("missing-reference", short_name)
     app.connect("autodoc-process-docstring", docstring_as_rest, priority=1)
