@@ -4,7 +4,7 @@ import itertools
 import re
 
 from autoapi.directives import AutoapiSummary
-from docutils.nodes import SkipNode, container, image, paragraph
+from docutils.nodes import SkipNode, Text, container, image, literal_block, paragraph
 from latex2mathml.converter import convert
 
 project = "What has a network learnt about data with symmetries?"
@@ -59,6 +59,17 @@ def describe_figures(app, doctree, docname):
                 figure["alt"] = below[0].astext()
 
 
+def leave_out_bars(app, doctree):
+    """Of what a notebook printed, its bars; `saehelpers.figures.executed` leaves them out, too."""
+    for block in list(doctree.findall(literal_block)):
+        if "stream" in block["classes"]:
+            lines = block.astext().splitlines(keepends=True)
+            text = "".join(line for line in lines if not re.search(r"\d+%\|", line))
+            block[:], block.rawsource = [Text(text)], text  # what differs would look otherwise
+            if not text.strip():
+                block.parent.remove(block)
+
+
 def quote_shapes(app, docname, source):
     """The shape of a tensor in a signature, a text, has lost its quotation marks."""
     shape = r"(jaxtyping\.\w+\[[\w.]+, )([^\]]*)\]"
@@ -104,6 +115,7 @@ def setup(app):
     """Formulas become MathML: no script, and no request to another host."""
     app.add_html_math_renderer("mathml", (inline_formula, None), (displayed_formula, None))
     app.add_directive("autoapisummary", Summary, override=True)
+    app.connect("doctree-read", leave_out_bars)
     app.connect("doctree-resolved", describe_figures)
     app.connect("source-read", quote_shapes)
     app.connect("missing-reference", short_name)
