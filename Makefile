@@ -97,7 +97,7 @@ test-parameters: $(STAMP)
 docs: .venv-docs/.installed
 	@rm -rf site
 	@$(PYTHON) docs/site_source.py site/source
-	.venv-docs/bin/sphinx-build -q -c docs site/source site/html
+	.venv-docs/bin/sphinx-build -q -W --keep-going -c docs site/source site/html
 	@echo "open site/html/index.html"
 
 .venv-docs/.installed: pyproject.toml

@@ -9,19 +9,10 @@ from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, LinearAction
 from saehelpers.training import fitting
 from saehelpers.training.side_by_side import train_saes
-from tests.walking import FAMILIES
 
 torch.set_num_threads(1)
 
 D = 8
-
-
-def pytest_collection_modifyitems(items):
-    """Of several processes, one runs the notebooks that read what others made, in their order."""
-    for item in items:
-        for family in FAMILIES:
-            if item.path.suffix == ".ipynb" and item.name[:2] in family.split():
-                item.add_marker(pytest.mark.xdist_group(family))
 
 
 def pytest_terminal_summary(terminalreporter):

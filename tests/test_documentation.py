@@ -24,6 +24,12 @@ def test_links_lead_to_files(page):
     assert not [link for link in files if not (path.parent / link).exists()]
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_figures_are_described_and_have_captions(page):
+    figures = re.findall(r"^!\[(.*)\]\(.*\)\n\n(.*)", (ROOT / page).read_text(), re.MULTILINE)
+    assert all(description and caption.startswith("*") for description, caption in figures)
+
+
 def test_every_page_is_in_the_index_of_the_site():
     index = (ROOT / "docs" / "index.md").read_text()
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}

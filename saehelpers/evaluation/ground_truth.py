@@ -41,33 +41,37 @@ def null_mcc(
 class Evaluation:
     """An SAE beside the truth: `summary`, numbers by name, and one row a feature and a latent.
 
-    summary:
-        mcc, mcc_signed, mcc_null: see `matching.pw_mcc` and `null_mcc`.
-        recovery: the matched cosines' sum over n_features: unmatched features count as 0.
-        unmatched_features: features that no latent is left for.
-        uniqueness: number of different features that are the best match of some living
-            latent, over the number of living latents.
-        accuracy, precision, recall, f1: of the matched latent as a detector of its feature,
-            averaged over all features that fire; an unmatched feature counts as 0 (its accuracy is
-            that of a detector that never fires).
-        uniqueness_by_latent, accuracy_by_latent, precision_by_latent, recall_by_latent,
-            f1_by_latent: the convention of SAELens. Every latent is held against the feature of
-            the largest absolute cosine, several against the same one, features without a latent
-            do not count; averaged over all latents, of which dead ones count as 0.
-        shrinkage: mean of ||recons|| / ||x|| over samples with x != 0.
-        l0_true, l0: features and latents active per sample.
-        dead_latents: latents that never fire.
-        explained_variance: 1 - FVU.
-        absorption: over features with a parent, the share of the samples with both in which
-            the latent of the parent is silent while the child's fires. NaN without a hierarchy.
-        split_features: features that are the best match, with an absolute cosine of at least
-            0.7, of two living latents or more.
+    Args:
+        summary: see below.
+        features: feature, parent, latent (-1 if unmatched), cosine, firing_rate, accuracy,
+            precision, recall, f1, magnitude_ratio (norm of the matched latent's contribution over
+            that of the feature's, averaged where both are active: 1 without shrinkage),
+            absorption.
+        latents: latent, feature (of the largest absolute cosine), cosine, firing_rate, accuracy,
+            precision, recall, f1.
 
-    features: feature, parent, latent (-1 if unmatched), cosine, firing_rate, accuracy, precision,
-        recall, f1, magnitude_ratio (norm of the matched latent's contribution over that of the
-        feature's, averaged where both are active: 1 without shrinkage), absorption.
-    latents: latent, feature (of the largest absolute cosine), cosine, firing_rate, accuracy,
-        precision, recall, f1.
+    The numbers of `summary`:
+
+    - mcc, mcc_signed, mcc_null: see `matching.pw_mcc` and `null_mcc`.
+    - recovery: the matched cosines' sum over n_features: unmatched features count as 0.
+    - unmatched_features: features that no latent is left for.
+    - uniqueness: number of different features that are the best match of some living
+      latent, over the number of living latents.
+    - accuracy, precision, recall, f1: of the matched latent as a detector of its feature,
+      averaged over all features that fire; an unmatched feature counts as 0 (its accuracy is
+      that of a detector that never fires).
+    - uniqueness_by_latent, accuracy_by_latent, precision_by_latent, recall_by_latent,
+      f1_by_latent: the convention of SAELens. Every latent is held against the feature of
+      the largest absolute cosine, several against the same one, features without a latent
+      do not count; averaged over all latents, of which dead ones count as 0.
+    - shrinkage: mean of ||recons|| / ||x|| over samples with x != 0.
+    - l0_true, l0: features and latents active per sample.
+    - dead_latents: latents that never fire.
+    - explained_variance: 1 - FVU.
+    - absorption: over features with a parent, the share of the samples with both in which
+      the latent of the parent is silent while the child's fires. NaN without a hierarchy.
+    - split_features: features that are the best match, with an absolute cosine of at least
+      0.7, of two living latents or more.
     """
 
     summary: Annotated[dict[str, float], RAW]

@@ -30,16 +30,17 @@ FEATURES = ("recons", "latents", "activations")
 class ProbeInput:
     """Latents, and how features for a probe are made of those that are kept.
 
-    features: "recons", sum of kept latents through decoder `blocks[blocks_used]`; "latents",
-    the kept latents themselves; "activations", the base model's, of which all are kept.
-    element: what is known of the group element: "none", "true", "inferred", or the name of
-    a control.
-
-    latents: (n, copies * n_latents); copies > 1 hold the latents of the sample's orbit.
-    blocks, biases: decoders (B, copies * n_latents, d) and (B, d). blocks_used: (n,).
-    extra: further columns for every sample, (n, k).
-    causes: what all this was made from, as results have it (`saehelpers.runs.causes`): weights,
-    action and data; told by the contents if there are none.
+    Args:
+        features: "recons", sum of kept latents through decoder `blocks[blocks_used]`; "latents",
+            the kept latents themselves; "activations", the base model's, of which all are kept.
+        element: what is known of the group element: "none", "true", "inferred", or the name of
+            a control.
+        latents: (n, copies * n_latents); copies > 1 hold the latents of the sample's orbit.
+        blocks, biases: decoders (B, copies * n_latents, d) and (B, d).
+        blocks_used: (n,).
+        extra: further columns for every sample, (n, k).
+        causes: what all this was made from, as results have it (`saehelpers.runs.causes`):
+            weights, action and data; told by the contents if there are none.
     """
 
     features: Annotated[str, one_of(FEATURES)]

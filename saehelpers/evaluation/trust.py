@@ -56,9 +56,13 @@ Table = Annotated[
 class TrustModel:
     """The regression, and from which probability on its verdict is "trust", up to which "do not".
 
-    numbers: the inputs' columns; means, scales: of the inputs it was fitted to; weights: of
-        standardised inputs. trust, do_not: None where no promise can be kept.
-    fitted_to: the identity of the table, and how many latents and of which kinds of worlds it had.
+    Args:
+        numbers: the inputs' columns.
+        means, scales: of the inputs it was fitted to.
+        weights: of standardised inputs.
+        trust, do_not: None where no promise can be kept.
+        fitted_to: the identity of the table, and how many latents and of which kinds of worlds it
+            had.
     """
 
     numbers: Annotated[tuple[str, ...], NOT_EMPTY]

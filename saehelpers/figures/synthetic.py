@@ -1,7 +1,7 @@
 """Figures of SAEs beside the true features of synthetic activations."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Annotated
 
 import pandas as pd
@@ -156,7 +156,7 @@ def benchmark_scores(
     scores: Annotated[
         pd.DataFrame,
         NOT_EMPTY,
-        with_columns("method", "n_train", *(name for pair in OF_BENCHMARK for name in pair)),
+        with_columns("method", "n_train", *chain(*OF_BENCHMARK)),
     ],
 ) -> Figure:
     """Scores of SAEs of the field's benchmark against each other, in order of their L0.

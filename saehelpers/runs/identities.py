@@ -1,6 +1,6 @@
 """Identity by cause: what something was made from, as 16 hexadecimal digits.
 
-Names are labels for people. What decides a result is told by contents::
+Names are labels for people. What decides a result is told by contents:
 
     tensors, arrays, tables    shape, dtype and bytes
     files and folders          their bytes (kept beside a file, see `file_fingerprint`)

@@ -120,8 +120,8 @@ def run_original(
 def end_to_end_loss(model: nn.Module, sae: SAE, original: Original, config: EndToEndRun) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
-    loss = lambda_local local + lambda_kl kl + lambda_downstream downstream
-           + lambda_sparsity sparsity
+        loss = lambda_local local + lambda_kl kl + lambda_downstream downstream
+               + lambda_sparsity sparsity
 
     Only what its weight asks for is computed. The model runs with gradient, from the splice
     onward.

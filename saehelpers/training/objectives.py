@@ -214,14 +214,15 @@ def gated(sae: SAE, batch: OrbitBatch) -> tuple[Terms, Tensor]:
 class Objective:
     """What an SAE is trained for.
 
-    function: takes an SAE and an OrbitBatch, and returns the terms and the latents. The term
-    "reconstruction" is the error of what the latents say, "symmetry" is weighted by lambda_sym,
-    any other counts as it is.
-    reads: what the SAE encodes of a batch: "canonical", "transformed" or "orbit", every member
-    of it; first that which the latents are of (of an orbit, of one member).
-    target: what the recons of these latents are for.
-    dictionary: the kind that the SAE must have, if there is one.
-    prefixes: whether it is for the nested dictionaries of a Matryoshka SAE.
+    Args:
+        function: takes an SAE and an OrbitBatch, and returns the terms and the latents. The term
+            "reconstruction" is the error of what the latents say, "symmetry" is weighted by
+            lambda_sym, any other counts as it is.
+        reads: what the SAE encodes of a batch: "canonical", "transformed" or "orbit", every
+            member of it; first that which the latents are of (of an orbit, of one member).
+        target: what the recons of these latents are for.
+        dictionary: the kind that the SAE must have, if there is one.
+        prefixes: whether it is for the nested dictionaries of a Matryoshka SAE.
     """
 
     name: str

@@ -139,10 +139,10 @@ def low_rank_correlation(
 class CorrelationReport:
     """What was asked of a correlation matrix, and what could be made.
 
-    asked_strength, made_strength: mean |r| over the pairs that were to be correlated.
-    asked_density, made_density: share of the pairs with |r| > 0.01.
-    largest_change, mean_change: of the absolute differences between the two matrices.
-    smallest_eigenvalue: of the matrix that was asked for; below 0 it is not a correlation.
+    - asked_strength, made_strength: mean |r| over the pairs that were to be correlated.
+    - asked_density, made_density: share of the pairs with |r| > 0.01.
+    - largest_change, mean_change: of the absolute differences between the two matrices.
+    - smallest_eigenvalue: of the matrix that was asked for; below 0 it is not a correlation.
     """
 
     asked_strength: float

@@ -23,13 +23,14 @@ SHOWN = 3  # features that errors name, of many
 class Node:
     """A feature, or a group of features, and what hangs below it.
 
-    feature: index into the dictionary; None for an organisational node, which holds its
-        children together and itself is no feature.
-    children: nodes, or nested dicts with the fields of a node. They fire only where this
-        node does; below an organisational node, where that node's own parent does.
-    exclusive: of the children at most one fires.
-    scales: the children's magnitudes are multiplied by that of this feature (of the nearest one
-        above an organisational node) over its mean.
+    Args:
+        feature: index into the dictionary; None for an organisational node, which holds its
+            children together and itself is no feature.
+        children: nodes, or nested dicts with the fields of a node. They fire only where this
+            node does; below an organisational node, where that node's own parent does.
+        exclusive: of the children at most one fires.
+        scales: the children's magnitudes are multiplied by that of this feature (of the nearest
+            one above an organisational node) over its mean.
     """
 
     feature: int | None = None

@@ -25,15 +25,17 @@ COMPENSATIONS = ("none", "exact", "first_order")
 class HierarchyConfig:
     """Trees that are grown level by level, over the first features.
 
-    n_roots: the first features of all.
-    branching: children of each node, or the least and the largest number, drawn for each node.
-    depth: levels below the roots.
-    exclusive_share: of the nodes whose depth is among `exclusive_depths` (that of roots is 0; the
-        second may be None), the children of so many exclude each other.
-    compensation: what is done so that features fire as often as their probabilities say: "none";
-        "exact", see `Hierarchy.compensated_probabilities`; or "first_order", as SAELens does,
-        see `Hierarchy.roughly_compensated`.
-    scales: children are scaled by their parents.
+    Args:
+        n_roots: the first features of all.
+        branching: children of each node, or the least and the largest number, drawn for each
+            node.
+        depth: levels below the roots.
+        exclusive_share: of the nodes whose depth is among `exclusive_depths` (that of roots is 0;
+            the second may be None), the children of so many exclude each other.
+        compensation: what is done so that features fire as often as their probabilities say:
+            "none"; "exact", see `Hierarchy.compensated_probabilities`; or "first_order", as
+            SAELens does, see `Hierarchy.roughly_compensated`.
+        scales: children are scaled by their parents.
 
     Raises:
         ValueError: fewer than 2 children, or a range that falls.

@@ -1,0 +1,37 @@
+"""How `pytest --nbmake notebooks` executes notebooks: in their order, and read afterwards."""
+
+import pytest
+from nbmake import pytest_items
+from nbmake.nb_result import NotebookError, NotebookResult
+from nbmake.nb_run import NotebookRun
+
+from tests.reading import faults
+from tests.walking import FAMILIES
+
+
+class ReadRun(NotebookRun):
+    """A run that fails, too, where a reader would mind what the notebook shows."""
+
+    def execute(self) -> NotebookResult:
+        result = super().execute()
+        if result.error is None and (found := faults(result.nb)):
+            result.error = NotebookError(found[0], "\n".join(found), failing_cell_index=-1)
+        return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Bars are the lines of text that `make run` writes."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.path.suffix == ".ipynb":
+            patch.setattr(pytest_items, "NotebookRun", ReadRun)
+            patch.setenv("PLAIN_PROGRESS", "1")
+        return (yield)
+
+
+def pytest_collection_modifyitems(items):
+    """Of several processes, one runs the notebooks that read what others made, in their order."""
+    for item in items:
+        for family in FAMILIES:
+            if item.path.suffix == ".ipynb" and item.name[:2] in family.split():
+                item.add_marker(pytest.mark.xdist_group(family))
