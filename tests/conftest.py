@@ -9,7 +9,7 @@ from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, LinearAction
 from saehelpers.training import fitting
 from saehelpers.training.side_by_side import train_saes
-from tests.walking import FAMILIES
+from tests.walking import family_of, made_small, own_cores
 
 torch.set_num_threads(1)
 
@@ -19,9 +19,24 @@ D = 8
 def pytest_collection_modifyitems(items):
     """Of several processes, one runs the notebooks that read what others made, in their order."""
     for item in items:
-        for family in FAMILIES:
-            if item.path.suffix == ".ipynb" and item.name[:2] in family.split():
-                item.add_marker(pytest.mark.xdist_group(family))
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.xdist_group(family_of(item.name[:2])))
+
+
+class SmallRuns:
+    """What nbmake makes of a notebook is what its parameters are walked from."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        if item.path.suffix != ".ipynb":
+            return (yield)
+        with made_small(item.name[:2]), own_cores():
+            return (yield)
+
+
+def pytest_configure(config):
+    """Notebooks lie in another folder, where the hooks of this file are not called."""
+    config.pluginmanager.register(SmallRuns())
 
 
 def pytest_terminal_summary(terminalreporter):
