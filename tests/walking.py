@@ -50,13 +50,15 @@ INSTEAD = {"06": {"RESULTS_PATH": "{inputs}/results"}}
 TRACE = 12  # lines of a traceback that are shown
 KERNEL = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 OUTCOME = ("value", "git_commit", "created_utc")  # of a row; the other columns are its key
-# the namespace of a kernel that has just started; its modules and pool of processes are kept
+# the namespace of a kernel that has just started; its modules and pool of processes are kept, also
+# while nbmake executes what the next walk begins with
 FRESH = """%reset -f
 %matplotlib {backend}
 import gc, os
 from matplotlib import pyplot
-pyplot.close("all"); gc.collect(); os.chdir({folder!r})
-del gc, os, pyplot"""
+from saehelpers.runs import sweeps
+pyplot.close("all"); gc.collect(); os.chdir({folder!r}); sweeps.KEPT_SECONDS = 1800
+del gc, os, pyplot, sweeps"""
 
 
 class CellError(Exception):
