@@ -119,4 +119,4 @@ lint: $(STAMP)
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 clean:
-	rm -rf executed site .small .small-baseline .pytest_cache .ruff_cache data/activations
+	rm -rf executed site .small .pytest_cache .ruff_cache data/activations

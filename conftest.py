@@ -6,7 +6,7 @@ from nbmake.nb_result import NotebookError, NotebookResult
 from nbmake.nb_run import NotebookRun
 
 from tests.reading import faults
-from tests.walking import FAMILIES
+from tests.walking import family_of, made_small, own_cores
 
 
 class ReadRun(NotebookRun):
@@ -21,17 +21,18 @@ class ReadRun(NotebookRun):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Bars are the lines of text that `make run` writes."""
-    with pytest.MonkeyPatch.context() as patch:
-        if item.path.suffix == ".ipynb":
-            patch.setattr(pytest_items, "NotebookRun", ReadRun)
-            patch.setenv("PLAIN_PROGRESS", "1")
+    """Bars are the lines of text that `make run` writes. What a notebook makes is what its
+    parameters are walked from."""
+    if item.path.suffix != ".ipynb":
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch, made_small(item.name[:2]), own_cores():
+        patch.setattr(pytest_items, "NotebookRun", ReadRun)
+        patch.setenv("PLAIN_PROGRESS", "1")
         return (yield)
 
 
 def pytest_collection_modifyitems(items):
     """Of several processes, one runs the notebooks that read what others made, in their order."""
     for item in items:
-        for family in FAMILIES:
-            if item.path.suffix == ".ipynb" and item.name[:2] in family.split():
-                item.add_marker(pytest.mark.xdist_group(family))
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.xdist_group(family_of(item.name[:2])))

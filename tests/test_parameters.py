@@ -90,8 +90,8 @@ def walked(items, quick=lambda item: False):
         pytest.param(
             item,
             id=_name(item),
-            # those of one baseline in one process, which makes it
-            marks=pytest.mark.xdist_group(f"walk {family_of(item.notebook)}")
+            # those of one baseline in the process that makes it
+            marks=pytest.mark.xdist_group(family_of(item.notebook))
             if quick(item)
             else pytest.mark.walk,
         )
@@ -141,10 +141,11 @@ def test_the_table_is_sound():
 def test_a_changed_value_remakes_what_depends_on_it(change, walker):
     with walker.copy(change.notebook) as folder:
         before, shows = made_in(folder, change.notebook), change.remakes == "presentation"
-        shown = walker.shown_before(change.notebook)
         if change.given:
             shown = walker.execute(change.notebook, folder, change.given, shows)
             before = made_in(folder, change.notebook)
+        elif shows:
+            shown = walker.shown_before(change.notebook)
         changed = walker.execute(change.notebook, folder, change.given | change.values, shows)
         after = made_in(folder, change.notebook)
         assert not after.lost(before)

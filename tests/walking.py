@@ -1,21 +1,22 @@
 """What `test_parameters.py` walks with: a small baseline, copies of it, a kernel, and what is new.
 
 The baseline is what the notebooks make at their small sizes, which stand in the metadata of their
-parameter cells. It is kept in .small-baseline, a folder for each family of notebooks that read
-what others made, until the code changes. A copy shares its files (hard links): nothing here is
-written in place but tables, which are copied.
+parameter cells, and it is the same that nbmake makes of them. It is kept in .small, a folder for
+each family of notebooks that read what others made, until the code changes. A copy shares its files
+(hard links): nothing here is written in place but tables, which are copied.
 """
 
 import ast
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,8 @@ FAMILIES = (
     "12",
     "13",
 )  # each in the order in which they run
-BASELINE = ROOT / ".small-baseline"
-INPUTS = "inputs"  # texts, images and models that parameters are changed to
-SMALL = "../.small"  # where small runs write, which a copy stands in for
+SMALL = ROOT / ".small"  # what small runs have made, and copies of it
+INPUTS = SMALL / "inputs"  # texts, images and models that parameters are changed to
 KINDS = {
     "BaseModelRun": "base models", "EncoderRun": "base models", "LanguageModelRun": "base models",
     "AdditionRun": "base models", "ActionRun": "actions", "SAERun": "SAEs", "EndToEndRun": "SAEs",
@@ -50,14 +50,15 @@ INSTEAD = {"06": {"RESULTS_PATH": "{inputs}/results"}}
 TRACE = 12  # lines of a traceback that are shown
 KERNEL = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 OUTCOME = ("value", "git_commit", "created_utc")  # of a row; the other columns are its key
-# the namespace of a kernel that has just started; its modules and pool of processes are kept
+# the namespace of a kernel that has just started; its modules and pool of processes are kept, also
+# while nbmake executes what the next walk begins with
 FRESH = """%reset -f
 %matplotlib {backend}
 import gc, os
 from matplotlib import pyplot
-pyplot.close("all"); gc.collect(); os.chdir({folder!r})
-if {cores}: os.sched_setaffinity(0, {cores})
-del gc, os, pyplot"""
+from saehelpers.runs import sweeps
+pyplot.close("all"); gc.collect(); os.chdir({folder!r}); sweeps.KEPT_SECONDS = 1800
+del gc, os, pyplot, sweeps"""
 
 
 class CellError(Exception):
@@ -92,12 +93,46 @@ def family_of(notebook: str) -> str:
 
 
 def in_folder(value: Any, folder: Path) -> Any:
-    """A value in which {folder} stands for the copy, as SMALL does, and {inputs} for the inputs."""
+    """A value in which {folder} stands for the copy, as a family's folder does, and {inputs} for
+    the inputs."""
     if not isinstance(value, str):
         return value
-    if value.startswith(SMALL):
-        value = f"{{folder}}{value.removeprefix(SMALL)}"
-    return value.replace("{folder}", str(folder)).replace("{inputs}", str(BASELINE / INPUTS))
+    value = re.sub(r"^\.\./\.small/[\d-]+", "{folder}", value)
+    return value.replace("{folder}", str(folder)).replace("{inputs}", str(INPUTS))
+
+
+def small_folder(notebook: str) -> Path:
+    """Where the small runs of a notebook and its family write."""
+    return SMALL / family_of(notebook).replace(" ", "-")
+
+
+@contextlib.contextmanager
+def made_small(notebook: str) -> Iterator[bool]:
+    """Remembers that a notebook has been executed at its small size, by this code.
+
+    Yields whether it had been. What other code may have made is removed first.
+    """
+    folder = small_folder(notebook)
+    with _alone_in(folder):
+        made_by = folder / f"made-by-{notebook}"
+        yield made_by.exists()
+        made_by.write_text(_code())
+
+
+@contextlib.contextmanager
+def own_cores() -> Iterator[None]:
+    """Several processes of tests share the cores out: kernels that start here use so many."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, sorted(cores)[number % len(cores) :: count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @dataclass(frozen=True)
@@ -150,11 +185,7 @@ class Walker:
 
     def __init__(self):
         self._manager = AsyncKernelManager()
-        count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-        number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        each = max(1, len(cores) // count)  # several walkers share the cores out
-        self._cores = {cores[(number * each + i) % len(cores)] for i in range(each)} if cores else 0
+        self._shown: dict[str, dict[str, str]] = {}
 
     def execute(
         self,
@@ -181,6 +212,8 @@ class Walker:
         place = codes.index(parameter_cell(notebook))
         values = {name: in_folder(value, folder) for name, value in small(notebook).items()}
         values |= {name: in_folder(value, folder) for name, value in changes.items()}
+        if str(INPUTS) in str(values):
+            _make_inputs_once()
         lines = [
             f"{name} = {value[1] if isinstance(value, tuple) else repr(value)}"
             for name, value in values.items()
@@ -188,7 +221,7 @@ class Walker:
         given = nbformat.v4.new_code_cell("\n".join(lines))
         backend = "inline" if shows else "agg"
         fresh = nbformat.v4.new_code_cell(
-            FRESH.format(folder=str(ROOT / "notebooks"), cores=self._cores, backend=backend)
+            FRESH.format(folder=str(ROOT / "notebooks"), backend=backend)
         )
         if values.get("SMALL") is False:
             (checks,) = [cell for cell in codes if re.search("^if SMALL:", cell.source, re.M)]
@@ -198,7 +231,8 @@ class Walker:
         client = NotebookClient(content, km=self._manager, timeout=600)
         failed = None
         try:
-            client.execute(cwd=str(ROOT / "notebooks"), env=os.environ | KERNEL)
+            with own_cores():
+                client.execute(cwd=str(ROOT / "notebooks"), env=os.environ | KERNEL)
         except CellExecutionError as error:
             failed = CellError(error)
         except (DeadKernelError, CellTimeoutError):
@@ -222,8 +256,9 @@ class Walker:
     @contextlib.contextmanager
     def copy(self, notebook: str) -> Iterator[Path]:
         """A copy of the baseline that the notebook belongs to, removed afterwards."""
-        source = self.baseline(notebook)
-        folder = Path(tempfile.mkdtemp(prefix="copy-", dir=BASELINE))
+        self._make_baseline(notebook)
+        source = small_folder(notebook)
+        folder = Path(tempfile.mkdtemp(prefix="copy-", dir=SMALL))
         try:
             for part in ("models", "data", "probe_results"):
                 if (source / part).exists():
@@ -234,42 +269,47 @@ class Walker:
         finally:
             shutil.rmtree(folder)
 
-    def baseline(self, notebook: str) -> Path:
-        """What the notebook's family makes at the small size; made first where it is not there."""
-        from tests.walking_inputs import make_inputs  # what it needs takes seconds to import
-
-        family = family_of(notebook)
-        folder = BASELINE / family.replace(" ", "-")
-        _once(BASELINE / INPUTS, make_inputs)
-
-        def make(folder: Path) -> None:
-            shown = {name: self.execute(name, folder, {}, shows=True) for name in family.split()}
-            (folder / "shown.json").write_text(json.dumps(shown))
-
-        _once(folder, make)
-        return folder
+    def _make_baseline(self, notebook: str) -> None:
+        """What the notebook's family makes at the small size, where it is not there."""
+        for name in family_of(notebook).split():
+            with made_small(name) as there:
+                if not there:
+                    self.execute(name, small_folder(name), {})
 
     def shown_before(self, notebook: str) -> dict[str, str]:
-        return json.loads((self.baseline(notebook) / "shown.json").read_text())[notebook]
+        """What a notebook shows, figures among it, where nothing is changed."""
+        if notebook not in self._shown:
+            with self.copy(notebook) as folder:
+                self._shown[notebook] = self.execute(notebook, folder, {}, shows=True)
+        return self._shown[notebook]
 
     def close(self) -> None:
         if self._manager.has_kernel:
             run_sync(self._manager.shutdown_kernel)()
 
 
-def _once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder unless one made by the same code is there; processes wait for each other."""
-    BASELINE.mkdir(exist_ok=True)
-    made_by = folder / "made-by"
-    with FileLock(BASELINE / f"{folder.name}.lock"):
-        if made_by.exists() and made_by.read_text() == _code():
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        make(folder)
-        made_by.write_text(_code())
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """A folder of what this code has made and nothing else; processes wait for each other."""
+    SMALL.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if {made_by.read_text() for made_by in folder.glob("made-by*")} != {_code()}:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        yield
 
 
+def _make_inputs_once() -> None:
+    from tests.walking_inputs import make_inputs  # what it needs takes seconds to import
+
+    made_by = INPUTS / "made-by"
+    with _alone_in(INPUTS):
+        if not made_by.exists():
+            make_inputs(INPUTS)
+            made_by.write_text(_code())
+
+
+@functools.cache
 def _code() -> str:
     """A hash of all that decides what notebooks make."""
     digest = hashlib.sha256()

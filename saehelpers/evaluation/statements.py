@@ -66,7 +66,7 @@ def interval(values: Values, level: Open = 0.95) -> Estimate:
     """
     rows = values.dropna(subset="value")
     rows = rows if RESAMPLE in rows else rows.assign(**{RESAMPLE: 0})
-    wide = rows.pivot_table(index=[BASE, SEED], columns=RESAMPLE, values="value")
+    wide = rows.groupby([BASE, SEED, RESAMPLE])["value"].mean().unstack()
     if wide.empty:
         return Estimate(*[float("nan")] * 3, 0, 0, "nothing was measured")
     if wide.isna().any(axis=None):
@@ -82,14 +82,15 @@ def interval(values: Values, level: Open = 0.95) -> Estimate:
     generator = np.random.default_rng(0)
     shape, n_values = (RESAMPLES, len(of_base)), wide.shape[1]
     tested_on = generator.integers(min(1, n_values - 1), n_values, size=RESAMPLES)
-    # for every place of every resample, a mean over seeds of every base model: one is taken
+    # seeds of every base model are drawn for every place of every resample: those of one are taken
     seeds = [generator.integers(len(own), size=(*shape, len(own))) for own in of_base]
-    means = np.stack([
-        own[drawn, tested_on[:, None, None]].mean(-1)
-        for own, drawn in zip(of_base, seeds, strict=True)
-    ])  # fmt: skip
     drawn = generator.integers(len(of_base), size=shape)
-    resampled = np.take_along_axis(means, drawn[None], axis=0)[0].mean(axis=1)
+    means = np.empty(shape)
+    for number, own in enumerate(of_base):
+        taken = drawn == number
+        tested = tested_on[taken.nonzero()[0], None]
+        means[taken] = own[seeds[number][taken], tested].mean(axis=1)
+    resampled = means.mean(axis=1)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(mean, float(low), float(high), *counts)
 

@@ -57,10 +57,13 @@ BEGIN, END = "<!-- from docs/templates/found.md -->\n", "<!-- so far -->\n"
 
 
 class Measured:
-    """What a template may ask of a results table, by columns and what they must be.
+    """What templates may ask of a results table, by columns and what they must be.
 
     A value is compared with a column as it is; of a list, one must be equal; None stands for
     empty. In Jinja: {{ mean(experiment="toy", metric="recovery", method="vanilla") | two }}.
+
+    Args:
+        reference: the folder of published tables.
     """
 
     def __init__(
@@ -256,11 +259,8 @@ def _rounded(digits: Count):
 
 
 @checked
-def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
-    """A template's text with what these rows make of its expressions.
-
-    Args:
-        reference: the folder of published tables.
+def fill(template: str, measured: Measured) -> str:
+    """A template's text with what was measured in place of its expressions.
 
     Raises:
         ValueError: an expression asks for rows that are not there.
@@ -277,7 +277,6 @@ def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
         "signed": lambda value: f"{round(value, 2) + 0.0:+.2f}",
         "percent": lambda value: f"{100 * value:.0f} %", "label": label, "verdict": verdict,
     }  # fmt: skip
-    measured = Measured(table, reference)
     offered = (
         "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
         "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference", "trust", "trust_kept",
@@ -291,8 +290,9 @@ def fill(template: str, table: pd.DataFrame, reference: Path) -> str:
 @checked
 def documents(root: Path, table: pd.DataFrame) -> dict[Path, str]:
     """The documents of a repository, as these rows have them."""
+    measured = Measured(table, root / "data" / "reference")
     found, findings = (
-        fill((root / TEMPLATES / name).read_text(encoding="utf-8"), table, root / "data/reference")
+        fill((root / TEMPLATES / name).read_text(encoding="utf-8"), measured)
         for name in ("found.md", "findings.md")
     )
     readme = (root / "README.md").read_text(encoding="utf-8")
@@ -317,7 +317,7 @@ def of_this_machine(root: Path) -> str:
         rows = results.read(results.tables(root / "probe_results"), own_alone=True)
     template = (root / TEMPLATES / "run.txt").read_text(encoding="utf-8")
     try:
-        return fill(template, results.latest(rows), root / "data" / "reference")
+        return fill(template, Measured(results.latest(rows), root / "data" / "reference"))
     except ValueError as error:  # other methods, base models or groups than a template asks for
         return f"What was measured here is not what can be summed up: {error}\n"
 

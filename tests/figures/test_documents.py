@@ -6,8 +6,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from saehelpers.figures.documents import documents, fill, of_this_machine, shipped_rows, span
+from saehelpers.figures.documents import (
+    Measured,
+    documents,
+    fill,
+    of_this_machine,
+    shipped_rows,
+    span,
+)
 from saehelpers.runs import results
+
+pytestmark = pytest.mark.xdist_group("documents")  # which are filled once for all
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "data" / "reference"
@@ -48,7 +57,7 @@ def test_a_row_that_changes_changes_its_sentence(shipped, filled):
 
 def test_what_templates_may_ask():
     def filled(text):
-        return fill(text, ROWS, REFERENCE).rstrip("\n")
+        return fill(text, Measured(ROWS, REFERENCE)).rstrip("\n")
 
     assert filled('{{ mean(method="a") | two }}') == "0.40"  # of base models: 0.2 and 0.6
     assert filled('{{ mean(method="a", base_seed=[1], seed=1) | one }}') == "0.8"
