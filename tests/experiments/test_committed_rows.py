@@ -7,11 +7,17 @@ training lets these grow. With constraints.txt, on the machine they were made on
 from pathlib import Path
 
 import pytest
-import torch
 
 from saehelpers import runs
-from saehelpers.datasets import list_tasks, make_shapes, make_toy, task_labels
-from saehelpers.evaluation import ProbeInput, metrics, probe_tasks, recovery
+from saehelpers.datasets import (
+    SPLITS,
+    list_tasks,
+    make_toy,
+    probe_samples,
+    split_shapes,
+    task_labels,
+)
+from saehelpers.evaluation import metrics, probe_inputs, probe_tasks, recovery
 from saehelpers.experiments import load_or_train_base_model, shapes_base_run
 from saehelpers.networks import orbit_activations
 from saehelpers.runs import results
@@ -20,7 +26,9 @@ from saehelpers.symmetry import Group, LinearAction, report_action
 from saehelpers.training import method_run, train_saes
 
 ROOT = Path(__file__).parent.parent.parent
-N_TRAIN, N_TEST = 1500, 2000  # images of probes
+N_TRAIN = 1500  # images that probes are fitted to
+SPLIT = "compositions"
+OF_MLP = {"base_model": "mlp", "base_seed": 0, "group": "C4", "data_source": SPLITS[SPLIT]}
 C4 = Group.named("C4")
 
 
@@ -44,18 +52,23 @@ def shipped_rows_alone(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def orbits():
-    """Of the committed MLP on training images of probes, and on all held-out ones: (n, 4, 256)."""
-    train, test = make_shapes(10_000, seed=0), make_shapes(4000, seed=1)
-    run = shapes_base_run("mlp", train.images, "C4", 100)
+def shapes():
+    return split_shapes(10_000, 1024, SPLIT)
+
+
+@pytest.fixture(scope="module")
+def orbits(shapes):
+    """Of the committed MLP, on training and on test images: (n, 4, 256)."""
+    train, test = (part.images for part in shapes)
+    run = shapes_base_run("mlp", train, "C4", 100)
     assert (ROOT / "models" / runs.run_id(run)).is_dir()
-    model, _ = load_or_train_base_model(run, train.images, ROOT / "models", test.images)
-    return [orbit_activations(model, part, C4) for part in (train.images[:N_TRAIN], test.images)]
+    model, _ = load_or_train_base_model(run, train, ROOT / "models", test)
+    return [orbit_activations(model, part, C4) for part in (train, test)]
 
 
 def test_what_a_turn_does_to_the_activations_of_the_mlp(orbits):
     rows = committed(
-        "shapes_action.csv", "element", base_model="mlp", group="C4", metric="r2_identity"
+        "shapes_action.csv", "element", metric="r2_identity", experiment="shapes_action", **OF_MLP
     )
     report = report_action(LinearAction.identity(C4, 256), orbits[1])
     report = report[report["metric"] == "r2_identity"]
@@ -63,16 +76,17 @@ def test_what_a_turn_does_to_the_activations_of_the_mlp(orbits):
 
 
 @pytest.mark.parametrize("probe", ["logistic", "xgboost"])
-def test_probes_of_the_mlp(orbits, probe):
-    rows = committed(f"shapes_probes_{probe}_mlp_C4.csv", "task", method="base_model")
-    shapes = [make_shapes(n, seed).shapes for n, seed in ((10_000, 0), (4000, 1))]
-    shapes = torch.cat([shapes[0][:N_TRAIN], shapes[1][:N_TEST]])
-    elements = torch.randint(4, (len(shapes),), generator=torch.Generator().manual_seed(2))
-    labels, tasks = task_labels(shapes, elements, C4), list_tasks()["task"]
-    train, test = orbits
-    x = torch.cat([train, test[:N_TEST]])[torch.arange(len(elements)), elements]
+def test_probes_of_principal_components_of_the_mlp(shapes, orbits, probe):
+    rows = committed(
+        f"shapes_probes_{probe}_mlp_C4.csv", "task", method="pca", seed=0, metric="f1", **OF_MLP
+    )
+    config = method_run("pca", runs.identity(orbits[0]), SAEConfig(256, 32, topk=8), C4, epochs=1)
+    (pca,), _ = train_saes([config], [orbits[0]], progress=False)
+    samples = probe_samples(*shapes, N_TRAIN, 1024, C4, SPLIT)
+    given = probe_inputs(pca, samples.orbits(*orbits), samples.elements)["none"]
+    labels, tasks = task_labels(samples.shapes, samples.elements, C4), list_tasks()["task"]
     chosen = list(range(0, len(tasks), 30))
-    scores = probe_tasks(ProbeInput("activations", "none", x), labels[:, chosen], N_TRAIN, probe)
+    scores = probe_tasks(given, labels[:, chosen], N_TRAIN, probe, truncation=8)
     names = tasks.iloc[chosen]
     assert dict(zip(names, scores, strict=True)) == nearly({name: rows[name] for name in names})
 
