@@ -170,5 +170,7 @@ from .trust_tables import (
     card_table as card_table,
     rule_success as rule_success,
     sae_table as sae_table,
+    task_table as task_table,
+    verdict_scores as verdict_scores,
     without_each as without_each,
 )

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from saehelpers.runs.checking import checked
+from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import NOT_EMPTY, Name, Open, check_columns, with_columns
 
 BASE, SEED, RESAMPLE = "base_seed", "seed", "resample"
@@ -127,6 +128,15 @@ def verdict(difference: Estimate, more_than: int | float = 0) -> str:
     if difference.low > more_than:
         return HOLDS
     return DOES_NOT_HOLD if difference.high < more_than else NOT_DECIDED
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval (Wilson) of a share of n independent trials."""
+    with extra("probes"):
+        from scipy.stats import binomtest
+
+    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return found.low, found.high
 
 
 @checked

@@ -1,5 +1,6 @@
 """Which symmetries does a network know, and where? Linear actions of subgroups, with controls."""
 
+from itertools import combinations
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import FROM_ZERO, Cosine, Open, Seed, with_columns
 from saehelpers.symmetry import Group, LinearAction, check_orbits, fit_action, rotations_and_flips
+from saehelpers.symmetry.tables import products
 
 RESAMPLES = 1000
 LEAST_UNITS = 20  # below it, no interval of 95 % is given
@@ -20,13 +22,18 @@ HOLDS, WRONG, NOT_DECIDED = "holds", "does not hold", "not decided"
 
 @checked
 def subgroups(group: Group) -> dict[str, tuple[int, ...]]:
-    """The elements of the subgroups of C_n and D_n that have such a name, the smallest first.
+    """The elements of subgroups by name, the smallest subgroups first.
 
-    C_m and D_m for every m that divides n, without C_1: of D4 they are C2, D1 (a flip), C4, D2
-    and D4. Of another group, that group alone. Their order is that of the subgroup's own elements.
+    Of C_n and D_n those that have such a name, C_m and D_m for every m that divides n, without
+    C_1: of D4 they are C2, D1 (a flip), C4, D2 and D4. Their order is that of the subgroup's own
+    elements. Of any other group, those that some of its generators make: of one with two
+    generators "<g>", "<h>" and the group itself; of a product each factor is among them.
     """
-    if not group.has_name:
-        return {group.name: tuple(range(group.order))}
+    found = _dihedral(group) if group.has_name else _generated(group)
+    return dict(sorted(found.items(), key=lambda item: (len(item[1]), item[0])))
+
+
+def _dihedral(group: Group) -> dict[str, tuple[int, ...]]:
     n, flips = rotations_and_flips(group)
     found = {}
     for m in range(1, n + 1):
@@ -37,7 +44,19 @@ def subgroups(group: Group) -> dict[str, tuple[int, ...]]:
             found[f"C{m}"] = turns
         if flips == 2:
             found[f"D{m}"] = (*turns, *(p + n for p in turns))
-    return dict(sorted(found.items(), key=lambda item: (len(item[1]), item[0])))
+    return found
+
+
+def _generated(group: Group) -> dict[str, tuple[int, ...]]:
+    """By letters of generators, as `str(group)` has them; the whole group under its own name."""
+    lettered = [*zip(group.letters, group.generators, strict=True)]
+    found = {}
+    for n in range(1, len(lettered)):
+        for some in combinations(lettered, n):
+            letters, generators = zip(*some, strict=True)
+            made = products(np.array(group.table), generators)
+            found[f"{group.name} <{', '.join(letters)}>"] = tuple(np.flatnonzero(made).tolist())
+    return found | {group.name: tuple(range(group.order))}
 
 
 @checked
@@ -75,7 +94,7 @@ def subgroup_r2(
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for name, elements in subgroups(group).items():
-        own = Group.named(name) if group.has_name else group
+        own = group.subgroup(name, elements)
         orbits, held_out = train[:, elements].float(), test[:, elements].float()
         actions = {
             "r2": fit_action(orbits, own, "whole_orbits"),

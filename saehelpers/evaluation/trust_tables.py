@@ -1,19 +1,29 @@
-"""Tables of SAEs of known worlds, from their rows: what verdicts without labels are worth."""
+"""Tables of SAEs of known worlds and known tasks, from their rows: what verdicts are worth."""
 
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
+from saehelpers.evaluation.statements import wilson
 from saehelpers.evaluation.trust import (
+    DO_NOT,
     NUMBERS,
     OF_SEEDS,
+    TRUST,
     Table,
     calibration_scores,
     leave_one_kind_out,
+    trust_model,
 )
 from saehelpers.runs import results
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import with_columns
+
+TASK_F1 = 0.9  # from which a latent answers a task alone
+RESAMPLES = 1000
+EVERY = "all"  # methods together
 
 
 @checked
@@ -95,3 +105,82 @@ def rule_success(
             rows.append((*told, rule, float(got == best), best - got))
         rows.append((*told, "by lot", 1 / len(own), best - own["recovery"].mean()))
     return pd.DataFrame(rows, columns=["kind", "world", "seed", "rule", "best", "lost"])
+
+
+@checked
+def task_table(rows: results.Rows) -> pd.DataFrame:
+    """Rows of `experiments.shapes_trust_rows` as a table: a row for each latent, with its verdict.
+
+    dataset, base_model, method, n_latents, seed, run (of the SAE); the numbers of the card; f1, of
+    the task that it answers best alone; true, whether that is 0.9 or more; probability and verdict,
+    by the regression that ships.
+    """
+    own = rows[rows["experiment"] == "trust_tasks"]
+    own = own.rename(columns={"run_id": "run", "task": "latent"})
+    by = ["dataset", "base_model", "method", "n_latents", "seed", "run", "latent"]
+    wide = own.pivot_table("value", by, "metric", sort=False).reset_index()
+    wide.columns.name = None
+    model = trust_model("several_seeds")
+    return wide.assign(
+        true=wide["f1"] >= TASK_F1,
+        probability=model.probabilities(wide),
+        verdict=model.verdicts(wide),
+    )
+
+
+@checked
+def verdict_scores(
+    judged: Annotated[
+        pd.DataFrame, with_columns("method", "run", "true", "probability", "verdict")
+    ],
+) -> pd.DataFrame:
+    """Scores of verdicts, a row for each method, and all together, and metric.
+
+    Metrics are those of `calibration_scores`; the base rate is that of these latents themselves,
+    which nobody knows beforehand. value, with low and high: its 95 % interval over 1,000 draws of
+    SAEs with replacement, each with all of its latents; of both precisions no narrower than
+    Wilson's, which knows how few latents there are. latents: how many the value is of. NaN where
+    there is nothing to count.
+    """
+    rows = []
+    for method in (EVERY, *judged["method"].unique()):
+        own = judged if method == EVERY else judged[judged["method"] == method]
+        latents = {"precision": TRUST, "precision_of_do_not": DO_NOT}
+        for metric, values in _resampled_scores(own).items():
+            known = values[1:][~np.isnan(values[1:])]
+            low, high = np.quantile(known, [0.025, 0.975]) if len(known) else [np.nan] * 2
+            of = own["verdict"].eq(latents[metric]).sum() if metric in latents else len(own)
+            if metric in latents and of:
+                least, most = wilson(values[0], int(of))
+                low, high = min(low, least), max(high, most)
+            rows.append((method, metric, float(values[0]), float(low), float(high), int(of)))
+    return pd.DataFrame(rows, columns=["method", "metric", "value", "low", "high", "latents"])
+
+
+def _resampled_scores(judged: pd.DataFrame) -> dict[str, Float[np.ndarray, " draws"]]:
+    """Scores of all SAEs, then of each draw of SAEs."""
+    of_sae, saes = judged["run"].factorize()
+    draws = np.random.default_rng(0).multinomial(
+        len(saes), np.full(len(saes), 1 / len(saes)), size=RESAMPLES
+    )
+    weights = np.vstack([np.ones(len(saes)), draws])
+    member = np.eye(len(saes))[of_sae]  # (latents, SAEs)
+    true, p = judged["true"].to_numpy(bool), judged["probability"].to_numpy()
+    trusted, refused = (judged["verdict"].eq(name).to_numpy() for name in (TRUST, DO_NOT))
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return weights @ (values @ member)
+
+    above = np.sign(p[true][:, None] - p[~true]) / 2 + 0.5
+    pairs = member[true].T @ above @ member[~true]  # of a true and an untrue latent, by SAEs
+    with np.errstate(invalid="ignore"):
+        base_rate = total(true) / total(np.ones(len(true)))
+        return {
+            "base_rate": base_rate,
+            "brier": total((p - true) ** 2) / total(np.ones(len(true))),
+            "brier_of_base_rate": base_rate * (1 - base_rate),
+            "auc": ((weights @ pairs) * weights).sum(1) / (total(true) * total(~true)),
+            "coverage": total(trusted) / total(np.ones(len(true))),
+            "precision": total(trusted & true) / total(trusted),
+            "precision_of_do_not": total(refused & ~true) / total(refused),
+        }

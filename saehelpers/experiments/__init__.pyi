@@ -5,6 +5,7 @@ from . import (
     encoders as encoders,
     end_to_end as end_to_end,
     go_points as go_points,
+    known_tasks as known_tasks,
     known_worlds as known_worlds,
     loading as loading,
     measuring as measuring,
@@ -55,6 +56,10 @@ from .go_points import (
     GoPoints as GoPoints,
     turned_boards as turned_boards,
     turned_samples as turned_samples,
+)
+from .known_tasks import (
+    go_trust_rows as go_trust_rows,
+    shapes_trust_rows as shapes_trust_rows,
 )
 from .known_worlds import (
     KINDS as KINDS,

@@ -25,6 +25,7 @@ from saehelpers.evaluation.trust import (
     true_latents,
 )
 from saehelpers.evaluation.trust_tables import card_table
+from saehelpers.experiments.known_tasks import go_trust_rows, shapes_trust_rows
 from saehelpers.experiments.known_worlds import GROUP, KINDS, KnownWorld, known_world
 from saehelpers.experiments.measuring import measure_runs
 from saehelpers.experiments.saes import as_read, load_or_train_saes
@@ -208,5 +209,8 @@ def write_trust(rows: results.Rows, path: Path | str) -> None:
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    write_trust(results.read(root / "probe_results" / "trust_worlds.csv"),
+    tables = root / "probe_results"
+    write_trust(results.read(tables / "trust_worlds.csv"),
                 root / "saehelpers" / "evaluation" / "trust.json")  # fmt: skip
+    shapes_trust_rows(tables / "trust_shapes.csv", root / "models")
+    go_trust_rows(tables / "trust_go.csv", root / "models", root / "data")

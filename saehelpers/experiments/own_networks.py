@@ -23,6 +23,7 @@ from saehelpers.datasets import (
     token_blocks,
 )
 from saehelpers.datasets.galaxies import SOURCES, load_galaxies
+from saehelpers.experiments.base_models import acted_on
 from saehelpers.experiments.encoders import prepare_pixel_subject
 from saehelpers.experiments.loading import load
 from saehelpers.experiments.subjects import ActionRun, Subject, load_or_fit_action
@@ -39,11 +40,43 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.identities import identified, identity, part
 from saehelpers.runs.wanted import NOT_EMPTY, Count, Device, Name, Positive
 from saehelpers.saes import SAE, EquivariantSAE
-from saehelpers.symmetry import Group, InputAction, image_action, rotations_and_flips
+from saehelpers.symmetry import (
+    Group,
+    InputAction,
+    action_by_generators,
+    check_input_action,
+    image_action,
+    rotations_and_flips,
+)
 
 INPUTS = (*SOURCES, "shapes", "go", "documentation")
 GO_SIZE, KOMI = 9, 7.5  # of the games that a network plays to be explained by
 CONTEXT = 64  # tokens
+COLOUR_CHANNELS = 3
+
+
+def _next_colours(images: Tensor) -> Tensor:
+    """What has not three channels is a map: its channels are no colours."""
+    return images.roll(1, 1) if images.shape[1] == COLOUR_CHANNELS else images
+
+
+def _swapped_colours(images: Tensor) -> Tensor:
+    return images[:, [1, 0, 2]] if images.shape[1] == COLOUR_CHANNELS else images
+
+
+def _shifted(axis: int, images: Tensor) -> Tensor:
+    side = images.shape[axis]
+    if side > 1 and side % 2:  # a map of one place has nowhere to go
+        raise ValueError(f"shifts move by half of a side, got {tuple(images.shape[-2:])}")
+    return images.roll(side // 2, axis)
+
+
+PICTURES = {  # groups that act on pictures beside C_n and D_n, and what their generators do
+    "colours": (Group.from_permutations("colours", [(1, 2, 0), (1, 0, 2)]),
+                (_next_colours, _swapped_colours)),
+    "shifts": (Group.product(Group.named("C2"), Group.named("C2"), "shifts"),
+               (partial(_shifted, -2), partial(_shifted, -1))),
+}  # fmt: skip
 
 
 @checked
@@ -68,6 +101,29 @@ class Given:
     def input_action(self, group: Group) -> InputAction:
         """How a group acts on the inputs: on images and boards, or on the places of texts."""
         return image_action(group) if self.vocabulary is None else sequence_action(group)
+
+    @checked
+    def named_action(self, name: Name) -> tuple[Group, InputAction]:
+        """A group by its name, and how it acts on the inputs.
+
+        C_n and D_n: see `input_action`. Of pictures, too, "colours": the six orders of three
+        channels, g moves each on, h swaps the first two; and "shifts", by half of the side round
+        the edge, g down and h to the right.
+
+        Raises:
+            ValueError: an unknown name, or an action that does not fit the inputs.
+        """
+        if name not in PICTURES:
+            group = Group.named(name)
+            return group, self.input_action(group)
+        group, functions = PICTURES[name]
+        act, shape = action_by_generators(group, functions), tuple(self.train.shape[1:])
+        if len(shape) != 3:
+            raise ValueError(f"{name} act on pictures, got inputs {shape}: of texts C_n are shifts")
+        if name == "colours" and shape[0] != COLOUR_CHANNELS:
+            raise ValueError(f"colours are orders of three channels, got inputs {shape}")
+        check_input_action(group, act, self.train)
+        return group, act
 
     @checked
     def latents_of(
@@ -146,6 +202,7 @@ def prepare_given(
     folder: Path | str,
     points: Positive,
     device: Device = "cpu",
+    act: InputAction | None = None,
     **action_settings: Any,
 ) -> Subject:
     """What there is to explain of a layer: places of the inputs over their orbits, and an action.
@@ -156,14 +213,16 @@ def prepare_given(
     Args:
         network: the given one, or another that reads the same.
         points: places of each input.
+        act: how the group acts on inputs and their maps; by default `given.input_action`.
     """
+    act = given.input_action(group) if act is None else act
     if given.vocabulary is None:
         return prepare_pixel_subject(
             network, layer, group, given.train, given.test, models, Path(folder), points, device,
-            **action_settings,
+            act, **action_settings,
         )  # fmt: skip
     train, test = (
-        _orbit_tokens(network.to(device), tokens, group, layer, points)
+        _orbit_tokens(network.to(device), tokens, group, act, layer, points)
         for tokens in (given.train, given.test)
     )
     run = ActionRun("action", identity(train), group.identifier, **action_settings)
@@ -193,16 +252,16 @@ def _act_on_sequences(group: Group, n: int, sequences: Tensor, element) -> Tenso
 
 
 def _orbit_tokens(
-    network: nn.Module, tokens: Tensor, group: Group, layer: str, points: int
+    network: nn.Module, tokens: Tensor, group: Group, act: InputAction, layer: str, points: int
 ) -> Tensor:
     """Activations of some tokens over the orbits of their texts: (n * points, |G|, d)."""
-    act = sequence_action(group)
     chosen = drawn_pixels(len(tokens), tokens.shape[1], points)
     members = []
     for g in range(group.order):
         read = act(read_activations(network, act(tokens, g), layer), group.inverse(g))
         members.append(read[torch.arange(len(tokens))[:, None], chosen].flatten(0, 1))
-    cause = {"network": network, "texts": tokens, "layer": layer, "group": group, "at": chosen}
+    cause = {"network": network, "texts": tokens, "layer": layer, "group": group,
+             "act": acted_on(tokens, group, act), "at": chosen}  # fmt: skip
     return identified(torch.stack(members, 1), cause)
 
 

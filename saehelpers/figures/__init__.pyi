@@ -142,6 +142,7 @@ from .trust_results import (
     kept_promises as kept_promises,
     reliability as reliability,
     subgroup_curves as subgroup_curves,
+    true_by_verdict as true_by_verdict,
 )
 from .universality import (
     agreement_and_nulls as agreement_and_nulls,

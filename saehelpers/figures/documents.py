@@ -5,6 +5,7 @@ No number of a measurement stands in a template. `make paper` fills them anew, a
 the documents with what the shipped rows make of them.
 
     docs/templates/findings.md    makes docs/findings.md
+    docs/templates/trust.md       makes docs/trust.md
     docs/templates/found.md       makes what stands in README.md between two comments
     docs/templates/run.txt        makes what `make run` says last
 """
@@ -27,6 +28,8 @@ from saehelpers.evaluation import (
     leave_one_kind_out,
     rule_success,
     sae_table,
+    task_table,
+    verdict_scores,
 )
 from saehelpers.evaluation.statements import (
     Estimate,
@@ -34,8 +37,9 @@ from saehelpers.evaluation.statements import (
     interval,
     paired_difference,
     verdict,
+    wilson,
 )
-from saehelpers.evaluation.trust import OF_SEEDS
+from saehelpers.evaluation.trust import OF_SEEDS, PROMISE, TRUST
 from saehelpers.figures import analysis, go_results
 from saehelpers.figures.names import label
 from saehelpers.runs import results
@@ -53,6 +57,8 @@ UNTOLD = {  # what is meant of the probes of Shapes where a template says nothin
     "experiment": "shapes_probes", "data_source": SPLITS["compositions"], "features": "recons",
     "task_type": "mean", "topk": 8, "truncation": 8,
 }  # fmt: skip
+TASK_NETWORKS = [("shapes", "Autoencoders of Shapes"), ("go", "A Go network")]
+PROMISES = ("kept", "not decided", "broken", "not made")
 BEGIN, END = "<!-- from docs/templates/found.md -->\n", "<!-- so far -->\n"
 
 
@@ -214,6 +220,41 @@ class Measured:
             "success": rule_success(sae_table(rows), predicted),
         }
 
+    def trust_kinds(self, verdict: str) -> dict[str, list[str]]:
+        """Kinds of worlds by what became of the promise of "trust" or "do not": see `promise`.
+
+        Each with the share of these latents that is true, or false, and how many there are.
+        """
+        predicted, found = self._trust()["predicted"], {name: [] for name in PROMISES}
+        for kind, own in predicted.groupby("kind", sort=False):
+            right = own.loc[own["verdict"] == verdict, "true"] == (verdict == TRUST)
+            interval = wilson(right.mean(), len(right)) if len(right) else (np.nan, np.nan)
+            share = f" ({right.mean():.2f} of {len(right)})" if len(right) else ""
+            found[promise(*interval)].append(f"{kind}{share}")
+        return found
+
+    def trust_tasks(self, metric: str, dataset: str, method: str = "all") -> Estimate:
+        """A score of the cards of SAEs of a network whose tasks are known; see `verdict_scores`."""
+        judged, scores = self._trust_tasks(dataset)
+        own = judged if method == "all" else judged[judged["method"] == method]
+        found = scores.set_index(["method", "metric"]).loc[(method, metric)]
+        return Estimate(
+            found["value"], found["low"], found["high"], own["base_model"].nunique(),
+            own["seed"].nunique(), "" if found["low"] <= found["high"] else "none",
+        )  # fmt: skip
+
+    def trust_task_counts(self, verdict: str, dataset: str, method: str = "all") -> tuple[int, int]:
+        """Latents of such SAEs with this verdict, and how many of these answer a task alone."""
+        judged, _ = self._trust_tasks(dataset)
+        own = judged if method == "all" else judged[judged["method"] == method]
+        true = own.loc[own["verdict"] == verdict, "true"]
+        return len(true), int(true.sum())
+
+    @functools.cache  # noqa: B019 one of these is made at a time
+    def _trust_tasks(self, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        judged = task_table(self.rows(experiment="trust_tasks", dataset=dataset))
+        return judged, verdict_scores(judged)
+
     def ratio(self, by: str | Sequence[str], first: dict, second: dict, **where: Any) -> pd.Series:
         """Each mean of `first` as a share of that of `second`, for every value of columns."""
         return self.each(by, **where | first) / self.each(by, **where | second)
@@ -245,13 +286,21 @@ def span(values: pd.Series | Sequence[float], digits: int = 2) -> str:
     return numbers[0] if numbers[0] == numbers[1] else " to ".join(numbers)
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval (Wilson) of a share of n independent trials."""
-    with extra("probes"):
-        from scipy.stats import binomtest
+def promise(low: float, high: float) -> str:
+    """What an interval of the share that is as promised says of the promise: a key of `PROMISES`.
 
-    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
-    return found.low, found.high
+    It is kept where the whole interval is at 95 % or above, and broken where it is below.
+    """
+    if np.isnan(low):
+        return "not made"
+    return "kept" if low >= PROMISE else "broken" if high < PROMISE else "not decided"
+
+
+def order(auc: Estimate) -> str:
+    """What an area under the ROC curve says of how probabilities order latents."""
+    if auc.low > 0.5:
+        return "better than chance"
+    return "worse than chance" if auc.high < 0.5 else "no better than chance can tell"
 
 
 def _rounded(digits: Count):
@@ -276,13 +325,15 @@ def fill(template: str, measured: Measured) -> str:
         "short": lambda found: span([found.low, found.high]) if not found.why_none else "none",
         "signed": lambda value: f"{round(value, 2) + 0.0:+.2f}",
         "percent": lambda value: f"{100 * value:.0f} %", "label": label, "verdict": verdict,
+        "promise": lambda found: promise(found.low, found.high), "order": order,
     }  # fmt: skip
     offered = (
         "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
         "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference", "trust", "trust_kept",
-        "trust_brier", "trust_lost",
+        "trust_brier", "trust_lost", "trust_kinds", "trust_tasks", "trust_task_counts",
     )  # fmt: skip
-    names = {name: getattr(measured, name) for name in offered} | {"wilson": wilson}
+    names = {name: getattr(measured, name) for name in offered}
+    names |= {"wilson": wilson, "task_networks": TASK_NETWORKS}
     lines = environment.from_string(template).render(**names).splitlines()
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
@@ -291,9 +342,9 @@ def fill(template: str, measured: Measured) -> str:
 def documents(root: Path, table: pd.DataFrame) -> dict[Path, str]:
     """The documents of a repository, as these rows have them."""
     measured = Measured(table, root / "data" / "reference")
-    found, findings = (
+    found, findings, trust = (
         fill((root / TEMPLATES / name).read_text(encoding="utf-8"), measured)
-        for name in ("found.md", "findings.md")
+        for name in ("found.md", "findings.md", "trust.md")
     )
     readme = (root / "README.md").read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN)
@@ -301,6 +352,7 @@ def documents(root: Path, table: pd.DataFrame) -> dict[Path, str]:
     return {
         root / "README.md": f"{before}{BEGIN}\n{found}\n{END}{after}",
         root / "docs" / "findings.md": findings,
+        root / "docs" / "trust.md": trust,
     }
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import pandas as pd
 
 from saehelpers.evaluation.trust import DO_NOT, NOT_DECIDED, PROMISE, TRUST
+from saehelpers.figures.names import label
 from saehelpers.figures.plots import Axes
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
@@ -99,6 +100,24 @@ def kept_promises(
     ax.set_yticks(range(len(found)), names)
     ax.axvline(PROMISE, color="grey", linewidth=0.6)
     ax.set(xlabel="share of the trusted that is true", xlim=(0, 1))
+
+
+@checked
+def true_by_verdict(
+    ax: Axes,
+    judged: Annotated[pd.DataFrame, with_columns("method", "true", "verdict")],
+) -> None:
+    """Of the latents with a verdict, how many are true: a row for each method, a bar each."""
+    methods = list(judged["method"].unique())
+    for i, (verdict, colour) in enumerate(COLOURS.items()):
+        own = judged[judged["verdict"] == verdict].groupby("method")["true"]
+        found = own.agg(["mean", "size"]).reindex(methods).fillna(0)
+        places = [row + 0.27 * (i - 1) for row in range(len(methods))]
+        bars = ax.barh(places, found["mean"], 0.25, color=colour, label=verdict)
+        ax.bar_label(bars, [str(int(n)) for n in found["size"]], fontsize=7, padding=2)
+    ax.set_yticks(range(len(methods)), [label(method) for method in methods])
+    ax.invert_yaxis()
+    ax.set(xlabel="share that is true", xlim=(0, 1.05))
 
 
 def _short(layer: str) -> str:

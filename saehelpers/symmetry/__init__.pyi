@@ -31,6 +31,7 @@ from .inputs import (
     image_action as image_action,
     input_action as input_action,
     orbit as orbit,
+    restricted_action as restricted_action,
 )
 from .reporting import (
     report_action as report_action,

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Name
+from saehelpers.runs.wanted import NOT_EMPTY, Name
 from saehelpers.symmetry import tables
 
 
@@ -121,6 +121,25 @@ class Group:
             tuple(own),
         )
 
+    @checked
+    def subgroup(self, name: Name, elements: Annotated[Sequence[int], NOT_EMPTY]) -> "Group":
+        """The subgroup of these elements under a name; its element i is the i-th of them.
+
+        Raises:
+            ValueError: they make others or do not begin with element 0, or the name is that of a
+                cyclic or dihedral group with another table.
+        """
+        number = {element: i for i, element in enumerate(elements)}
+        try:
+            table = [[number[self.compose(g, h)] for h in elements] for g in elements]
+        except KeyError as error:
+            raise ValueError(
+                f"elements must have all of their products among them, {error.args[0]} is missing "
+                f"in {list(elements)}"
+            ) from error
+        named = tables.parse(name) is not None
+        return Group(name, table, Group.named(name).generators if named else ())
+
     @property
     def order(self) -> int:
         """|G|, the number of elements."""
@@ -195,13 +214,18 @@ class Group:
         words = _words(self.generators, lambda g, h: self.table[g][h], 0)
         return tuple(words[element] for element in range(self.order))
 
+    @property
+    def letters(self) -> list[str]:
+        """A letter for each generator: g and h; g1, g2, ... of more than two."""
+        n = len(self.generators)
+        return ["g", "h"][:n] if n <= 2 else [f"g{i + 1}" for i in range(n)]
+
     def __str__(self) -> str:
         abelian = "" if torch.equal(self.multiplication, self.multiplication.T) else "not "
-        few = len(self.generators) <= 2
-        letters = "gh" if few else [f"g{i + 1}" for i in range(len(self.generators))]
+        letters = self.letters
         made = [
             f"{letter} = {g} (order {self.element_order(g)})"
-            for letter, g in zip(letters, self.generators, strict=False)
+            for letter, g in zip(letters, self.generators, strict=True)
         ]
         shown = [
             f"{element} = {_spelled(word, letters)}" for element, word in enumerate(self.words[:12])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from saehelpers.runs.checking import checked
+from saehelpers.runs.wanted import NOT_EMPTY
 from saehelpers.symmetry.groups import Group, rotations_and_flips
 
 InputAction = Callable[[Tensor, int], Tensor]
@@ -58,6 +60,14 @@ def action_by_generators(
             f"function, got {len(functions)} functions"
         )
     return partial(_apply_word, group, tuple(functions))
+
+
+@checked
+def restricted_action(
+    act: InputAction, elements: Annotated[Sequence[int], NOT_EMPTY]
+) -> InputAction:
+    """How a subgroup acts, whose element i is `elements[i]` of the group (`Group.subgroup`)."""
+    return partial(_act_within, act, tuple(elements))
 
 
 @checked
@@ -162,6 +172,10 @@ def _apply_word(group: Group, functions: tuple[Callable, ...], inputs: Tensor, e
     for letter in reversed(group.words[group.checked(element)]):
         inputs = functions[letter](inputs)
     return inputs
+
+
+def _act_within(act: InputAction, elements: tuple[int, ...], inputs: Tensor, element) -> Tensor:
+    return act(inputs, elements[element])
 
 
 def _turn_images(group: Group, images: Tensor, element) -> Tensor:

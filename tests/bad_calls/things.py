@@ -213,3 +213,14 @@ def card_rows() -> pd.DataFrame:
     ]  # fmt: skip
     rows += [own | {"data_source": "toy", "task": "", "metric": "fvu", "value": 0.5}]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def task_rows() -> pd.DataFrame:
+    """Of two SAEs, in each a latent that answers a task and one that does not."""
+    own = {"experiment": "trust_tasks", "dataset": "shapes", "base_model": "mlp", "base_seed": 0,
+           "method": "vanilla", "n_latents": 2, "topk": 2}  # fmt: skip
+    return pd.DataFrame([
+        own | {"seed": seed, "run_id": f"a-{seed}", "task": latent, "metric": metric,
+               "value": 50.0 if metric == "firings" else float(latent == "1")}
+        for seed in (0, 1) for latent in ("0", "1") for metric in ("f1", *METRICS)
+    ], columns=list(COLUMNS))  # fmt: skip

@@ -16,6 +16,7 @@ from saehelpers.evaluation import (
     probe_inputs,
     read_attention,
     subgroup_r2,
+    task_table,
 )
 
 from . import things as t
@@ -118,6 +119,8 @@ CALLS = {
     "evaluation.fit_trust": lambda: {"table": _latent_table()},
     "evaluation.card_table": lambda: {"rows": t.card_rows()},
     "evaluation.sae_table": lambda: {"rows": t.card_rows()},
+    "evaluation.task_table": lambda: {"rows": t.task_rows()},
+    "evaluation.verdict_scores": lambda: {"judged": task_table(t.task_rows())},
     "evaluation.without_each": lambda: {"table": _latent_table()},
     "evaluation.rule_success": lambda: {"saes": _sae_table(), "predicted": pd.DataFrame(
         {"run": ["a", "b"], "probability": [0.2, 0.7]})},

@@ -198,6 +198,8 @@ CALLS = {
     "figures.card_points": lambda: {
         "ax": _axes(), "cards": _cards().assign(sharpness=0.1, effect=0.2), "x": "sharpness",
         "y": "effect"},
+    "figures.true_by_verdict": lambda: {
+        "ax": _axes(), "judged": _predicted().rename(columns={"kind": "method"})},
     "figures.kept_promises": lambda: {"ax": _axes(), "predicted": _predicted()},
     "figures.reliability": lambda: {"ax": _axes(), "predicted": _predicted()},
     "figures.subgroup_curves": lambda: {"ax": _axes(), "rows": _r2_rows(), "layers": ["a", "b"],

@@ -159,6 +159,8 @@ CALLS = {
     "symmetry.rotations_and_flips": lambda: {"group": t.C4},
     "symmetry.InputAction": None,
     "symmetry.act_each": lambda: {"inputs": t.images(), "elements": t.whole(4, 6), "group": t.C4},
+    "symmetry.Group.subgroup": lambda: (t.C4.subgroup, {"name": "C2", "elements": [0, 2]}),
+    "symmetry.restricted_action": lambda: {"act": _act, "elements": [0, 2]},
     "symmetry.action_by_generators": lambda: {"group": t.C4, "functions": [_same]},
     "symmetry.check_input_action": lambda: {"group": t.C4, "act": _act, "inputs": t.images()},
     "symmetry.image_action": lambda: {"group": t.C4},

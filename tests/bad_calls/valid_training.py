@@ -246,6 +246,16 @@ CALLS = {
         "kinds": ["toy", "independent"], "widths": [1.0], "topks": [2], "methods": ["vanilla"],
         "world_seeds": [0], "seeds": [0, 1], "epochs": 1, "samples_per_epoch": 64,
         "n_counted": 80, "device": "cpu", "executor": t.threads()},
+    "experiments.shapes_trust_rows": lambda: {
+        "path": t.fresh("table").with_suffix(".csv"), "models": t.fresh("models"),
+        "base_models": ["mlp"], "methods": ["vanilla"], "seeds": [0, 1], "n_latents": 8,
+        "epochs": 1, "base_epochs": 1, "n_train": 40, "n_test": 30, "n_probe_train": 20,
+        "n_probe_test": 20, "device": "cpu", "executor": t.threads()},
+    "experiments.go_trust_rows": lambda: {
+        "path": t.fresh("table").with_suffix(".csv"), "models": t.fresh("models"),
+        "data": t.fresh("data"), "network": "tiny", "layer": 1, "methods": ["vanilla"],
+        "seeds": [0, 1], "n_latents": 8, "epochs": 1, "n_games": 3, "n_train": 4, "n_test": 4,
+        "points": 5, "n_probe_train": 3, "device": "cpu", "executor": t.threads()},
     "experiments.write_trust": lambda: {"rows": t.card_rows(), "path": t.fresh("trust")},
     "experiments.Given": lambda: {"network": t.autoencoder(), "train": t.images(),
                                   "test": t.images(), "source": "here", "pictures": t.pictures(),

@@ -32,7 +32,25 @@ def test_subgroups_are_closed_and_act_as_their_own_group():
         assert table == [list(row) for row in own.table]
     assert [*subgroups(Group.named("C6"))] == ["C2", "C3", "C6"]
     shifts = Group.product(Group.named("C2"), Group.named("C3"))
-    assert subgroups(shifts) == {"C2xC3": tuple(range(6))}
+    assert subgroups(shifts) == {"C2xC3 <g>": (0, 1), "C2xC3 <h>": (0, 2, 4),
+                                 "C2xC3": tuple(range(6))}  # fmt: skip
+    cubes = Group.product(shifts, Group.named("C2"), "cubes")
+    assert [*subgroups(cubes)] == [
+        "cubes <g1>", "cubes <g3>", "cubes <g2>", "cubes <g1, g3>", "cubes <g1, g2>",
+        "cubes <g2, g3>", "cubes",
+    ]  # fmt: skip
+
+
+def test_the_subgroups_of_a_product_are_told_apart():
+    """Two groups act on vectors, and what the second does is noise."""
+    product = Group.product(Group.named("C2"), Group.named("C3"), "both")
+    swap = torch.eye(D).roll(D // 2, 0)
+    first = LinearAction.from_generators(Group.named("C2"), [swap])
+    orbits = torch.cat([first.orbit(noise(2 * N, D, seed=i)) for i in range(3)], dim=1)
+    rows = pd.DataFrame(subgroup_r2(orbits[:N], orbits[N:], product, torch.arange(N)))
+    assert judged(rows, 0.8).to_dict() == {
+        "both <g>": "holds", "both <h>": "does not hold", "both": "does not hold"
+    }  # fmt: skip
 
 
 def test_what_holds_and_what_does_not(turning):

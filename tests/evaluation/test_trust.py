@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -23,6 +24,7 @@ from saehelpers.evaluation import (
     thresholds,
     true_latents,
     trust_model,
+    verdict_scores,
 )
 from saehelpers.saes import EquivariantSAE, SAEConfig, load_sae_lens, make_sae, save_sae_lens
 from saehelpers.symmetry import Group, LinearAction
@@ -126,6 +128,52 @@ def test_true_latents_have_the_direction_and_the_firings_of_a_feature():
     turned = dictionary[:1] @ cycle.matrices[1].T
     alone = true_latents(turned, features[:1], fires[:, :1], present[:, :1], cycle)
     assert alone.tolist() == [True]
+
+
+def judged(n_saes: int = 8, n: int = 12) -> pd.DataFrame:
+    """Latents of SAEs of two methods, of which the second gets its verdicts by lot."""
+    generator = np.random.default_rng(0)
+    p = generator.uniform(size=n_saes * n)
+    true = generator.uniform(size=n_saes * n) < p
+    runs = np.arange(n_saes * n) // n
+    method = np.where(runs < n_saes // 2, "a", "b")
+    p = np.where(method == "b", generator.permutation(p), p)
+    verdict = np.where(p > 0.7, "trust", np.where(p < 0.3, "do not", "not decided"))
+    return pd.DataFrame({"run": runs, "method": method, "true": true, "probability": p,
+                         "verdict": verdict})  # fmt: skip
+
+
+def test_scores_of_verdicts_are_those_of_the_latents_and_their_intervals_those_of_saes():
+    rows = judged()
+    found = verdict_scores(rows).set_index(["method", "metric"])
+    assert [*dict.fromkeys(found.index.get_level_values("method"))] == ["all", "a", "b"]
+    own = rows[rows["method"] == "a"]
+    trusted, refused = own[own["verdict"] == "trust"], own[own["verdict"] == "do not"]
+    expected = {
+        "base_rate": own["true"].mean(), "brier": ((own["probability"] - own["true"]) ** 2).mean(),
+        "brier_of_base_rate": ((own["true"].mean() - own["true"]) ** 2).mean(),
+        "auc": roc_auc_score(own["true"], own["probability"]), "coverage": len(trusted) / len(own),
+        "precision": trusted["true"].mean(), "precision_of_do_not": 1 - refused["true"].mean(),
+    }  # fmt: skip
+    assert found.loc["a", "value"].to_dict() == pytest.approx(expected)
+    assert found.loc["a", "latents"].to_dict() == {
+        **dict.fromkeys(expected, len(own)), "precision": len(trusted),
+        "precision_of_do_not": len(refused),
+    }  # fmt: skip
+    assert (found["low"] < found["value"]).all() and (found["value"] < found["high"]).all()
+    assert found.loc[("a", "auc"), "low"] > 0.5 > found.loc[("b", "auc"), "low"]
+    drawn = np.random.default_rng(1).integers(4, size=(500, 4))
+    aucs = [roc_auc_score(some["true"], some["probability"]) for some in
+            (pd.concat([own[own["run"] == run] for run in draw]) for draw in drawn)]  # fmt: skip
+    low, high = found.loc[("a", "auc"), ["low", "high"]]
+    assert (low, high) == pytest.approx(tuple(np.quantile(aucs, [0.025, 0.975])), abs=0.03)
+
+
+def test_where_no_latent_has_a_verdict_there_is_no_score():
+    found = verdict_scores(judged().assign(verdict="not decided")).set_index(["method", "metric"])
+    of = found.loc[("all", "precision")]
+    assert of[["value", "low", "high"]].isna().all() and of["latents"] == 0
+    assert found.loc[("all", "coverage"), "value"] == 0
 
 
 def test_what_does_not_do_for_a_fit_is_said():

@@ -70,6 +70,56 @@ def test_groups_act_on_sequences_by_shifts_and_reversal():
         sequence_action(Group.named("C3"))(tokens, 1)
 
 
+def test_colours_and_shifts_act_on_pictures_and_on_their_maps():
+    pictures = torch.rand(2, 3, 8, 8)
+    given = Given(torch.nn.Identity(), pictures, pictures, "here")
+    colours, act = given.named_action("colours")
+    maps = torch.rand(2, 5, 4, 4)
+    for x in (pictures, maps):
+        check_input_action(colours, act, x)
+    assert torch.equal(act(pictures, 1), pictures[:, [2, 0, 1]])
+    assert torch.equal(act(pictures, 3), pictures[:, [1, 0, 2]])
+    assert torch.equal(act(maps, 5), maps)
+    shifts, act = given.named_action("shifts")
+    for x in (pictures, maps):
+        check_input_action(shifts, act, x)
+    assert shifts.order == 4 and torch.equal(act(pictures, 1), pictures.roll(4, -2))
+    assert torch.equal(act(maps, 2), maps.roll(2, -1))
+    turns, act = given.named_action("C4")
+    assert turns == Group.named("C4") and torch.equal(act(maps, 1), maps.rot90(1, (-2, -1)))
+
+
+def test_a_layer_over_colours_and_over_shifts(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular"))
+    pictures = torch.rand(30, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    given = Given(network.requires_grad_(False), pictures[:20], pictures[20:], "here")
+    settings = {"models": tmp_path / "models", "folder": tmp_path, "points": 6,
+                "method": "whole_orbits"}  # fmt: skip
+    for name in ("colours", "shifts"):
+        group, act = given.named_action(name)
+        subject = prepare_given(given, network, "0", group, act=act, **settings)
+        read = network(act(given.test, 1))
+        assert subject.test.shape == (60, group.order, 6)
+        places = read.flatten(2).mT.flatten(0, 1)
+        assert (torch.cdist(subject.test[:, 1], places).amin(1) < 1e-3).all()
+    same = subject.test[:, :1].expand_as(subject.test)  # whoever shifts with the picture sees none
+    torch.testing.assert_close(subject.test, same, atol=1e-5, rtol=0)
+
+
+def test_actions_that_do_not_fit_the_inputs(texts):
+    def of(*shape):
+        return Given(torch.nn.Identity(), torch.rand(2, *shape), torch.rand(2, *shape), "here")
+
+    for given, name, message in (
+        (of(1, 8, 8), "colours", r"colours are orders of three channels, got inputs \(1, 8, 8\)"),
+        (of(3, 9, 9), "shifts", r"shifts move by half of a side, got \(9, 9\)"),
+        (texts, "shifts", r"shifts act on pictures, got inputs \(8,\): of texts C_n are shifts"),
+        (of(3, 8, 8), "colors", "unknown group 'colors'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            given.named_action(name)
+
+
 @pytest.fixture
 def texts():
     tokens = torch.randint(32, (12, 8), generator=torch.Generator().manual_seed(0))

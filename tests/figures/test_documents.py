@@ -1,16 +1,21 @@
 """Numbers of README and findings come from the shipped rows, and from nowhere else."""
 
+import re
 import shutil
+from math import nan
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from saehelpers.evaluation import Estimate
 from saehelpers.figures.documents import (
     Measured,
     documents,
     fill,
     of_this_machine,
+    order,
+    promise,
     shipped_rows,
     span,
 )
@@ -46,13 +51,34 @@ def test_documents_are_what_the_shipped_rows_make_of_them(filled):
 
 def test_a_row_that_changes_changes_its_sentence(shipped, filled):
     chosen = (shipped.metric == "induction_share") & (shipped.method == "block_diagonal")
-    changed = shipped.assign(value=shipped.value.mask(chosen, 0.12))
-    for (path, before), after in zip(
-        filled.items(), documents(ROOT, changed).values(), strict=True
-    ):
-        lines = zip(before.splitlines(), after.splitlines(), strict=True)
+    changed = documents(ROOT, shipped.assign(value=shipped.value.mask(chosen, 0.12)))
+    for path in (ROOT / "README.md", ROOT / "docs" / "findings.md"):
+        lines = zip(filled[path].splitlines(), changed[path].splitlines(), strict=True)
         differing = [line for other, line in lines if line != other]
         assert len(differing) == 1 and "0.12" in differing[0], path
+
+
+def test_rows_say_which_kinds_of_worlds_keep_a_promise_and_what_tasks_make_of_it(shipped, filled):
+    of_world = (shipped.experiment == "trust") & (shipped.data_source == "independent")
+    of_tasks = (shipped.experiment == "trust_tasks") & (shipped.metric == "f1")
+    changed = shipped.value.mask(of_world & (shipped.metric == "true"), 0.0).mask(of_tasks, 1.0)
+    template = (ROOT / "docs" / "templates" / "trust.md").read_text(encoding="utf-8")
+    text = fill(template, Measured(shipped.assign(value=changed), REFERENCE))
+    kept = r"^\| broken \|[^|]*independent \(0.00 of \d+\)"
+    answered = r"of those refused (\d+) of \1\. .* that of \*do not\* broken"
+    for sentence in (kept, answered):
+        assert re.search(sentence, text, re.MULTILINE)
+        assert not re.search(sentence, filled[ROOT / "docs" / "trust.md"], re.MULTILINE)
+
+
+def test_no_more_is_said_of_a_promise_than_its_interval_says():
+    assert [promise(*ends) for ends in ((0.95, 1.0), (0.9, 0.96), (0.9, 0.94), (nan, nan))] == [
+        "kept", "not decided", "broken", "not made"
+    ]  # fmt: skip
+    aucs = [Estimate(0.5, low, high, 1, 1) for low, high in ((0.6, 0.7), (0.4, 0.6), (0.3, 0.4))]
+    assert [order(auc) for auc in aucs] == [
+        "better than chance", "no better than chance can tell", "worse than chance"
+    ]  # fmt: skip
 
 
 def test_what_templates_may_ask():

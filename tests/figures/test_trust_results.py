@@ -2,7 +2,13 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from saehelpers.figures import card_points, kept_promises, reliability, subgroup_curves
+from saehelpers.figures import (
+    card_points,
+    kept_promises,
+    reliability,
+    subgroup_curves,
+    true_by_verdict,
+)
 
 
 @pytest.fixture
@@ -32,6 +38,14 @@ def test_promises_are_of_those_that_are_trusted(ax):
     kept_promises(ax, predicted())
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.8, 0])
     assert [text.get_text() for text in ax.get_yticklabels()] == ["a (10)", "b (0)"]
+
+
+def test_shares_are_drawn_by_method_and_verdict(ax):
+    true_by_verdict(ax, predicted().rename(columns={"kind": "method"}))
+    drawn = {bars.get_label(): [bar.get_width() for bar in bars] for bars in ax.containers}
+    assert drawn == {"trust": [pytest.approx(0.8), 0], "not decided": [0, 0],
+                     "do not": [pytest.approx(0.2), 0]}  # fmt: skip
+    assert [text.get_text() for text in ax.texts] == ["10", "0", "0", "5", "10", "0"]
 
 
 def test_subgroups_are_drawn_over_layers_in_their_order(ax):

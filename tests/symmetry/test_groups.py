@@ -245,3 +245,20 @@ def test_elements_may_be_any_integers():
 def test_other_groups_have_no_rotations_and_flips():
     with pytest.raises(ValueError, match="rotations and flips make up C_n and D_n, not S3"):
         rotations_and_flips(example("symmetric"))
+
+
+def test_a_subgroup_has_the_table_of_its_elements():
+    d4 = Group.named("D4")
+    flips = d4.subgroup("D2", [0, 2, 4, 6])
+    assert flips == Group.named("D2")
+    mine = d4.subgroup("mine", [0, 5])
+    assert mine.table == ((0, 1), (1, 0)) and mine.generators == (1,)
+    for elements, message in (
+        ([0, 1], "elements must have all of their products among them, 2 is missing in"),
+        ([4, 0], "element 0 must be the identity"),
+        ([0, 9], "D4 has elements 0 to 7, got 9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            d4.subgroup("mine", elements)
+    with pytest.raises(ValueError, match=r"the generators \(1,\) make 2 of the 4 elements"):
+        d4.subgroup("C4", [0, 2, 4, 6])

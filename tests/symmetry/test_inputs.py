@@ -15,6 +15,7 @@ from saehelpers.symmetry import (
     image_action,
     input_action,
     orbit,
+    restricted_action,
 )
 from tests.symmetry.examples import EXAMPLES, N_STEPS, cube, products, symmetric, time
 
@@ -251,3 +252,10 @@ def test_functions_that_are_no_actions(act, message):
     """Shifts in a circle of six steps, numbered wrong, cut short, or something else."""
     with pytest.raises(ValueError, match=message):
         check_input_action(Group.named("C6"), act, vectors(6))
+
+
+def test_a_subgroup_acts_as_its_elements_do():
+    d4, images = Group.named("D4"), torch.rand(2, 1, 5, 5)
+    act = restricted_action(image_action(d4), [0, 2, 4, 6])
+    check_input_action(Group.named("D2"), act, images)
+    assert torch.equal(act(images, 3), image_action(d4)(images, 6))
