@@ -25,6 +25,8 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
 def _readable(output: Any) -> Any | None:
     """An output without what a page cannot show; None if nothing is left."""
     if output.output_type == "stream":
+        if output.name == "stderr":
+            return None
         lines = [line for line in output.text.splitlines(True) if not PROGRESS.search(line)]
         output.text = "".join(lines)
         return output if output.text.strip() else None
@@ -51,7 +53,7 @@ def _from_pages(link: re.Match) -> str:
 def page(notebook: Path) -> tuple[str, dict[str, bytes]]:
     """An executed notebook as Markdown, and its figures by file name.
 
-    Progress bars and widgets are left out; of what is interactive the page says that it is.
+    Progress bars, warnings and widgets are left out; of what is interactive the page says that it is.
 
     Raises:
         ValueError: a cell was not executed, or raised an error.
@@ -59,6 +61,7 @@ def page(notebook: Path) -> tuple[str, dict[str, bytes]]:
     with extra("notebooks"):
         import nbformat
         from nbconvert import MarkdownExporter
+        from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     content = nbformat.read(notebook, as_version=4)
     for number, cell in enumerate(content.cells):
@@ -72,7 +75,9 @@ def page(notebook: Path) -> tuple[str, dict[str, bytes]]:
         readable = [_readable(output) for output in cell.outputs]
         cell.outputs = [output for output in readable if output is not None]
     naming = {"unique_key": notebook.stem, "output_files_dir": f"{notebook.stem}_files"}
-    text, made = MarkdownExporter().from_notebook_node(content, resources=naming)
+    exporter = MarkdownExporter()
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
+    text, made = exporter.from_notebook_node(content, resources=naming)
     return text, dict(made["outputs"])
 
 

@@ -53,11 +53,13 @@ def test_tables_stay_without_the_style_that_hosts_show_as_text(root):
     assert "style" not in text
 
 
-def test_progress_and_widgets_go_and_what_was_printed_stays(root):
+def test_progress_warnings_and_widgets_go_and_what_was_printed_stays(root):
     bar = v4.new_output("stream", name="stdout", text="a:  10%|#   | 1/10\nfour SAEs\n")
     only_bar = v4.new_output("stream", name="stderr", text="b: 100%|####| 2/2\n")
     widget = v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
-    text = text_of(root, cell(bar, only_bar, widget))
+    warning = v4.new_output("stream", name="stderr", text="a.py:3: UserWarning: slow\n")
+    text = text_of(root, cell(bar, only_bar, widget, warning))
+    assert "UserWarning" not in text
     assert "four SAEs" in text
     assert "%|" not in text
     assert "widget" not in text
