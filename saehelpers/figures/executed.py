@@ -53,7 +53,8 @@ def _from_pages(link: re.Match) -> str:
 def page(notebook: Path) -> tuple[str, dict[str, bytes]]:
     """An executed notebook as Markdown, and its figures by file name.
 
-    Progress bars, warnings and widgets are left out; of what is interactive the page says that it is.
+    Progress bars, warnings and widgets are left out; of what is interactive the page says that it
+    is.
 
     Raises:
         ValueError: a cell was not executed, or raised an error.
