@@ -10,15 +10,14 @@ import pytest
 
 from saehelpers.evaluation import Estimate
 from saehelpers.figures.documents import (
-    Measured,
     documents,
     fill,
     of_this_machine,
     order,
-    promise,
     shipped_rows,
     span,
 )
+from saehelpers.figures.measured import Measured, promise
 from saehelpers.runs import results
 
 pytestmark = pytest.mark.xdist_group("documents")  # which are filled once for all

@@ -1,0 +1,272 @@
+"""What was measured, as sentences ask for it: by columns of the results, with intervals."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+
+from saehelpers.datasets.shapes import SPLITS
+from saehelpers.evaluation import (
+    calibration_scores,
+    card_table,
+    leave_one_kind_out,
+    rule_success,
+    sae_table,
+    task_table,
+    verdict_scores,
+)
+from saehelpers.evaluation.statements import (
+    Estimate,
+    each_above,
+    interval,
+    paired_difference,
+    wilson,
+)
+from saehelpers.evaluation.trust import OF_SEEDS, PROMISE, TRUST
+from saehelpers.figures import analysis, go_results
+from saehelpers.runs import results
+from saehelpers.runs.wanted import with_columns
+from saehelpers.saes import SAEConfig
+from saehelpers.symmetry import Group
+from saehelpers.training.methods import METHODS
+
+N_LATENTS = 32  # of the narrow SAEs of Shapes
+GO = SAEConfig(192, 128, topk=8), Group.named("D4")  # the SAEs of Go that sentences are about
+UNTOLD = {  # what is meant of the probes of Shapes where a template says nothing
+    "experiment": "shapes_probes", "data_source": SPLITS["compositions"], "features": "recons",
+    "task_type": "mean", "topk": 8, "truncation": 8,
+}  # fmt: skip
+PROMISES = ("kept", "not decided", "broken", "not made")
+
+
+class Measured:
+    """What templates may ask of a results table, by columns and what they must be.
+
+    A value is compared with a column as it is; of a list, one must be equal; None stands for
+    empty. In Jinja: {{ mean(experiment="toy", metric="recovery", method="vanilla") | two }}.
+
+    Args:
+        reference: the folder of published tables.
+    """
+
+    def __init__(
+        self,
+        table: Annotated[pd.DataFrame, with_columns("base_seed", "seed", "value")],
+        reference: Path,
+    ):
+        table = table.dropna(subset="value").fillna({"base_seed": 0, "seed": 0})
+        self.table, self.reference = table, reference
+        self.of_experiment = (
+            dict(list(table.groupby("experiment"))) if "experiment" in table else {}
+        )
+
+    def published(self, name: str, **where: Any) -> pd.DataFrame:
+        """Rows of a table of published figures, data/reference/<name>.csv."""
+        return _chosen(pd.read_csv(self.reference / f"{name}.csv"), where)
+
+    def has(self, **where: Any) -> bool:
+        """Whether there are rows in which all these columns have these values."""
+        try:
+            return len(self.rows(**where)) > 0
+        except ValueError:
+            return False
+
+    def rows(self, **where: Any) -> pd.DataFrame:
+        """The rows in which all these columns have these values.
+
+        Raises:
+            ValueError: there are none; says what was asked for.
+        """
+        return _chosen(self.of_experiment.get(where.get("experiment"), self.table), where)
+
+    def mean(self, **where: Any) -> float:
+        """Mean over base models of means over seeds."""
+        return interval(self.rows(**where)).mean
+
+    def estimate(self, **where: Any) -> Estimate:
+        """The same with its interval, see `saehelpers.evaluation.statements`."""
+        return interval(self.rows(**where))
+
+    def each(self, by: str | Sequence[str], **where: Any) -> pd.Series:
+        """`mean`, for every value of a column, or of several."""
+        by = [by] if isinstance(by, str) else list(by)
+        means = self.rows(**where)
+        for keys in ([*by, "base_seed", "seed"], [*by, "base_seed"], by):
+            means = means.groupby([*dict.fromkeys(keys)])["value"].mean().reset_index()
+        return means.set_index(by)["value"]
+
+    def f1(self, **where: Any) -> Estimate:
+        """Mean F1 of the probes of Shapes: of recons, where nothing else is said, at TopK 8 and
+        truncation 8, over all task types, without knowing the element; of the longest runs."""
+        return interval(self._of_shapes(where))
+
+    def f1_gain(self, first: dict, second: dict, **where: Any) -> Estimate:
+        """How far `f1` of the first is above that of the second, paired."""
+        return paired_difference(self._of_shapes(where | first), self._of_shapes(where | second))
+
+    def _of_shapes(self, where: dict[str, Any]) -> pd.DataFrame:
+        where = UNTOLD | where
+        symmetric = where["method"] in METHODS and METHODS[where["method"]].symmetric
+        where = {"element": "inferred" if symmetric else "none"} | where
+        return _chosen(self._probes(where.pop("experiment"), where.pop("data_source")), where)
+
+    @functools.cache  # noqa: B019 one of these is made at a time
+    def _probes(self, experiment: str, data_source: str) -> pd.DataFrame:
+        rows = self.rows(experiment=experiment, data_source=data_source)
+        rows = analysis.of_width(rows, N_LATENTS)
+        if experiment == "shapes_probes":  # tries of notebook 11 say by their names how long
+            rows = results.trained_for(rows)
+        f1 = analysis.resampled_f1(rows)
+        return pd.concat([f1, analysis.over_task_types(f1)], ignore_index=True)
+
+    def by_seed(self, first: dict, second: dict, **where: Any) -> Estimate:
+        """How far the first is above the second, where each seed has data of its own."""
+        values = [self.rows(**where | one) for one in (first, second)]
+        return paired_difference(*[own.assign(base_seed=own["seed"]) for own in values])
+
+    def go_fvu(self, method: str, layer: int) -> Estimate:
+        """FVU in the frame that a method explains, of what enters a block of the Go network."""
+        return self._go(layer)["fvu"][method]
+
+    def go_f1(self, method: str, layer: int, task_type: str) -> Estimate:
+        """Mean F1 of recons, of activations ("base_model") or of what these must beat."""
+        return self._go(layer)["f1"][method, task_type]
+
+    def go_counts(self, layer: int, task_type: str) -> int:
+        """How many tasks the network answers better than its inputs and random weights."""
+        return int(self._go(layer)["counts"][task_type])
+
+    def go_difference(self, claim: str, layer: int, counted: bool = False) -> Estimate:
+        """By how much a claim of `go_results.CLAIMS` holds, on all tasks or those that count."""
+        return self._go(layer)["differences", counted][claim]
+
+    @functools.cache  # noqa: B019 one of these is made at a time
+    def _go(self, layer: int) -> dict:
+        read = {"data_source": "katago", "base_model": f"katago, block {layer}"}
+        probes, recons = (
+            go_results.of_go_size(self.rows(experiment=f"go_{name}", **read), *GO)
+            for name in ("probes", "reconstruction")
+        )
+        fvu, every = go_results.own_frame_fvu(recons), go_results.untold_recons(probes)
+        shown = pd.concat([every, probes[probes["features"] == "activations"]])
+        counts = go_results.tasks_that_count(probes)["counts"]
+        return {
+            "fvu": {name: go_results.over_blocks(own) for name, own in fvu.groupby("method")},
+            "f1": {
+                key: go_results.over_blocks(own)
+                for key, own in shown.groupby(["method", "task_type"])
+            },
+            "counts": counts.groupby(level="task_type").sum(),
+            ("differences", False): go_results.go_differences(every, fvu),
+            ("differences", True): go_results.go_differences(
+                go_results.on_tasks_that_count(every, probes), fvu
+            ),
+        }
+
+    def trust(self, metric: str, kind: str | None = None) -> Estimate:
+        """A score of cards on kinds of worlds that their regression has not seen: of one kind, or
+        over all. See `calibration_scores`."""
+        scores = self._trust()["scores"]
+        own = scores[scores["metric"] == metric]
+        return interval(own if kind is None else own[own["kind"] == kind])
+
+    def trust_kept(self, verdict: str) -> tuple[int, int]:
+        """Latents of all kinds with this verdict, and how many of these are true."""
+        predicted = self._trust()["predicted"]
+        true = predicted.loc[predicted["verdict"] == verdict, "true"]
+        return len(true), int(true.sum())
+
+    def trust_brier(self, numbers: str) -> float:
+        """Mean Brier score where the verdict may use fewer numbers: "of seeds", "consistency"."""
+        chosen = {"of seeds": OF_SEEDS, "consistency": OF_SEEDS[:1]}[numbers]
+        known = card_table(self.rows(experiment="trust"))
+        scores = calibration_scores(leave_one_kind_out(known, chosen))
+        return float(scores.loc[scores["metric"] == "brier", "value"].mean())
+
+    def trust_lost(self, rule: str) -> float:
+        """Mean recovery that a rule without labels loses against the best SAE."""
+        success = self._trust()["success"]
+        return float(success.loc[success["rule"] == rule, "lost"].mean())
+
+    @functools.cache  # noqa: B019 one of these is made at a time
+    def _trust(self) -> dict[str, pd.DataFrame]:
+        rows = self.rows(experiment="trust")
+        predicted = leave_one_kind_out(card_table(rows))
+        scores = calibration_scores(predicted).dropna(subset="value")
+        return {
+            "predicted": predicted,
+            "scores": scores.assign(base_seed=scores["kind"].factorize()[0]),
+            "success": rule_success(sae_table(rows), predicted),
+        }
+
+    def trust_kinds(self, verdict: str) -> dict[str, list[str]]:
+        """Kinds of worlds by what became of the promise of "trust" or "do not": see `promise`.
+
+        Each with the share of these latents that is true, or false, and how many there are.
+        """
+        predicted, found = self._trust()["predicted"], {name: [] for name in PROMISES}
+        for kind, own in predicted.groupby("kind", sort=False):
+            right = own.loc[own["verdict"] == verdict, "true"] == (verdict == TRUST)
+            interval = wilson(right.mean(), len(right)) if len(right) else (np.nan, np.nan)
+            share = f" ({right.mean():.2f} of {len(right)})" if len(right) else ""
+            found[promise(*interval)].append(f"{kind}{share}")
+        return found
+
+    def trust_tasks(self, metric: str, dataset: str, method: str = "all") -> Estimate:
+        """A score of the cards of SAEs of a network whose tasks are known; see `verdict_scores`."""
+        judged, scores = self._trust_tasks(dataset)
+        own = judged if method == "all" else judged[judged["method"] == method]
+        found = scores.set_index(["method", "metric"]).loc[(method, metric)]
+        return Estimate(
+            found["value"], found["low"], found["high"], own["base_model"].nunique(),
+            own["seed"].nunique(), "" if found["low"] <= found["high"] else "none",
+        )  # fmt: skip
+
+    def trust_task_counts(self, verdict: str, dataset: str, method: str = "all") -> tuple[int, int]:
+        """Latents of such SAEs with this verdict, and how many of these answer a task alone."""
+        judged, _ = self._trust_tasks(dataset)
+        own = judged if method == "all" else judged[judged["method"] == method]
+        true = own.loc[own["verdict"] == verdict, "true"]
+        return len(true), int(true.sum())
+
+    @functools.cache  # noqa: B019 one of these is made at a time
+    def _trust_tasks(self, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        judged = task_table(self.rows(experiment="trust_tasks", dataset=dataset))
+        return judged, verdict_scores(judged)
+
+    def ratio(self, by: str | Sequence[str], first: dict, second: dict, **where: Any) -> pd.Series:
+        """Each mean of `first` as a share of that of `second`, for every value of columns."""
+        return self.each(by, **where | first) / self.each(by, **where | second)
+
+    def above(
+        self, methods: Sequence[str], baseline: str, by: Sequence[str] = (), **where: Any
+    ) -> dict[str, Estimate | str]:
+        """`each_above`: how far methods are above a baseline, and the verdict."""
+        rows = self.rows(method=[*methods, baseline], **where)
+        means = rows.groupby(["method", "base_seed", "seed", *by])["value"].mean().reset_index()
+        return each_above(means, list(methods), baseline, list(by))
+
+
+def _chosen(table: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
+    for column, value in where.items():
+        own = table[column]
+        if value is None:
+            table = table[own.isna() | (own == "")]
+        else:
+            table = table[own.isin(value if isinstance(value, list) else [value])]
+    if table.empty:
+        raise ValueError(f"there are no rows of {where}")
+    return table
+
+
+def promise(low: float, high: float) -> str:
+    """What an interval of the share that is as promised says of the promise: a key of `PROMISES`.
+
+    It is kept where the whole interval is at 95 % or above, and broken where it is below.
+    """
+    if np.isnan(low):
+        return "not made"
+    return "kept" if low >= PROMISE else "broken" if high < PROMISE else "not decided"
