@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run all paper test test-parameters docs go lab lint clean
+.PHONY: help run all paper test test-parameters docs go lab colab lint clean
 
 # the first that runs, and can make an environment: a command of that name may be a stub
 runs = $(shell $(1) -c 'import ensurepip, venv' > /dev/null 2>&1 && echo $(1))
@@ -22,6 +22,7 @@ help:
 	@echo "make docs              build the site, from executed notebooks, into site/html"
 	@echo "make go                install the wheel that brings KataGo's network"
 	@echo "make lab               open JupyterLab"
+	@echo "make colab REPOSITORY=owner/name   link every notebook to Colab, from this repository on GitHub"
 	@echo "make lint              check style"
 	@echo "make clean             remove what tests and runs left, but neither models/ nor results"
 
@@ -112,6 +113,9 @@ go: $(STAMP)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
+
+colab: $(STAMP)
+	$(BIN)/python docs/colab.py "$(REPOSITORY)"
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ import functools
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from pathlib import Path
@@ -169,6 +170,8 @@ def _n_processes(device: str) -> int:
 
 def _processes(n: int) -> Executor:
     """Processes kept for the next sweep; they would fight over cores with threads of their own."""
+    # one that has grown is replaced between two jobs: nothing that a reader of a notebook can use
+    warnings.filterwarnings("ignore", "A worker was restarted while some jobs", UserWarning)
     return get_reusable_executor(
         max_workers=n,
         timeout=KEPT_SECONDS,

@@ -1,12 +1,15 @@
 """Sweeps: every result comes, whatever fails, on the executor that is given."""
 
+import inspect
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import joblib
 import pytest
 import submitit
 import torch
+from loky import process_executor
 
 from saehelpers import SAEConfig, SAERun
 from saehelpers.evaluation.probing import PROBES, ProbeInput, probe_sweep, task_scores
@@ -110,6 +114,14 @@ def test_several_gpus_have_a_process_each(monkeypatch, tmp_path):
         for thread in (other.submit, lambda function, path: function(path)):
             thread(_begin, tmp_path / "pool")
     assert given == [0, 1]
+
+
+def test_a_process_that_is_replaced_since_it_has_grown_is_no_news():
+    told = re.findall(r'"(A worker was restarted.*)"', inspect.getsource(process_executor))
+    list(sweep(pow, [(2, 2)] * 2))
+    for text in told:
+        warnings.warn(text, UserWarning, stacklevel=1)  # would be an error here
+    assert told
 
 
 def test_failure_in_another_process():
