@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("colab", ROOT / "docs" / "colab.py")
@@ -46,14 +46,12 @@ def test_the_cell_installs_in_colab_alone(in_colab, monkeypatch):
     if in_colab:
         monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     done = []
-    shell = InteractiveShell()
-    monkeypatch.setattr(shell, "system", done.append)
-    monkeypatch.setattr(
-        shell, "run_line_magic", lambda name, line, **kwargs: done.append(f"{name} {line}")
+    shell = types.SimpleNamespace(
+        system=done.append,
+        run_line_magic=lambda name, line: done.append(f"{name} {line}"),
     )
-    monkeypatch.setattr(InteractiveShell, "_instance", shell)
-    cell = linked("someone/collection").cells[1]
-    exec(shell.transform_cell(cell.source), {"get_ipython": lambda: shell})
+    cell = TransformerManager().transform_cell(linked("someone/collection").cells[1].source)
+    exec(cell, {"get_ipython": lambda: shell})
     expected = [
         "git clone --quiet --depth 1 https://github.com/someone/collection",
         "cd collection/notebooks",
