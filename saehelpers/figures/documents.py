@@ -34,7 +34,8 @@ BEGIN, END = "<!-- from docs/templates/found.md -->\n", "<!-- so far -->\n"
 
 def span(values: pd.Series | Sequence[float], digits: int = 2) -> str:
     """The smallest and the largest of some numbers, in words: "0.39 to 0.54", or one of them."""
-    numbers = [f"{value:.{digits}f}" for value in (np.min(values), np.max(values))]
+    ends = np.round([np.min(values), np.max(values)], digits) + 0.0  # without the sign of -0.0
+    numbers = [f"{value:.{digits}f}" for value in ends]
     return numbers[0] if numbers[0] == numbers[1] else " to ".join(numbers)
 
 
