@@ -4,6 +4,7 @@ import ast
 import itertools
 import statistics
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -38,6 +39,16 @@ def parameters(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_parameters_are_upper_case_and_commented(path):
     assert all(name.isupper() for name in parameters(path))
+
+
+def test_figures_are_saved_as_the_notebooks_folder_says():
+    found = subprocess.run(
+        [sys.executable, "-c", "import matplotlib as m; print(m.rcParams['savefig.dpi'])"],
+        cwd=FOLDER, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(found.stdout) == 200
+    for path in NOTEBOOKS:
+        assert "dpi=" not in path.read_text(encoding="utf-8"), path.name
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
