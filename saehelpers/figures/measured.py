@@ -179,6 +179,12 @@ class Measured:
         true = predicted.loc[predicted["verdict"] == verdict, "true"]
         return len(true), int(true.sum())
 
+    def trust_found_again(self, least: float = 0.9) -> float:
+        """Of the latents of all kinds that other seeds have, by a consistency above `least`, the
+        share that is true."""
+        predicted = self._trust()["predicted"]
+        return float(predicted.loc[predicted["consistency"] > least, "true"].mean())
+
     def trust_brier(self, numbers: str) -> float:
         """Mean Brier score where the verdict may use fewer numbers: "of seeds", "consistency"."""
         chosen = {"of seeds": OF_SEEDS, "consistency": OF_SEEDS[:1]}[numbers]
