@@ -1,9 +1,10 @@
 """What a comparison says, and how sure it is: differences paired by base model and seed.
 
 Base models and seeds are two levels of chance: SAEs on one base model share what that one has
-learnt. What was tested on is a third. Intervals resample them all (hierarchical bootstrap: Davison
-and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8), and nothing is said that
-an interval does not decide.
+learnt. So the means of base models are what an interval is made of, by Student's t: with as few as
+there are, resampling them would give intervals that hold the truth half as often as they say
+(Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008). What was tested on is a
+third level. Nothing is said that an interval does not decide.
 """
 
 from collections.abc import Sequence
@@ -17,13 +18,12 @@ from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import NOT_EMPTY, Name, Open, check_columns, with_columns
 
 BASE, SEED, RESAMPLE = "base_seed", "seed", "resample"
-RESAMPLES = 10_000
 HOLDS, DOES_NOT_HOLD, NOT_DECIDED = "holds", "does not hold", "not decided"
 Values = Annotated[pd.DataFrame, with_columns(BASE, SEED, "value")]
 
 
 class Estimate(NamedTuple):
-    """A mean with the interval that holds it in a `level` of resamples.
+    """A mean with its interval.
 
     low and high are NaN where there is none, and `why_none` says why.
     """
@@ -51,11 +51,14 @@ class Estimate(NamedTuple):
 
 @checked
 def interval(values: Values, level: Open = 0.95) -> Estimate:
-    """Mean over base models of their means over seeds, and the hierarchical bootstrap's interval.
+    r"""Mean over base models of their means over seeds, and its interval.
 
-    Base models are drawn with replacement, then seeds of each that is drawn, then what was tested
-    on, if there are resamples of it; the interval is between the quantiles of the means. With one
-    base model it would say nothing of others: there is none.
+        mean +- sqrt((t s_B / sqrt(B))^2 + (z s_R)^2)
+
+    s_B is the standard deviation of the means of the B base models, which holds what seeds add to
+    it; t the quantile of Student's distribution with B - 1 degrees of freedom. s_R is the standard
+    deviation of the mean over resamples of what was tested on, which all share; z the quantile of
+    the normal one. With one base model nothing is known of others: there is no interval.
 
     Args:
         values: a row for each base model and seed, or several (tasks, say), which are averaged.
@@ -75,32 +78,50 @@ def interval(values: Values, level: Open = 0.95) -> Estimate:
         raise ValueError(
             f"values: base model {base}, seed {seed}, lacks resamples that others have"
         )
-    of_base = [own.to_numpy() for _, own in wide.groupby(level=BASE)]  # (seeds, 1 + resamples)
-    mean = float(np.mean([own[:, 0].mean() for own in of_base]))
-    counts = len(of_base), min(map(len, of_base))
-    if len(of_base) < 2:
+    of_base = wide.groupby(level=BASE).mean()
+    mean, n = float(of_base[0].mean()), len(of_base)
+    counts = n, int(wide.groupby(level=BASE).size().min())
+    if n < 2:
         return Estimate(mean, float("nan"), float("nan"), *counts, "one base model")
-    generator = np.random.default_rng(0)
-    shape, n_values = (RESAMPLES, len(of_base)), wide.shape[1]
-    tested_on = generator.integers(min(1, n_values - 1), n_values, size=RESAMPLES)
-    # seeds of every base model are drawn for every place of every resample: those of one are taken
-    seeds = [generator.integers(len(own), size=(*shape, len(own))) for own in of_base]
-    drawn = generator.integers(len(of_base), size=shape)
-    means = np.empty(shape)
-    for number, own in enumerate(of_base):
-        taken = drawn == number
-        tested = tested_on[taken.nonzero()[0], None]
-        means[taken] = own[seeds[number][taken], tested].mean(axis=1)
-    resampled = means.mean(axis=1)
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(mean, float(low), float(high), *counts)
+    with extra("probes"):
+        from scipy import stats
+
+    upper = (1 + level) / 2
+    half = stats.t.ppf(upper, n - 1) * of_base[0].std() / np.sqrt(n)
+    resampled = of_base.drop(columns=0).mean()
+    if len(resampled) > 1:
+        half = np.hypot(half, stats.norm.ppf(upper) * resampled.std())
+    return Estimate(mean, mean - float(half), mean + float(half), *counts)
+
+
+@checked
+def crossed_interval(values: Values, level: Open = 0.95) -> Estimate:
+    """The same where all base models (blocks of what was tested on, say) share their seeds.
+
+    The squares of half the widths of two intervals are added: over base models of means over
+    seeds, and over seeds of means over base models. With one of either there is none.
+    """
+    of_bases = interval(values, level)
+    of_seeds = interval(values.rename(columns={BASE: SEED, SEED: BASE}), level)
+    if of_bases.why_none or of_seeds.why_none:
+        why = of_bases.why_none or "one seed"
+        return of_bases._replace(low=float("nan"), high=float("nan"), why_none=why)
+    half = float(np.hypot(of_bases.high - of_bases.mean, of_seeds.high - of_seeds.mean))
+    return of_bases._replace(low=of_bases.mean - half, high=of_bases.mean + half)
 
 
 @checked
 def paired_difference(
-    first: Values, second: Values, by: Sequence[Name] = (), level: Open = 0.95
+    first: Values,
+    second: Values,
+    by: Sequence[Name] = (),
+    level: Open = 0.95,
+    crossed: bool = False,
 ) -> Estimate:
     """`interval` of first minus second, of the same base model, seed, resample, and `by`.
+
+    Args:
+        crossed: all base models share their seeds: `crossed_interval` instead.
 
     Raises:
         ValueError: there are no pairs, or several rows of one.
@@ -115,7 +136,8 @@ def paired_difference(
     both = first.merge(second, on=keys, suffixes=("", "_of_second"))
     if both.empty:
         raise ValueError(f"first and second have no {', '.join(keys)} in common")
-    return interval(both.assign(value=both["value"] - both["value_of_second"]), level)
+    differences = both.assign(value=both["value"] - both["value_of_second"])
+    return (crossed_interval if crossed else interval)(differences, level)
 
 
 @checked

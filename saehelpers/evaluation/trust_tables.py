@@ -137,7 +137,8 @@ def verdict_scores(
     """Scores of verdicts, a row for each method, and all together, and metric.
 
     Metrics are those of `calibration_scores`; the base rate is that of these latents themselves,
-    which nobody knows beforehand. value, with low and high: its 95 % interval over 1,000 draws of
+    which nobody knows beforehand, and auc is of pairs of latents of one SAE: whoever has one SAE
+    has these to choose from. value, with low and high: its 95 % interval over 1,000 draws of
     SAEs with replacement, each with all of its latents; of both precisions no narrower than
     Wilson's, which knows how few latents there are. latents: how many the value is of. NaN where
     there is nothing to count.
@@ -172,14 +173,15 @@ def _resampled_scores(judged: pd.DataFrame) -> dict[str, Float[np.ndarray, " dra
         return weights @ (values @ member)
 
     above = np.sign(p[true][:, None] - p[~true]) / 2 + 0.5
-    pairs = member[true].T @ above @ member[~true]  # of a true and an untrue latent, by SAEs
+    ordered = np.diag(member[true].T @ above @ member[~true])  # pairs of each SAE
+    pairs = member[true].sum(0) * member[~true].sum(0)
     with np.errstate(invalid="ignore"):
         base_rate = total(true) / total(np.ones(len(true)))
         return {
             "base_rate": base_rate,
             "brier": total((p - true) ** 2) / total(np.ones(len(true))),
             "brier_of_base_rate": base_rate * (1 - base_rate),
-            "auc": ((weights @ pairs) * weights).sum(1) / (total(true) * total(~true)),
+            "auc": weights @ ordered / (weights @ pairs),
             "coverage": total(trusted) / total(np.ones(len(true))),
             "precision": total(trusted & true) / total(trusted),
             "precision_of_do_not": total(refused & ~true) / total(refused),

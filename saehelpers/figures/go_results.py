@@ -9,7 +9,12 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from saehelpers.evaluation.statements import Estimate, interval, paired_difference, verdict
+from saehelpers.evaluation.statements import (
+    Estimate,
+    crossed_interval,
+    paired_difference,
+    verdict,
+)
 from saehelpers.figures import analysis
 from saehelpers.figures.names import colour, label
 from saehelpers.figures.plots import legend_below, panels
@@ -106,8 +111,8 @@ def own_frame_fvu(table: Annotated[pd.DataFrame, with_columns("method", "metric"
 
 @checked
 def over_blocks(values: Values) -> Estimate:
-    """The mean, with its interval over blocks of games and seeds."""
-    return interval(values.assign(base_seed=values["split"]))
+    """The mean, with its interval over blocks of games and seeds: all blocks share the SAEs."""
+    return crossed_interval(values.assign(base_seed=values["split"]))
 
 
 @checked
@@ -179,7 +184,7 @@ def go_differences(f1: Values, fvu: Values) -> dict[str, Estimate]:
         values = fvu if where == FVU else f1[f1["task_type"] == where]
         pair = [_mean_of(values, names) for names in (first, second)]
         if min(map(len, pair)):
-            found[claim] = paired_difference(*pair, by=["task"])
+            found[claim] = paired_difference(*pair, by=["task"], crossed=True)
     return found
 
 

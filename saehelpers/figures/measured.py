@@ -23,7 +23,6 @@ from saehelpers.evaluation.statements import (
     each_above,
     interval,
     paired_difference,
-    wilson,
 )
 from saehelpers.evaluation.trust import OF_SEEDS, PROMISE, TRUST
 from saehelpers.figures import analysis, go_results
@@ -171,7 +170,8 @@ class Measured:
         over all. See `calibration_scores`."""
         scores = self._trust()["scores"]
         own = scores[scores["metric"] == metric]
-        return interval(own if kind is None else own[own["kind"] == kind])
+        found = interval(own if kind is None else own[own["kind"] == kind])
+        return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
 
     def trust_kept(self, verdict: str) -> tuple[int, int]:
         """Latents of all kinds with this verdict, and how many of these are true."""
@@ -185,12 +185,15 @@ class Measured:
         predicted = self._trust()["predicted"]
         return float(predicted.loc[predicted["consistency"] > least, "true"].mean())
 
-    def trust_brier(self, numbers: str) -> float:
-        """Mean Brier score where the verdict may use fewer numbers: "of seeds", "consistency"."""
+    def trust_brier(self, numbers: str) -> Estimate:
+        """How much larger the Brier score is, kind by kind of world and seed by seed, where the
+        verdict may use fewer numbers: "of seeds", "consistency"."""
         chosen = {"of seeds": OF_SEEDS, "consistency": OF_SEEDS[:1]}[numbers]
         known = card_table(self.rows(experiment="trust"))
         scores = calibration_scores(leave_one_kind_out(known, chosen))
-        return float(scores.loc[scores["metric"] == "brier", "value"].mean())
+        fewer = _by_kind(scores[scores["metric"] == "brier"])
+        every = self._trust()["scores"]
+        return paired_difference(fewer, every[every["metric"] == "brier"])
 
     def trust_lost(self, rule: str) -> float:
         """Mean recovery that a rule without labels loses against the best SAE."""
@@ -202,23 +205,32 @@ class Measured:
         rows = self.rows(experiment="trust")
         predicted = leave_one_kind_out(card_table(rows))
         scores = calibration_scores(predicted).dropna(subset="value")
+        judged = pd.concat(
+            verdict_scores(own.assign(method=kind)).assign(kind=kind, seed=0)
+            for kind, own in predicted.groupby("kind", sort=False)
+        )
+        promises = judged["metric"].isin(["precision", "precision_of_do_not"])
+        promised = judged[promises & (judged["method"] == "all")]
+        # of few latents of a seed there is no share: those of all seeds count together
+        scores = scores[~scores["metric"].isin(promised["metric"])]
         return {
             "predicted": predicted,
-            "scores": scores.assign(base_seed=scores["kind"].factorize()[0]),
+            "scores": _by_kind(pd.concat([scores, promised.dropna(subset="value")])),
+            "promised": promised,
             "success": rule_success(sae_table(rows), predicted),
         }
 
     def trust_kinds(self, verdict: str) -> dict[str, list[str]]:
         """Kinds of worlds by what became of the promise of "trust" or "do not": see `promise`.
 
-        Each with the share of these latents that is true, or false, and how many there are.
+        Each with the share of these latents that is true, or false, and how many there are. The
+        interval is over SAEs, and no narrower than Wilson's: see `verdict_scores`.
         """
-        predicted, found = self._trust()["predicted"], {name: [] for name in PROMISES}
-        for kind, own in predicted.groupby("kind", sort=False):
-            right = own.loc[own["verdict"] == verdict, "true"] == (verdict == TRUST)
-            interval = wilson(right.mean(), len(right)) if len(right) else (np.nan, np.nan)
-            share = f" ({right.mean():.2f} of {len(right)})" if len(right) else ""
-            found[promise(*interval)].append(f"{kind}{share}")
+        promised, found = self._trust()["promised"], {name: [] for name in PROMISES}
+        metric = "precision" if verdict == TRUST else "precision_of_do_not"
+        for own in promised[promised["metric"] == metric].itertuples():
+            share = f" ({own.value:.2f} of {own.latents})" if own.latents else ""
+            found[promise(own.low, own.high)].append(f"{own.kind}{share}")
         return found
 
     def trust_tasks(self, metric: str, dataset: str, method: str = "all") -> Estimate:
@@ -254,6 +266,12 @@ class Measured:
         rows = self.rows(method=[*methods, baseline], **where)
         means = rows.groupby(["method", "base_seed", "seed", *by])["value"].mean().reset_index()
         return each_above(means, list(methods), baseline, list(by))
+
+
+def _by_kind(scores: pd.DataFrame) -> pd.DataFrame:
+    """Kinds of worlds in the place of base models."""
+    kinds = {kind: i for i, kind in enumerate(sorted(scores["kind"].unique()))}
+    return scores.assign(base_seed=scores["kind"].map(kinds))
 
 
 def _chosen(table: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
