@@ -71,7 +71,8 @@ def fill(template: str, measured: Measured) -> str:
         "promise": lambda found: promise(found.low, found.high), "order": order,
     }  # fmt: skip
     offered = (
-        "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "ratio", "above", "published",
+        "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "f1_range", "ratio", "above",
+        "published",
         "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference", "trust", "trust_kept",
         "trust_brier", "trust_lost", "trust_kinds", "trust_found_again", "trust_tasks",
         "trust_task_counts",

@@ -102,6 +102,13 @@ class Measured:
         truncation 8, over all task types, without knowing the element; of the longest runs."""
         return interval(self._of_shapes(where))
 
+    def f1_range(self, method: str, **where: Any) -> float:
+        """By how much base models differ in `f1`, the largest from the smallest."""
+        rows = self._of_shapes(where | {"method": method})
+        rows = rows[rows["resample"] == 0] if "resample" in rows else rows
+        means = rows.groupby(["base_seed", "seed"])["value"].mean().groupby("base_seed").mean()
+        return float(means.max() - means.min())
+
     def f1_gain(self, first: dict, second: dict, **where: Any) -> Estimate:
         """How far `f1` of the first is above that of the second, paired."""
         return paired_difference(self._of_shapes(where | first), self._of_shapes(where | second))
