@@ -96,7 +96,7 @@ def test_what_templates_may_ask():
     published = 'published("e2e_gpt2_small", layer=2, sae_type="e2e").l0.min()'
     assert filled(f"{{{{ {published} | percent }}}}") == "1860 %"
     of_each = '{{ by_seed({"method": "a"}, {"method": "b"}, base_seed=0) }}'
-    assert filled(of_each) == "0.000 (-0.100 to 0.100)"
+    assert filled(of_each) == "0.000 (-1.271 to 1.271)"
     assert filled("{{ wilson(0.5, 10) | span }}") == "0.24 to 0.76"
     assert filled("a  \nb") == "a\nb"
     for question in ('mean(method="c")', 'published("e2e_gpt2_small", layer=77)'):
