@@ -2,6 +2,7 @@
 
 import linecache
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ def test_links_lead_to_files(page):
 def test_figures_are_described_and_have_captions(page):
     figures = re.findall(r"^!\[(.*)\]\(.*\)\n\n(.*)", (ROOT / page).read_text(), re.MULTILINE)
     assert all(description and caption.startswith("*") for description, caption in figures)
+
+
+def test_figures_that_come_along_are_those_that_are_shown():
+    listed = subprocess.run(
+        ["git", "ls-files", "docs/figures"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    linked = {
+        (ROOT / page).parent.joinpath(link).resolve().relative_to(ROOT.resolve()).as_posix()
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#]*figures/[^)#]+)\)", (ROOT / page).read_text())
+        if not link.startswith("http")
+    }
+    assert set(listed) == linked
 
 
 def test_every_page_is_in_the_index_of_the_site():
