@@ -41,9 +41,9 @@ from .blocks import (
 )
 from .consistency import (
     above_null as above_null,
-    bootstrap_interval as bootstrap_interval,
     frequency_bins as frequency_bins,
     frequent as frequent,
+    interval_over_runs as interval_over_runs,
     latent_consistency as latent_consistency,
     linear_cka as linear_cka,
     null_of_activations as null_of_activations,

@@ -163,9 +163,7 @@ CALLS = {
     "evaluation.written_directions": lambda: {"model": t.gpt2(), "layer": 0, "sae": t.sae(),
                                               "latents": [0, 1]},
     "evaluation.above_null": lambda: {"observed": 0.8, "null": 0.3},
-    "evaluation.bootstrap_interval": lambda: {
-        "pairs": {(0, 1): 0.5, (0, 2): 0.6, (1, 2): 0.7}, "generator": np.random.default_rng(0),
-        "n_draws": 10},
+    "evaluation.interval_over_runs": lambda: {"pairs": {(0, 1): 0.5, (0, 2): 0.6, (1, 2): 0.7}},
     "evaluation.frequency_bins": lambda: {"values": t.random(5).abs(),
                                           "frequency": torch.rand(5, generator=t.generator()),
                                           "edges": [0.0, 0.5, 1.0]},
