@@ -38,6 +38,14 @@ def shipped():
         return shipped_rows(ROOT)
 
 
+def test_no_two_shipped_rows_are_taken_for_one():
+    """What tells runs apart beside their name is in a row; of ReLU SAEs the L1 weight is not."""
+    rows = results.read(results.tables(ROOT / "probe_results"))
+    described = [name for name in results.DESCRIPTION if name != "run_id"]
+    alike = rows[rows.duplicated(described, keep=False)]
+    assert set(zip(alike["experiment"], alike["method"], strict=True)) <= {("universality", "relu")}
+
+
 @pytest.fixture(scope="module")
 def filled(shipped):
     return documents(ROOT, shipped)
