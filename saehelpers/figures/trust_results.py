@@ -38,7 +38,8 @@ def subgroup_curves(
     ax.axhline(least, color="grey", linewidth=0.6)
     ax.set_xticks(range(len(layers)), [_short(layer) for layer in layers], rotation=20, fontsize=8)
     smallest = wide[["r2", "r2_identity"]].to_numpy().min()
-    ax.set_ylim(max(LEAST_R2, smallest - 0.05), 1.02)
+    lowest = min(smallest - 0.05, ax.get_ylim()[0])  # axes may share theirs with others
+    ax.set_ylim(max(LEAST_R2, lowest), 1.02)
 
 
 @checked
