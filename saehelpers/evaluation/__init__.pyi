@@ -153,6 +153,7 @@ from .statements import (
 )
 from .symmetries import (
     judged as judged,
+    smaller_subgroups as smaller_subgroups,
     subgroup_r2 as subgroup_r2,
     subgroups as subgroups,
 )

@@ -1,6 +1,8 @@
 """Which symmetries does a network know, and where? Linear actions of subgroups, with controls."""
 
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -112,21 +114,42 @@ def subgroup_r2(
 
 
 @checked
+def smaller_subgroups(group: Group) -> dict[str, list[str]]:
+    """By the name of each of `subgroups`, the names of those that lie within it."""
+    found = subgroups(group)
+    return {
+        name: [other for other, some in found.items() if set(some) < set(elements)]
+        for name, elements in found.items()
+    }
+
+
+@checked
 def judged(
-    rows: Annotated[pd.DataFrame, with_columns("task", "metric", "value")], least: Cosine
+    rows: Annotated[pd.DataFrame, with_columns("task", "metric", "value")],
+    least: Cosine,
+    parts: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> pd.Series:
     """What `subgroup_r2` says of each subgroup: "holds", "does not hold" or "not decided".
 
     It holds where the whole interval of R^2 is at `least` or above, and above those of both
     controls; it does not where the whole interval is below `least`, or below that of a control.
+    R^2 is a mean over elements: a group is said to hold no more surely than its parts.
+
+    Args:
+        parts: by a group's name the names of groups within it, as `smaller_subgroups` has them.
     """
     wide = rows.pivot_table("value", "task", "metric", sort=False)
     controls = wide.filter(regex="^r2_(identity|shuffled)_high$").max(axis=1)
     others = wide.filter(regex="^r2_(identity|shuffled)_low$").max(axis=1)
     holds = (wide["r2_low"] >= least) & (wide["r2_low"] > controls)
     wrong = (wide["r2_high"] < least) | (wide["r2_high"] < others)
-    said = np.where(holds, HOLDS, np.where(wrong, WRONG, NOT_DECIDED))
-    return pd.Series(said, wide.index)
+    alone = pd.Series(np.where(holds, HOLDS, np.where(wrong, WRONG, NOT_DECIDED)), wide.index)
+    of_parts = {
+        name: {alone[name], *(alone[part] for part in parts.get(name, ()) if part in alone)}
+        for name in alone.index
+    }
+    least_sure = (WRONG, NOT_DECIDED, HOLDS)
+    return pd.Series({name: min(said, key=least_sure.index) for name, said in of_parts.items()})
 
 
 def _r2(

@@ -125,7 +125,8 @@ CALLS = {
     "evaluation.rule_success": lambda: {"saes": _sae_table(), "predicted": pd.DataFrame(
         {"run": ["a", "b"], "probability": [0.2, 0.7]})},
     "evaluation.leave_one_kind_out": lambda: {"table": _latent_table()},
-    "evaluation.judged": lambda: {"rows": _r2_rows(), "least": 0.8},
+    "evaluation.judged": lambda: {"rows": _r2_rows(), "least": 0.8, "parts": {"D1": ["C2"]}},
+    "evaluation.smaller_subgroups": lambda: {"group": t.C4},
     "evaluation.subgroup_r2": lambda: {"train": t.orbits(), "test": t.orbits(), "group": t.C4,
                                        "units": torch.arange(t.N)},
     "evaluation.subgroups": lambda: {"group": t.C4},

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from saehelpers.datasets import make_toy
-from saehelpers.evaluation import judged, subgroup_r2, subgroups
+from saehelpers.evaluation import judged, smaller_subgroups, subgroup_r2, subgroups
 from saehelpers.symmetry import Group, LinearAction, report_action
 
 D4 = Group.named("D4")
@@ -90,6 +90,31 @@ def test_no_more_is_decided_than_an_interval_decides():
     assert of(r2_low=0.81) == "holds"
     assert of(r2_high=0.79) == "does not hold"
     assert of(r2_low=0.81, r2_identity_low=0.96, r2_identity_high=0.99) == "does not hold"
+
+
+def test_a_group_holds_no_more_surely_than_its_parts():
+    assert smaller_subgroups(D4) == {
+        "C2": [], "D1": [], "C4": ["C2"], "D2": ["C2", "D1"], "D4": ["C2", "D1", "C4", "D2"]
+    }  # fmt: skip
+
+    def rows(**r2):
+        """R^2 known to 0.02, of which turns and flips have different ones."""
+        found = {f"{name}{end}": value + shift for name, value in r2.items()
+                 for end, shift in (("", 0), ("_low", -0.01), ("_high", 0.01))}  # fmt: skip
+        return pd.DataFrame([
+            {"task": name.split("_")[0], "metric": metric, "value": value}
+            for name, own in found.items()
+            for metric, value in ((f"r2{name[2:]}", own), (f"r2_identity{name[2:]}", 0.0))
+        ])  # fmt: skip
+
+    values = rows(C2=0.9, D1=0.65, C4=0.9, D2=0.75, D4=0.76)
+    alone = judged(values, 0.7)
+    assert (alone == "holds").sum() == 4 and alone["D1"] == "does not hold"
+    together = judged(values, 0.7, smaller_subgroups(D4))
+    assert together[["C2", "C4"]].tolist() == ["holds"] * 2
+    assert together[["D1", "D2", "D4"]].tolist() == ["does not hold"] * 3
+    unsure = judged(rows(C2=0.9, D1=0.7, C4=0.9, D2=0.75, D4=0.76), 0.7, smaller_subgroups(D4))
+    assert unsure[["D1", "D2", "D4"]].tolist() == ["not decided"] * 3
 
 
 def test_too_few_inputs_for_intervals(turning):
