@@ -31,7 +31,7 @@ ROWS = pd.DataFrame({
 })  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shipped():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHIP_RESULTS", "1")
@@ -46,7 +46,7 @@ def test_no_two_shipped_rows_are_taken_for_one():
     assert set(zip(alike["experiment"], alike["method"], strict=True)) <= {("universality", "relu")}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def filled(shipped):
     return documents(ROOT, shipped)
 
