@@ -2,7 +2,7 @@
 
 Base models and seeds are two levels of chance: SAEs on one base model share what that one has
 learnt. So the means of base models are what an interval is made of, by Student's t: with as few as
-there are, resampling them would give intervals that hold the truth half as often as they say
+there are, resampling them would give intervals that hold the truth less often than they say
 (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008). What was tested on is a
 third level. Nothing is said that an interval does not decide.
 """
