@@ -34,7 +34,7 @@ XGBOOST = {
 TASK_BINS = 16  # of a feature; what they gain and cost beside 256 says benchmarks/probes.py
 CLASS_BINS = 64  # there are few probes of classes, which need not save
 # what decides a score besides the data, for the key of its row; raised when a probe changes
-SETTINGS = {"xgboost": (1, XGBOOST, N_TREES, TASK_BINS), "logistic": (2,)}
+SETTINGS = {"xgboost": (2, XGBOOST, N_TREES, TASK_BINS), "logistic": (2,)}
 
 
 @checked
@@ -187,7 +187,8 @@ def fit_predict(
     """Predicted labels of a probe of one task for `x_test`.
 
     "xgboost": 100 trees of depth 6, learning rate 0.3, L2 weight 1, on one thread, over
-    features cut into 16 bins at the quantiles of the training samples.
+    features cut into 16 bins at the quantiles of the training samples; a value that many samples
+    share has a bin of its own.
     "logistic": L2 weight 1, features scaled by one common factor to a total variance of
     `width` (the number of columns, unless the features are in a reduced basis).
     """
@@ -208,7 +209,7 @@ def predict_by_trees(
     with extra("probes"):
         import xgboost
 
-    edges = np.sort(x_train, axis=0)[np.arange(1, TASK_BINS) * len(x_train) // TASK_BINS]
+    edges = _bin_edges(x_train)
     # bins that are known need no sketch of quantiles, which would cost as much as the trees
     data = xgboost.QuantileDMatrix(
         _binned(x_train, edges), ref=_every_bin(x_train.shape[1]), max_bin=TASK_BINS, nthread=1
@@ -224,6 +225,26 @@ def predict_by_trees(
 def _check_name(probe: str) -> None:
     if probe not in PROBES:
         raise ValueError(f"unknown probe {probe!r}; known are {', '.join(PROBES)}")
+
+
+def _bin_edges(x: np.ndarray) -> np.ndarray:
+    """Edges of bins with as many samples each, (TASK_BINS - 1, columns).
+
+    A value that more samples share than a bin holds has one bin, and the others share out the rest:
+    the zero of a latent that seldom fires must not take all bins.
+    """
+    ordered = np.sort(x, axis=0)
+    edges = ordered[np.arange(1, TASK_BINS) * len(x) // TASK_BINS]
+    for column in np.flatnonzero((edges[1:] == edges[:-1]).any(0)):
+        values, counts = np.unique(ordered[:, column], return_counts=True)
+        share = counts if len(values) > TASK_BINS else np.ones(len(values))
+        for _ in range(TASK_BINS):  # until no value has more than a bin
+            share = np.minimum(share, share.sum() / TASK_BINS)
+        before = np.cumsum(share) - share
+        bins = np.floor(before / share.sum() * TASK_BINS + 1e-6)
+        first = np.searchsorted(bins, np.arange(1, TASK_BINS))
+        edges[:, column] = values[np.minimum(first, len(values) - 1)]
+    return edges
 
 
 def _binned(x: np.ndarray, edges: np.ndarray) -> np.ndarray:

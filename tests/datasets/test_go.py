@@ -290,7 +290,8 @@ def test_records_are_read_in_the_order_of_their_names(tmp_path):
         ("(;SZ[5])", "it has no moves"),
         ("(;SZ[5];B[aa];B[bb])", "moves 1 and 2 are of one colour"),
         ("(;SZ[5];B[aa];W[aa])", "moves: 0 on game 0 is on a stone"),
-        ("(;SZ[5];B[aa];W[ff])", ""),
+        ("(;SZ[5];B[aa];W[ff])", "a move is not on a board of 5"),
+        ("(;GM[2]SZ[5];B[aa])", r"it is of another game, GM\[2\]"),
     ],
 )
 def test_broken_records_are_named_and_left_out_if_asked(text, why, tmp_path, capsys):
@@ -306,6 +307,7 @@ def test_a_folder_without_records_is_told(tmp_path):
     for folder in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(FileNotFoundError, match="no games in"):
             go.load_sgf_folder(folder)
+    (tmp_path / "folder.sgf").mkdir()
     (tmp_path / "bad.sgf").write_text("no record")
     with pytest.raises(FileNotFoundError, match="none of the 1 games in"):
         go.load_sgf_folder(tmp_path, skip_broken=True)

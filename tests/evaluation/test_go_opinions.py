@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -99,6 +101,8 @@ def test_simple_players_take_what_they_can_and_are_told_apart_from_winners():
     ahead = go.area_scores(go.final_boards(games).stones, 7.0)
     for i, won in enumerate(go.policy_wins(games).tolist()):
         assert won == (ahead[i] > 0 if i % 2 == 0 else ahead[i] < 0)
+    drawn = dataclasses.replace(games, komi=go.area_scores(go.final_boards(games).stones).float())
+    assert go.policy_wins(drawn).tolist() == [0.5] * len(games)  # a draw is half a win
 
 
 def _planes_after(moves, size):

@@ -371,6 +371,49 @@ def test_xgboost_is_perfect_on_separable_recons():
     assert probe_tasks(repeated, labels, 120, "xgboost") == [1.0, 1.0]
 
 
+def test_trees_see_what_seldom_fires():
+    """A value in fewer samples than a bin holds, 0 elsewhere: a latent, or a plane of a board."""
+    generator = np.random.default_rng(0)
+    labels = generator.random(4000) < 0.02
+    for feature in (labels, np.where(labels, generator.uniform(0.1, 2.0, 4000), 0), -2.0 * labels):
+        x = feature.astype(np.float32)[:, None]
+        assert (fit_predict("xgboost", x[:2000], labels[:2000], x[2000:]) == labels[2000:]).all()
+
+
+def test_trees_read_recons_of_one_latent_as_xgboosts_own_bins_do():
+    import xgboost
+
+    generator = np.random.default_rng(0)
+    ours, theirs = [], []
+    for _ in range(6):
+        fires = generator.random(2500) < 0.05
+        latent = np.where(fires, generator.gamma(4, 0.3, 2500), 0)
+        x = generator.normal(size=32) + latent[:, None] * generator.normal(size=32)
+        y = (latent > 0.8) | (generator.random(2500) < 0.01)
+        given = x[:1500].astype(np.float32), y[:1500], x[1500:].astype(np.float32)
+        ours.append(f1(y[1500:], fit_predict("xgboost", *given)))
+        booster = xgboost.XGBClassifier(n_estimators=probing.N_TREES, **probing.XGBOOST)
+        theirs.append(f1(y[1500:], booster.fit(*given[:2]).predict(given[2]).astype(bool)))
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=0.02)
+    assert np.mean(ours) > 0.7
+
+
+def test_bins_hold_as_many_samples_each_but_for_values_that_many_share():
+    generator = np.random.default_rng(0)
+    n, bins = 1600, probing.TASK_BINS
+    smooth = generator.permutation(n).astype(np.float32)
+    shared = np.where(smooth < n / 2, -1.0, smooth)  # half of all samples
+    few = generator.integers(0, 5, n)
+    x = np.stack([smooth, shared, few, np.ones(n)], axis=1)
+    found = probing._binned(x, probing._bin_edges(x))
+    assert found.max() < bins
+    sizes = [np.unique(column, return_counts=True)[1].tolist() for column in found.T]
+    assert sizes[0] == [n // bins] * bins
+    assert sizes[1][0] == n / 2 and len(sizes[1]) == bins and max(sizes[1][1:]) <= 54
+    assert sizes[2] == np.unique(few, return_counts=True)[1].tolist()
+    assert sizes[3] == [n]
+
+
 @pytest.mark.parametrize("probe", ["logistic", "xgboost"])
 def test_tasks_that_cannot_be_evaluated_are_nan(probe):
     labels = alternating(40)[:, None].repeat(1, 5)

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from saehelpers.datasets.go.games import Games, final_boards
@@ -29,8 +29,11 @@ def capture_first(planes: Float[Tensor, "n planes size size"]) -> Float[Tensor, 
 
 
 @checked
-def policy_wins(games: Games) -> Bool[Tensor, " n"]:
-    """Which games of `play_games` against an opponent the policy has won, by area and komi."""
-    ahead = area_scores(final_boards(games).stones) - games.komi
+def policy_wins(games: Games) -> Float[Tensor, " n"]:
+    """1 where the policy has won a game of `play_games` against an opponent, 1/2 for a draw.
+
+    By area and komi.
+    """
+    ahead = (area_scores(final_boards(games).stones) - games.komi).sign()
     has_black = torch.arange(len(games)) % 2 == 0
-    return torch.where(has_black, ahead > 0, ahead < 0)
+    return 0.5 + 0.5 * torch.where(has_black, ahead, -ahead)

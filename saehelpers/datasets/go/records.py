@@ -25,18 +25,19 @@ def load_sgf_folder(folder: Path | str, size: Size = 19, skip_broken: bool = Fal
 
     Raises:
         FileNotFoundError: there is no such folder, or no game in it.
-        ValueError: a file is broken: it cannot be read, is of another size, has no moves, two of
-            one colour after each other, or one that is illegal; names it.
+        ValueError: a file is broken: it cannot be read, is of another game or size, has no moves,
+            two of one colour after each other, or one that is illegal; names it.
     """
     folder = Path(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".sgf")
+    found = folder.rglob("*")
+    paths = sorted(path for path in found if path.suffix.lower() == ".sgf" and path.is_file())
     if not paths:
         raise FileNotFoundError(f"no games in {folder}: it should hold files ending in .sgf")
     games = []
     for path in paths:
         try:
             games.append(_read(path, size))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if not skip_broken:
                 raise ValueError(
                     f"{path} is broken ({error}): remove it, or pass skip_broken=True"
@@ -60,7 +61,15 @@ def _read(path: Path, size: int) -> tuple[torch.Tensor, int, list[int], float]:
     game = sgf.Sgf_game.from_bytes(path.read_bytes())
     if game.get_size() != size:
         raise ValueError(f"its size is {game.get_size()}, not {size}")
-    board, played = sgf_moves.get_setup_and_moves(game)
+    root = game.get_root()
+    if root.has_property("GM") and root.get_raw("GM").strip() != b"1":
+        raise ValueError(
+            f"it is of another game, GM[{root.get_raw('GM').decode(errors='replace')}]"
+        )
+    try:
+        board, played = sgf_moves.get_setup_and_moves(game)
+    except ValueError as error:
+        raise ValueError(str(error) or f"a move is not on a board of {size}") from error
     colours = [COLOURS[colour] for colour, _ in played]
     if not colours:
         raise ValueError("it has no moves")
