@@ -79,6 +79,7 @@ from .go_results import (
     explained_by_block as explained_by_block,
     go_differences as go_differences,
     go_verdict as go_verdict,
+    in_words as in_words,
     of_go_size as of_go_size,
     on_tasks_that_count as on_tasks_that_count,
     over_blocks as over_blocks,

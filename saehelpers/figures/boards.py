@@ -86,24 +86,36 @@ def strongest_boards(
     activations: Float[Tensor, "n size size n_latents"],
     names: Annotated[Sequence[str], NOT_EMPTY],
     columns: Positive = 6,
+    views: Positive = 1,
 ) -> Figure:
-    """The boards on which latents are strongest, a row for each; discs are its activations.
+    """The positions on which latents are strongest, a row for each; discs are its activations.
 
-    A disc of full size is a latent's largest activation on all boards.
+    A disc of full size is a latent's largest activation on all boards. Positions on which a latent
+    is silent are left out.
 
     Args:
         names: one for each latent.
+        views: of every position: all positions under the first one first (see `turned_boards`).
+            A position is shown as the latent is strongest on it.
     """
     if len(names) != activations.shape[-1]:
         raise ValueError(f"names must be {activations.shape[-1]}, one for each latent, got {names}")
-    columns = min(columns, len(stones))
+    if len(stones) % views:
+        raise ValueError(f"views must divide the {len(stones)} boards, got {views}")
+    n = len(stones) // views
+    columns = min(columns, n)
     fig, axes = panels(columns * len(names), (1.5, 1.6), rows=len(names))
     for row, (name, strength) in enumerate(zip(names, activations.unbind(-1), strict=True)):
         own = axes[row * columns : (row + 1) * columns]
-        best = strength.amax((1, 2)).argsort(descending=True)[:columns]
+        largest, view = strength.amax((1, 2)).unflatten(0, (views, n)).max(dim=0)
+        best = largest.argsort(descending=True)[:columns]
         scaled = strength / strength.max().clamp(min=1e-6)
-        for ax, board in zip(own, best.tolist(), strict=True):
-            draw_board(ax, stones[board], int(last[board]), scaled[board])
+        for ax, position in zip(own, best.tolist(), strict=True):
+            board = int(view[position]) * n + position
+            if largest[position] > 0:
+                draw_board(ax, stones[board], int(last[board]), scaled[board])
+            else:
+                ax.axis("off")
         own[0].set_ylabel(name, fontsize=8)
     return fig
 

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from saehelpers.evaluation.statements import Estimate, verdict, wilson
+from saehelpers.figures.go_results import in_words
 from saehelpers.figures.measured import Measured, promise
 from saehelpers.figures.names import label
 from saehelpers.runs import results
@@ -68,14 +69,14 @@ def fill(template: str, measured: Measured) -> str:
         "short": lambda found: span([found.low, found.high]) if not found.why_none else "none",
         "signed": lambda value: f"{round(value, 2) + 0.0:+.2f}",
         "percent": lambda value: f"{100 * value:.0f} %", "label": label, "verdict": verdict,
+        "in_words": in_words,
         "promise": lambda found: promise(found.low, found.high), "order": order,
     }  # fmt: skip
     offered = (
         "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "f1_range", "ratio", "above",
-        "published",
-        "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference", "trust", "trust_kept",
-        "trust_brier", "trust_lost", "trust_kinds", "trust_found_again", "trust_tasks",
-        "trust_task_counts",
+        "published", "by_seed", "go_fvu", "go_f1", "go_counts", "go_difference", "go_spliced",
+        "trust", "trust_kept", "trust_brier", "trust_lost", "trust_kinds", "trust_found_again",
+        "trust_tasks", "trust_task_counts",
     )  # fmt: skip
     names = {name: getattr(measured, name) for name in offered}
     names |= {"wilson": wilson, "task_networks": TASK_NETWORKS}

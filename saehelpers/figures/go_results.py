@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 
 from saehelpers.evaluation.statements import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    NOT_DECIDED,
     Estimate,
     crossed_interval,
     paired_difference,
@@ -31,27 +34,20 @@ with extra("notebooks"):
 
 NETWORK, BESIDE = "base_model", ("inputs", "random_network")
 WITHOUT, WITH, FVU = "without direction", "with direction", "FVU"
-PUBLISHED = ("canonical", "latent_inv", "output_inv")
-RIVALS = {
-    "": "vanilla",
-    " of as many parameters": "vanilla_matched",
-    " of as much compute": "vanilla_compute",
+SEARCHED = {  # vanilla SAEs in whose use every element is tried, by the name of their training
+    "vanilla": "vanilla_searched",
+    "vanilla_compute": "vanilla_compute_searched",
 }
-# what is said; which methods are above which, each the mean of some; and in what
-CLAIMS = (
-    ("the published objectives gain without a direction", PUBLISHED, ("vanilla",), WITHOUT),
-    ("the published objectives lose with a direction", ("vanilla",), PUBLISHED, WITH),
-    *(
-        (f"self-oriented reconstructs better than vanilla{what}", (name,), ("self_oriented",), FVU)
-        for what, name in RIVALS.items()
-    ),
-    *(
-        (f"self-oriented gains {where} over vanilla{what}", ("self_oriented",), (name,), where)
-        for where in (WITH, WITHOUT)
-        for what, name in RIVALS.items()
-    ),
-    ("self-oriented reconstructs better than oriented", ("oriented",), ("self_oriented",), FVU),
+PUBLISHED = ("canonical", "latent_inv", "output_inv")
+RIVALS = (
+    "vanilla", "vanilla_matched", "vanilla_compute", *SEARCHED.values(), "vanilla_wide",
+    *PUBLISHED, "oriented",
+)  # fmt: skip
+PAIRS = (  # a method, and one that it is held against
+    *((name, rival) for rival in ("vanilla", "vanilla_compute") for name in PUBLISHED),
+    *(("self_oriented", rival) for rival in RIVALS),
 )
+LOSS = 0.01  # of F1, or of FVU: who loses less is "no worse"
 FITS = {  # what turns activations: the method of the fit, and the metric of its rows
     "one matrix per generator": ("refined", "r2"),
     "free matrices": ("per_element", "r2"),
@@ -104,6 +100,7 @@ def tasks_that_count(probes: Values, margin: int | float = 0.05) -> pd.DataFrame
 def own_frame_fvu(table: Annotated[pd.DataFrame, with_columns("method", "metric")]) -> pd.DataFrame:
     """FVU in the frame that a method explains: with the inferred element, or raw, as "fvu"."""
     known = {name: method.symmetric for name, method in METHODS.items()}
+    known |= dict.fromkeys(SEARCHED.values(), True)
     symmetric = table["method"].map(lambda name: known.get(name, False))
     wanted = symmetric.map({True: "fvu_inferred", False: "fvu_raw"})
     return table[table["metric"] == wanted].assign(metric="fvu")
@@ -172,36 +169,55 @@ def untold_recons(
 
 
 @checked
-def go_differences(f1: Values, fvu: Values) -> dict[str, Estimate]:
-    """For every claim of `CLAIMS` that was measured, its paired difference.
+def go_differences(f1: Values, fvu: Values) -> dict[tuple[str, str, str], Estimate]:
+    """By how much the first of every pair of `PAIRS` is better than the second, if both are there.
 
     Args:
         f1: of the recons of every method, on one layer.
         fvu: see `own_frame_fvu`, on the same layer.
+
+    Returns:
+        Paired differences by (first, second, what): how much less stays unexplained ("FVU"), and
+        how much higher F1 is, "without direction" and "with direction".
     """
     found = {}
-    for claim, first, second, where in CLAIMS:
-        values = fvu if where == FVU else f1[f1["task_type"] == where]
-        pair = [_mean_of(values, names) for names in (first, second)]
-        if min(map(len, pair)):
-            found[claim] = paired_difference(*pair, by=["task"], crossed=True)
+    values = {FVU: fvu} | {kind: f1[f1["task_type"] == kind] for kind in (WITHOUT, WITH)}
+    for what, rows in values.items():
+        rows = rows.dropna(subset="value").assign(base_seed=rows["split"])
+        of = dict(list(rows.groupby("method")))
+        for first, second in PAIRS:
+            if first in of and second in of:
+                pair = (second, first) if what == FVU else (first, second)
+                found[first, second, what] = paired_difference(
+                    *[of[name] for name in pair], by=["task"], crossed=True
+                )
     return found
 
 
 @checked
 def go_verdict(f1: Values, fvu: Values) -> pd.DataFrame:
-    """`go_differences`, and what each says of its claim."""
-    rows = [
-        {"claim": claim, "difference": str(found), "says": verdict(found)}
-        for claim, found in go_differences(f1, fvu).items()
-    ]
-    return pd.DataFrame(rows, columns=["claim", "difference", "says"])
+    """`go_differences` as a table, a row for each pair, with what each interval says.
+
+    "better" and "worse": it leaves 0. "no worse": what is lost is less than `LOSS`.
+    """
+    found = go_differences(f1, fvu)
+    pairs = [pair for pair in PAIRS if any(key[:2] == pair for key in found)]
+    rows = {
+        f"{label(first)} / {label(second)}": {
+            what: in_words(found[first, second, what])
+            for what in (FVU, WITHOUT, WITH)
+            if (first, second, what) in found
+        }
+        for first, second in pairs
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[FVU, WITHOUT, WITH])
 
 
-def _mean_of(values: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The mean of some methods by block, seed and task, where all of them were measured."""
-    chosen = values[values["method"].isin(names)].dropna(subset="value")
-    keys = ["split", "seed", "task"]
-    means = chosen.groupby(keys)["value"].agg(["mean", "count"]).reset_index()
-    means = means[means["count"] == len(names)]
-    return means.rename(columns={"mean": "value", "split": "base_seed"})
+@checked
+def in_words(difference: Estimate) -> str:
+    """What an interval of a difference says of the first, and the difference."""
+    says = verdict(difference)
+    if says == NOT_DECIDED and difference.low > -LOSS:
+        return f"no worse, {difference}"
+    words = {HOLDS: "better", DOES_NOT_HOLD: "worse"}
+    return f"{words.get(says, says)}, {difference}"

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,27 +134,45 @@ class Measured:
         values = [self.rows(**where | one) for one in (first, second)]
         return paired_difference(*[own.assign(base_seed=own["seed"]) for own in values])
 
-    def go_fvu(self, method: str, layer: int) -> Estimate:
-        """FVU in the frame that a method explains, of what enters a block of the Go network."""
-        return self._go(layer)["fvu"][method]
+    def go_fvu(self, method: str, layer: int, **size: int) -> Estimate:
+        """FVU in the frame that a method explains, of what enters a block of the Go network.
 
-    def go_f1(self, method: str, layer: int, task_type: str) -> Estimate:
+        Args:
+            size: of the SAEs, where it is not that of `GO`: n_latents, topk.
+        """
+        return self._go(layer, **size)["fvu"][method]
+
+    def go_f1(self, method: str, layer: int, task_type: str, **size: int) -> Estimate:
         """Mean F1 of recons, of activations ("base_model") or of what these must beat."""
-        return self._go(layer)["f1"][method, task_type]
+        return self._go(layer, **size)["f1"][method, task_type]
 
     def go_counts(self, layer: int, task_type: str) -> int:
         """How many tasks the network answers better than its inputs and random weights."""
         return int(self._go(layer)["counts"][task_type])
 
-    def go_difference(self, claim: str, layer: int, counted: bool = False) -> Estimate:
-        """By how much a claim of `go_results.CLAIMS` holds, on all tasks or those that count."""
-        return self._go(layer)["differences", counted][claim]
+    def go_difference(
+        self, first: str, second: str, what: str, layer: int, counted: bool = False, **size: int
+    ) -> Estimate:
+        """A difference of `go_results.go_differences`, on all tasks or on those that count."""
+        return self._go(layer, **size)["differences", counted][first, second, what]
+
+    def go_spliced(self, metric: str, method: str, layer: int) -> Estimate:
+        """How far the network's opinion moves with recons inside, or its "win_rate" in games."""
+        rows = self.rows(
+            experiment="go_match" if metric == "win_rate" else "go_splicing", metric=metric,
+            data_source="katago", base_model=f"katago, block {layer}",
+        )  # fmt: skip
+        rows = go_results.of_go_size(rows, *GO)
+        return go_results.over_blocks(rows[rows["method"] == method])
 
     @functools.cache  # noqa: B019 one of these is made at a time
-    def _go(self, layer: int) -> dict:
+    def _go(self, layer: int, **size: int) -> dict:
         read = {"data_source": "katago", "base_model": f"katago, block {layer}"}
+        sae, group = GO
         probes, recons = (
-            go_results.of_go_size(self.rows(experiment=f"go_{name}", **read), *GO)
+            go_results.of_go_size(
+                self.rows(experiment=f"go_{name}", **read), replace(sae, **size), group
+            )
             for name in ("probes", "reconstruction")
         )
         fvu, every = go_results.own_frame_fvu(recons), go_results.untold_recons(probes)

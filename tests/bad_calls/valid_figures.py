@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from saehelpers import figures
+from saehelpers.evaluation.statements import Estimate
 from saehelpers.saes import SAEConfig
 
 from . import things as t
@@ -208,6 +209,7 @@ CALLS = {
     "figures.text_dashboard": _text,
     "figures.go_differences": lambda: {"f1": _of_go(), "fvu": _of_go()},
     "figures.go_verdict": lambda: {"f1": _of_go(), "fvu": _of_go()},
+    "figures.in_words": lambda: {"difference": Estimate(0.2, 0.1, 0.3, 2, 2)},
     "figures.of_go_size": lambda: {"rows": t.score_table(), "sae": SAEConfig(8, 12, topk=4),
                                    "group": t.C4},
     "figures.on_tasks_that_count": lambda: {"values": _of_go(), "probes": _of_go(),
@@ -230,7 +232,7 @@ CALLS = {
         "legal": t.whole(9, 10) >= 0},
     "figures.strongest_boards": lambda: {
         "stones": t.go_games().stones, "last": t.whole(9, 2), "activations": t.random(2, 3, 3, 1),
-        "names": ["latent 0"], "columns": 2},
+        "names": ["latent 0"], "columns": 2, "views": 2},
     "figures.draw_board": lambda: {"ax": _axes(), "stones": t.go_games().stones[0], "last": 3,
                                    "chances": t.random(3, 3).sigmoid()},
     "figures.curves": lambda: {"ax": _axes(), "table": t.summary(), "x": "topk",

@@ -65,3 +65,19 @@ def test_boards_stand_in_the_order_of_a_latents_strength():
     plt.close(fig)
     with pytest.raises(ValueError, match="names must be 2, one for each latent"):
         strongest_boards(stones, last, activations, ["rare"])
+
+
+def test_a_position_is_shown_once_from_the_side_from_which_a_latent_is_strongest():
+    stones = torch.zeros(4, 3, 3, dtype=torch.int8)  # two positions from two sides
+    for board, (row, column) in enumerate([(0, 0), (1, 1), (0, 2), (1, 2)]):
+        stones[board, row, column] = 1
+    activations = torch.zeros(4, 3, 3, 2)
+    activations[:, 2, 2, 0] = torch.tensor([1.0, 5.0, 3.0, 4.0])
+    activations[:, 2, 2, 1] = torch.tensor([0.0, 1.0, 0.0, 2.0])
+    last = torch.full((4,), -1)
+    fig = strongest_boards(stones, last, activations, ["a", "b"], views=2)
+    shown = [[patch.center for patch in ax.patches[:1]] for ax in fig.axes]
+    assert shown == [[(1, 1)], [(2, 0)], [(2, 1)], []]  # the other position is silent for b
+    plt.close(fig)
+    with pytest.raises(ValueError, match="views must divide the 4 boards, got 3"):
+        strongest_boards(stones, last, activations, ["a", "b"], views=3)

@@ -3,16 +3,17 @@ import pandas as pd
 import pytest
 
 from saehelpers import figures
-from saehelpers.figures.go_results import CLAIMS, PUBLISHED, WITH, WITHOUT
+from saehelpers.evaluation.statements import Estimate
+from saehelpers.figures.go_results import FVU, PAIRS, PUBLISHED, RIVALS, WITH, WITHOUT
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group
 from saehelpers.training import SAERun, matched_runs
 
 LEVELS = {  # F1 without a direction, with one, and FVU
-    "vanilla": (0.6, 0.5, 0.2), "vanilla_matched": (0.6, 0.5, 0.2),
-    "vanilla_compute": (0.6, 0.5, 0.2), "oriented": (0.6, 0.5, 0.2),
+    **dict.fromkeys(RIVALS, (0.6, 0.5, 0.2)),
     **dict.fromkeys(PUBLISHED, (0.7, 0.3, 0.3)), "self_oriented": (0.6, 0.6, 0.1),
 }  # fmt: skip
+RAW = ("vanilla", "vanilla_matched", "vanilla_compute", "vanilla_wide")
 
 
 def measured(method: str, noise: float = 0.001) -> pd.DataFrame:
@@ -37,8 +38,8 @@ def fvu() -> pd.DataFrame:
         {"method": method, "split": f"test {block}", "seed": seed, "task_type": "", "task": "",
          "metric": metric, "value": value}
         for method, (_, _, own) in LEVELS.items() for block in (0, 1) for seed in (0, 1)
-        for metric, value in (("fvu_raw", own if "vanilla" in method else 0.9),
-                              ("fvu_inferred", 0.8 if "vanilla" in method else own))
+        for metric, value in (("fvu_raw", own if method in RAW else 0.9),
+                              ("fvu_inferred", 0.8 if method in RAW else own))
     ]  # fmt: skip
     return figures.own_frame_fvu(pd.DataFrame(rows))
 
@@ -48,22 +49,27 @@ def test_every_method_is_scored_in_the_frame_that_it_explains(fvu):
     assert means.to_dict() == pytest.approx({name: level[2] for name, level in LEVELS.items()})
 
 
-def test_what_differs_holds_and_what_does_not_is_not_decided(f1, fvu):
-    said = figures.go_verdict(f1, fvu).set_index("claim").says
-    assert len(said) == len(CLAIMS)
-    for claim, says in said.items():
-        same = claim.startswith("self-oriented gains without")
-        assert says == "holds" or (same and says in ("not decided", "holds", "does not hold"))
-    gain = figures.go_verdict(f1, fvu).set_index("claim").difference
-    assert gain["the published objectives lose with a direction"].startswith("0.20")
-    turned = f1.replace({"method": {"self_oriented": "vanilla", "vanilla": "self_oriented"}})
-    said = figures.go_verdict(turned, fvu).set_index("claim").says
-    assert said["self-oriented gains with direction over vanilla"] == "does not hold"
+def test_what_differs_is_told_and_what_does_not_is_no_worse(f1, fvu):
+    said = figures.go_verdict(f1, fvu)
+    assert len(said) == len(PAIRS) and list(said) == [FVU, WITHOUT, WITH]
+    published = said.loc["canonical / vanilla"]
+    assert published[FVU].startswith("worse, -0.10")
+    assert published[WITHOUT].startswith("better, 0.10")
+    assert published[WITH].startswith("worse, -0.20")
+    ours = said.loc["self-oriented / vanilla, searched"]
+    assert ours[FVU].startswith("better, 0.10") and ours[WITH].startswith("better, 0.10")
+    assert ours[WITHOUT].startswith(("no worse, ", "better, 0.00", "worse, 0.00", "worse, -0.00"))
+
+
+def test_what_is_lost_is_less_than_a_little_or_is_not_decided():
+    for low, says in ((-0.009, "no worse"), (-0.02, "not decided")):
+        assert figures.in_words(Estimate(0.0, low, 0.02, 2, 2)).startswith(says)
 
 
 def test_what_was_not_measured_is_not_judged(f1, fvu):
-    said = figures.go_verdict(f1[f1.method != "latent_inv"], fvu)
-    assert not said.claim.str.contains("published").any()
+    without = [rows[rows.method != "latent_inv"] for rows in (f1, fvu)]
+    assert not figures.go_verdict(*without).index.str.contains("latent_inv").any()
+    assert figures.go_verdict(without[0], fvu).loc["latent_inv / vanilla"].isna().sum() == 2
     assert len(figures.go_verdict(f1[:0], fvu[:0])) == 0
 
 
