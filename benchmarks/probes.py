@@ -2,8 +2,8 @@
 
 The loop fits one `XGBClassifier` with its defaults after another, on all cores. Ours fits
 one per process on one thread, with fewer histogram bins. Both take the same tasks in turns,
-block by block. Prints the time per probe of each, the ratio in every block and its median,
-and both mean F1.
+block by block. Prints, for probes of one latent and of eight, the time per probe of each, the
+ratio in every block and its median, and both mean F1.
 
     python benchmarks/probes.py [number of tasks]
 """
@@ -28,22 +28,30 @@ from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group, orbit
 from saehelpers.training import SAERun, train_saes
 
-N_TRAIN, N_TEST, TRUNCATION, BLOCKS = 2000, 2000, 8, 6
+N_TRAIN, N_TEST, BLOCKS = 2000, 2000, 6
+TRUNCATIONS = (1, 8)
 
 
 def main(n_tasks: int) -> None:
     given, labels = setting(n_tasks)
-    list(ours(given, labels, [0, 1]))  # start the processes
+    list(ours(given, labels, [0, 1], TRUNCATIONS[0]))  # start the processes
+    for truncation in TRUNCATIONS:
+        compare(given, labels, truncation)
+
+
+def compare(given, labels, truncation: int) -> None:
+    n_tasks = labels.shape[1]
     scores, seconds = np.empty((2, n_tasks)), np.empty((2, BLOCKS))
     for block in range(BLOCKS):
         tasks = list(range(block, n_tasks, BLOCKS))
         for i, probe in enumerate([loop, ours]):
             start = time.perf_counter()
-            for task, score in probe(given, labels, tasks):
+            for task, score in probe(given, labels, tasks, truncation):
                 scores[i, task] = score
             seconds[i, block] = (time.perf_counter() - start) / len(tasks)
     ratios = seconds[0] / seconds[1]
-    print(f"loop {seconds[0].mean():.3f} s a probe, ours {seconds[1].mean():.3f} s")
+    print(f"{truncation} latents: loop {seconds[0].mean():.3f} s a probe, ours "
+          f"{seconds[1].mean():.3f} s")  # fmt: skip
     print(
         f"times as fast, by block: {np.round(ratios, 1).tolist()}, median {np.median(ratios):.1f}"
     )
@@ -66,16 +74,16 @@ def setting(n_tasks: int):
     return probe_inputs(sae, orbits, elements)["none"], labels
 
 
-def loop(given, labels, tasks):
-    keep = separating_latents(given.latents[:N_TRAIN], labels[:N_TRAIN, tasks], TRUNCATION)
+def loop(given, labels, tasks, truncation):
+    keep = separating_latents(given.latents[:N_TRAIN], labels[:N_TRAIN, tasks], truncation)
     for task, kept in zip(tasks, keep, strict=True):
         x, y = given.matrix(kept), labels[:, task].numpy()
         probe = XGBClassifier().fit(x[:N_TRAIN], y[:N_TRAIN])
         yield task, f1(y[N_TRAIN:], probe.predict(x[N_TRAIN:]) > 0)
 
 
-def ours(given, labels, tasks):
-    job = {"probe": "xgboost", "truncation": TRUNCATION}
+def ours(given, labels, tasks, truncation):
+    job = {"probe": "xgboost", "truncation": truncation}
     parts = [tasks[i :: n_cores()] for i in range(n_cores())]  # a job for each process
     jobs = [(job, given, part) for part in parts]
     for _, done, predictions in probe_sweep(jobs, labels, N_TRAIN):

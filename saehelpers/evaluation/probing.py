@@ -32,6 +32,8 @@ XGBOOST = {
     "max_depth": 6, "learning_rate": 0.3, "reg_lambda": 1.0, "tree_method": "hist", "n_jobs": 1,
 }  # fmt: skip
 TASK_BINS = 16  # of a feature; what they gain and cost beside 256 says benchmarks/probes.py
+FEW_LATENTS, THEIR_BINS = 2, 64  # of so few latents recons are cut at few places
+MOST_BINS = 256  # where few columns differ
 CLASS_BINS = 64  # there are few probes of classes, which need not save
 # what decides a score besides the data, for the key of its row; raised when a probe changes
 SETTINGS = {"xgboost": (2, XGBOOST, N_TREES, TASK_BINS), "logistic": (2,)}
@@ -160,7 +162,8 @@ def _predict_by_trees(
     """Predicted labels of the held-out samples for one task after another."""
     for kept, y in zip(keep, labels.numpy(), strict=True):
         x = probe_input.matrix(kept)
-        yield fit_predict("xgboost", x[: len(y)], y, x[len(y) :])
+        bins = THEIR_BINS if len(kept) <= FEW_LATENTS else TASK_BINS
+        yield next(predict_by_trees(x[: len(y)], y[None], x[len(y) :], bins))
 
 
 def _predict_linearly(
@@ -187,8 +190,8 @@ def fit_predict(
     """Predicted labels of a probe of one task for `x_test`.
 
     "xgboost": 100 trees of depth 6, learning rate 0.3, L2 weight 1, on one thread, over
-    features cut into 16 bins at the quantiles of the training samples; a value that many samples
-    share has a bin of its own.
+    features cut into 16 bins at the quantiles of the training samples (up to 256 where few
+    columns differ); a value that many samples share has a bin of its own.
     "logistic": L2 weight 1, features scaled by one common factor to a total variance of
     `width` (the number of columns, unless the features are in a reduced basis).
     """
@@ -204,18 +207,28 @@ def predict_by_trees(
     x_train: Real[np.ndarray, "n columns"],
     labels: Shaped[np.ndarray, "tasks n"],
     x_test: Real[np.ndarray, "m columns"],
+    bins: int = TASK_BINS,
 ) -> Iterator[np.ndarray]:
-    """What `fit_predict` by XGBoost gives for one task after another, the features binned once."""
+    """What `fit_predict` by XGBoost gives for one task after another, the features binned once.
+
+    Of columns that cut the training samples alike, as those of recons of one latent do, trees take
+    the first: the others are left out. The fewer are left, the finer they are cut.
+    """
     with extra("probes"):
         import xgboost
 
-    edges = _bin_edges(x_train)
+    binned = _binned(x_train, _bin_edges(x_train, bins))
+    first = {column.tobytes(): i for i, column in reversed([*enumerate(binned.T)])}
+    columns = sorted(first.values())
+    x_train, x_test = x_train[:, columns], x_test[:, columns]
+    bins = max(bins, min(MOST_BINS, 8 * MOST_BINS // len(columns)))
+    edges = _bin_edges(x_train, bins)
     # bins that are known need no sketch of quantiles, which would cost as much as the trees
     data = xgboost.QuantileDMatrix(
-        _binned(x_train, edges), ref=_every_bin(x_train.shape[1]), max_bin=TASK_BINS, nthread=1
+        _binned(x_train, edges), ref=_every_bin(len(columns), bins), max_bin=bins, nthread=1
     )
     unseen = _binned(x_test, edges)
-    settings = XGBOOST | {"objective": "binary:logistic", "max_bin": TASK_BINS}
+    settings = XGBOOST | {"objective": "binary:logistic", "max_bin": bins}
     for y in labels:
         data.set_label(y)
         booster = xgboost.train(settings, data, num_boost_round=N_TREES)
@@ -227,22 +240,22 @@ def _check_name(probe: str) -> None:
         raise ValueError(f"unknown probe {probe!r}; known are {', '.join(PROBES)}")
 
 
-def _bin_edges(x: np.ndarray) -> np.ndarray:
-    """Edges of bins with as many samples each, (TASK_BINS - 1, columns).
+def _bin_edges(x: np.ndarray, n_bins: int) -> np.ndarray:
+    """Edges of bins with as many samples each, (n_bins - 1, columns).
 
     A value that more samples share than a bin holds has one bin, and the others share out the rest:
     the zero of a latent that seldom fires must not take all bins.
     """
     ordered = np.sort(x, axis=0)
-    edges = ordered[np.arange(1, TASK_BINS) * len(x) // TASK_BINS]
+    edges = ordered[np.arange(1, n_bins) * len(x) // n_bins]
     for column in np.flatnonzero((edges[1:] == edges[:-1]).any(0)):
         values, counts = np.unique(ordered[:, column], return_counts=True)
-        share = counts if len(values) > TASK_BINS else np.ones(len(values))
-        for _ in range(TASK_BINS):  # until no value has more than a bin
-            share = np.minimum(share, share.sum() / TASK_BINS)
+        share = counts if len(values) > n_bins else np.ones(len(values))
+        for _ in range(16 if len(values) > n_bins else 0):  # until no value has more than a bin
+            share = np.minimum(share, share.sum() / n_bins)
         before = np.cumsum(share) - share
-        bins = np.floor(before / share.sum() * TASK_BINS + 1e-6)
-        first = np.searchsorted(bins, np.arange(1, TASK_BINS))
+        bins = np.floor(before / share.sum() * n_bins + 1e-6)
+        first = np.searchsorted(bins, np.arange(1, n_bins))
         edges[:, column] = values[np.minimum(first, len(values) - 1)]
     return edges
 
@@ -256,15 +269,15 @@ def _binned(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _every_bin(n_features: int) -> "xgboost.QuantileDMatrix":
+def _every_bin(n_features: int, n_bins: int) -> "xgboost.QuantileDMatrix":
     """Data in which every bin of every feature occurs: its cuts are those of binned data."""
     with extra("probes"):
         import xgboost
 
     values = np.repeat(
-        np.arange(TASK_BINS, dtype=np.min_scalar_type(TASK_BINS))[:, None], n_features, axis=1
+        np.arange(n_bins, dtype=np.min_scalar_type(n_bins))[:, None], n_features, axis=1
     )
-    return xgboost.QuantileDMatrix(values, np.zeros(TASK_BINS), max_bin=TASK_BINS, nthread=1)
+    return xgboost.QuantileDMatrix(values, np.zeros(n_bins), max_bin=n_bins, nthread=1)
 
 
 @checked

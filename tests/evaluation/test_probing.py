@@ -405,7 +405,7 @@ def test_bins_hold_as_many_samples_each_but_for_values_that_many_share():
     shared = np.where(smooth < n / 2, -1.0, smooth)  # half of all samples
     few = generator.integers(0, 5, n)
     x = np.stack([smooth, shared, few, np.ones(n)], axis=1)
-    found = probing._binned(x, probing._bin_edges(x))
+    found = probing._binned(x, probing._bin_edges(x, bins))
     assert found.max() < bins
     sizes = [np.unique(column, return_counts=True)[1].tolist() for column in found.T]
     assert sizes[0] == [n // bins] * bins
