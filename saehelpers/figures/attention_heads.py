@@ -83,7 +83,9 @@ def induction_shares(
     attributed: Float[Tensor, "t s"],
     found: Annotated[
         pd.DataFrame,
-        with_columns("method", "induction_share", "induction_share_by_chance"),
+        with_columns(
+            "method", "induction_share", "induction_share_by_chance", "best_share_by_chance"
+        ),
     ],
     methods: Annotated[list[str], NOT_EMPTY],
 ) -> Figure:
@@ -91,7 +93,8 @@ def induction_shares(
 
     Args:
         attributed: mean attribution of one latent, at the last t positions, by source.
-        found: of each method and seed, the share of its best latent, and of random directions.
+        found: of each method and seed, the share of its best latent, of random directions on
+            average, and of the best of as many.
     """
     fig, axes = panels(2, (5.2, 4.0))
     n, context = attributed.shape
@@ -103,6 +106,7 @@ def induction_shares(
     seeds = found.groupby("method")
     for metric, marker, name in (
         ("induction_share", "o", "best induction latent"),
+        ("best_share_by_chance", "+", "best of as many random directions"),
         ("induction_share_by_chance", "x", "random directions there"),
     ):
         means, errors = (seeds[metric].agg(how).loc[methods] for how in ("mean", "sem"))

@@ -157,7 +157,8 @@ CALLS = {
     "figures.induction_shares": lambda: {
         "attributed": t.random(3, 5), "methods": ["dense"],
         "found": pd.DataFrame({"method": ["dense"], "induction_share": 0.9,
-                               "induction_share_by_chance": 0.4})},
+                               "induction_share_by_chance": 0.4,
+                               "best_share_by_chance": 0.6})},
     "figures.likeness_of_heads": lambda: {
         "shared": pd.DataFrame({"task": ["heads 0, 1"], "metric": "written", "mean": 0.5,
                                 "se": 0.1}),

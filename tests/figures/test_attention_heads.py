@@ -39,13 +39,14 @@ def test_pairs_of_heads_stand_beside_chance():
 def test_shares_of_the_true_source_are_means_over_seeds():
     found = pd.DataFrame({
         "method": ["dense", "dense", "block_diagonal"], "induction_share": [0.8, 1.0, 0.9],
-        "induction_share_by_chance": [0.2, 0.4, 0.8],
+        "induction_share_by_chance": [0.2, 0.4, 0.8], "best_share_by_chance": [0.5, 0.7, 0.9],
     })  # fmt: skip
     methods = ["block_diagonal", "dense"]
     axes = figures.induction_shares(torch.eye(3, 7), found, methods).axes
     assert axes[0].images[0].get_extent() == [-0.5, 6.5, 6.5, 3.5]  # the last three positions
-    best, chance = (bars.lines[0].get_xdata().tolist() for bars in axes[1].containers)
+    best, random, chance = (bars.lines[0].get_xdata().tolist() for bars in axes[1].containers)
     assert best == pytest.approx([0.9, 0.9]) and chance == pytest.approx([0.8, 0.3])
+    assert random == pytest.approx([0.9, 0.6])
     labels = [text.get_text() for text in axes[1].get_yticklabels()]
     assert labels == [figures.label(method) for method in methods]
 
