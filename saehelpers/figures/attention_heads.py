@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saehelpers.figures.names import label
-from saehelpers.figures.plots import panels
+from saehelpers.figures.plots import legend_below, panels
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
 from saehelpers.runs.wanted import NOT_EMPTY, Positive, with_columns
@@ -114,7 +114,7 @@ def induction_shares(
         axes[1].errorbar(means, range(len(methods)), xerr=errors.fillna(0), **style)
     axes[1].set_yticks(range(len(methods)), [label(method) for method in methods])
     axes[1].set(xlim=(0, 1.02), xlabel="share of positive attribution on the true source")
-    axes[1].legend(frameon=False, loc="lower left", fontsize=8)
+    legend_below(fig, axes[1], columns=3)
     return fig
 
 
