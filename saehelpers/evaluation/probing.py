@@ -191,7 +191,7 @@ def fit_predict(
 
     "xgboost": 100 trees of depth 6, learning rate 0.3, L2 weight 1, on one thread, over
     features cut into 16 bins at the quantiles of the training samples (up to 256 where few
-    columns differ); a value that many samples share has a bin of its own.
+    columns differ); a value that many samples share takes one bin.
     "logistic": L2 weight 1, features scaled by one common factor to a total variance of
     `width` (the number of columns, unless the features are in a reduced basis).
     """
@@ -243,8 +243,9 @@ def _check_name(probe: str) -> None:
 def _bin_edges(x: np.ndarray, n_bins: int) -> np.ndarray:
     """Edges of bins with as many samples each, (n_bins - 1, columns).
 
-    A value that more samples share than a bin holds has one bin, and the others share out the rest:
-    the zero of a latent that seldom fires must not take all bins.
+    A value that more samples share than a bin holds takes one bin, with a few just below it if
+    there are some, and the others share out the rest: the zero of a latent that seldom fires must
+    not take all bins.
     """
     ordered = np.sort(x, axis=0)
     edges = ordered[np.arange(1, n_bins) * len(x) // n_bins]
