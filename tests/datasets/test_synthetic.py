@@ -8,6 +8,7 @@ import itertools
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import jaxtyping
 import numpy as np
@@ -769,6 +770,32 @@ def test_streams_never_repeat_a_draw_but_can_be_resumed(kind):
     first, second = stream(1), stream(2)
     assert first.shape == (200, 1, 8) and first.dtype == torch.float32
     assert torch.equal(resumed(2), second) and torch.equal(stream(1), first)
+
+
+def test_epochs_that_were_drawn_are_read_again_where_they_are_kept(tmp_path, monkeypatch):
+    synthetic = make_synthetic(magnitude_std=0.2)
+    action = make_action(2, 8, generator(), "shift")
+    streams = {
+        (seed, order): Stream(synthetic, 50, seed, action if order == 2 else None)
+        for seed in (0, 1)
+        for order in (1, 2)
+    }
+    for stream in streams.values():
+        kept = replace(stream, kept=tmp_path / "kept")
+        assert identity(kept) == identity(stream)
+        for epoch in (0, 3):
+            assert torch.equal(kept(epoch), stream(epoch))  # drawn, and written
+    assert len([*(tmp_path / "kept").iterdir()]) == 8  # none stands for another
+    monkeypatch.setattr(SyntheticFeatures, "sample_sparse", None)  # nothing is drawn any more
+    for stream in streams.values():
+        assert replace(stream, kept=tmp_path / "kept")(3).shape[0] == 50
+    cut = next((tmp_path / "kept").iterdir())
+    cut.write_bytes(cut.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="is cut short"):
+        for stream in streams.values():
+            kept = replace(stream, kept=tmp_path / "kept")
+            kept(0)
+            kept(3)
 
 
 @pytest.mark.parametrize(("order", "kind"), [(4, "rotation"), (2, "shift"), (1, "rotation")])

@@ -4,12 +4,15 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from saehelpers import runs
+from saehelpers.datasets.shards import map_shards
 from saehelpers.datasets.synthetic.firing import (
     CorrelatedFiring,
     Correlation,
@@ -261,6 +264,9 @@ class Stream:
     Activations (n, 1, d), or with an `action` their orbits (n, |G|, d), in which features
     turn and coefficients stay. Every epoch's draws come from (seed, epoch), so that no data
     set is held and training can be resumed.
+
+    kept: a folder for the epochs that were drawn, 4 n |G| d bytes each: SAEs of other kinds that
+    are trained on the same stream read them there. Nothing removes them.
     """
 
     features: SyntheticFeatures
@@ -268,20 +274,34 @@ class Stream:
     seed: Seed
     action: LinearAction | None = None
     device: Device = field(default="cpu", compare=False)
+    kept: Path | str | None = field(default=None, compare=False)
 
     @checked
     def to(self, device: Device) -> "Stream":
         return replace(self, device=device)
 
     def __call__(self, epoch: int) -> Float[Tensor, "n order d"]:
+        if self.kept is None:
+            return self._drawn(epoch).to(self.device)
+        path = Path(self.kept) / f"{self._identity}-{epoch:05d}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with runs.files.temporary_path(path) as temporary:
+                runs.files.save_tensors(temporary, {"activations": self._drawn(epoch)})
+        return map_shards(path)[0].to(self.device)
+
+    @cached_property
+    def _identity(self) -> str:
+        return runs.identity(self)
+
+    def _drawn(self, epoch: int) -> Float[Tensor, "n order d"]:
         # a stream of its own: weights and sample orders of the same seed must not repeat it
         seed = (self.seed * 1_000_003 + 7_919 * epoch + 0x57AEA3) % 2**32
         generator = torch.Generator().manual_seed(seed)
         x = torch.empty(self.n_samples, self.features.dictionary.shape[1])
         for part in x.split(CHUNK):
             part.copy_(self.features.sample_sparse(len(part), generator)[0])
-        orbits = x[:, None] if self.action is None else self.action.orbit(x)
-        return orbits.to(self.device)
+        return x[:, None] if self.action is None else self.action.orbit(x)
 
 
 def _modified(
