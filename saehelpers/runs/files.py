@@ -82,16 +82,19 @@ def _take_place(temporary: Path, folder: Path, aside: Path | None) -> None:
 def temporary_path(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` at the end: the file is never half there.
 
-    It has the permissions that the umask gives.
+    It has the permissions that the umask gives: safetensors keeps others from reading what it
+    writes.
 
     Raises:
         OSError: it cannot be written (names it); what was there is left as it was.
     """
     temporary = _beside(path)
     guarded(path, lambda: temporary.touch(exist_ok=False))
+    permissions = temporary.stat().st_mode
     try:
         with naming_full_disk(path):
             yield temporary
+        temporary.chmod(permissions)
         guarded(path, lambda: temporary.replace(path))
     finally:
         temporary.unlink(missing_ok=True)

@@ -276,6 +276,8 @@ def test_files_and_folders_have_the_permissions_that_the_umask_gives(tmp_path, u
         results.append(tmp_path / "results.csv", [row()])
         write_shards(tmp_path / "shards", [torch.zeros(3, 2)])
         save_sae_lens(make_sae(SAEConfig(4, 8, encoder="linear")), tmp_path / "sae")
+        with runs.temporary_path(tmp_path / "one.safetensors") as temporary:
+            runs.files.save_tensors(temporary, TENSORS)
     finally:
         os.umask(before)
     written = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*")}
