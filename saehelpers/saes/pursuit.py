@@ -3,13 +3,15 @@
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding, normalize
 
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import EMPTY
 from saehelpers.saes.base import SAE, SAEConfig
+
+SAMPLES = 64  # that are pursued at a time
 
 
 class MatchingPursuitSAE(SAE):
@@ -33,25 +35,53 @@ class MatchingPursuitSAE(SAE):
         self, x: Annotated[Real[Tensor, "*inst batch d"], EMPTY]
     ) -> Float[Tensor, "*inst batch n_latents"]:
         """Latents of activations (batch, d), which are in their original units."""
-        rows, rest = self.dictionary, self.last_input(x)
+        rest = self.last_input(x)
         if not self.config.pre_encoder_bias:
             rest = rest - self.canonical_bias.unsqueeze(-2)
+        chosen, is_open = self._pursue(rest)
+        # the values once more, with a gradient: from the rows that were chosen, in full precision
+        with torch.autocast(x.device.type, enabled=False):
+            rows = _picked(self.dictionary, chosen)  # (*inst, batch, topk, d)
+            fits, between = (rows @ rest.unsqueeze(-1)).squeeze(-1), rows @ rows.mT
+            values = fits[..., :0]
+            for step in range(self.config.topk):
+                explained = (values * between[..., step, :step]).sum(-1)
+                value = (fits[..., step] - explained).relu() * is_open[..., step]
+                values = torch.cat([values, value.unsqueeze(-1)], dim=-1)
         latents = rest.new_zeros(*rest.shape[:-1], self.config.n_latents)
-        with torch.no_grad():
-            between = rows @ rows.mT  # by which what is left is brought up to date
-            fits = rest @ rows.mT
-        done = torch.zeros_like(rest[..., :1], dtype=torch.bool)
-        for _ in range(self.config.topk):
-            best = fits.argmax(-1, keepdim=True)
-            chosen = rows.take_along_dim(best, -2)  # (*inst, batch, d)
-            value = (rest * chosen).sum(-1, keepdim=True).relu().masked_fill(done, 0.0)
-            done = done | (latents.gather(-1, best) != 0)
-            latents = latents.scatter_add(-1, best, value)
-            rest = rest - value * chosen
-            with torch.no_grad():
-                fits.addcmul_(value, between.take_along_dim(best, -2), value=-1)
-        return latents
+        return latents.scatter_add(-1, chosen, values)
+
+    @torch.no_grad()
+    def _pursue(self, rest: Tensor) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
+        """Which latent each step chooses, and whether the sample was not done by then.
+
+        Both are (*inst, batch, topk). Samples are taken so few at a time that their fits stay in
+        the cache.
+        """
+        rows = self.dictionary
+        between, fits = ((y @ rows.mT).to(rest.dtype) for y in (rows, rest))
+        parts = []
+        for own in fits.split(SAMPLES, dim=-2):
+            chosen = torch.empty(*own.shape[:-1], 0, dtype=torch.long, device=own.device)
+            is_open = chosen.bool()
+            still = is_open.new_ones(*own.shape[:-1], 1)
+            for _ in range(self.config.topk):
+                value, best = own.max(-1, keepdim=True)
+                is_open = torch.cat([is_open, still], dim=-1)
+                still = still & ~((chosen == best).any(-1, keepdim=True) & (value > 0))
+                chosen = torch.cat([chosen, best], dim=-1)
+                own = own.addcmul(value.relu(), _picked(between, best.squeeze(-1)), value=-1)
+            parts.append((chosen, is_open))
+        return tuple(torch.cat(both, dim=-2) for both in zip(*parts, strict=True))
 
     @torch.no_grad()
     def constrain(self) -> None:
         self.decoder_weight.copy_(normalize(self.decoder_weight, dim=-1))
+
+
+def _picked(rows: Tensor, index: Tensor) -> Float[Tensor, "..."]:
+    """rows[index], instance by instance."""
+    n = rows.shape[-2]
+    first = torch.arange(0, rows[..., 0].numel(), n, device=rows.device).view(rows.shape[:-2])
+    index = index + first.reshape(first.shape + (1,) * (index.ndim - first.ndim))
+    return embedding(index, rows.flatten(0, -2))
