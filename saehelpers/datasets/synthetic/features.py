@@ -19,6 +19,7 @@ from saehelpers.datasets.synthetic.firing import (
     IndependentFiring,
     LowRankFiring,
     firing_of,
+    positions,
 )
 from saehelpers.datasets.synthetic.hierarchy import Hierarchy
 from saehelpers.runs.checking import checked
@@ -141,16 +142,16 @@ class SyntheticFeatures:
     ) -> SparseCoefficients:
         """How strongly features fire in each of n samples, of those that do."""
         firing = self._firing.begin(n_samples, generator)
-        top, positions = self._top, firing.on_top(n_samples, generator)
-        samples = positions.div(len(top), rounding_mode="floor") if len(top) else positions
-        features = top[positions - samples * len(top)]
+        top, cells = self._top, firing.on_top(n_samples, generator)
+        samples = cells.div(len(top), rounding_mode="floor") if len(top) else cells
+        features = top[cells - samples * len(top)]
         magnitudes = self._magnitudes(features, generator)
         if self.hierarchy is not None:
             top = samples, features, magnitudes
             parts = self._with_those_below(firing, n_samples, top, generator)
             samples, features, magnitudes = parts
         if self._may_be_zero:
-            fires = magnitudes > 0
+            fires = positions(magnitudes > 0)
             samples, features, magnitudes = samples[fires], features[fires], magnitudes[fires]
         found = SparseCoefficients(samples, features, magnitudes, n_samples, self.n_features)
         if not self.modifiers:
@@ -233,11 +234,11 @@ class SyntheticFeatures:
 
         def draw(samples: Tensor, features: Tensor) -> Tensor:
             found = torch.zeros(len(samples))
-            fires = firing.at(samples, features, generator).nonzero()[:, 0]
+            fires = positions(firing.at(samples, features, generator))
             found[fires] = self._magnitudes(features[fires], generator)
             return found
 
-        fires = top[2] > 0
+        fires = positions(top[2] > 0)
         top = tuple(part[fires] for part in top)
         parts = self.hierarchy.descend(n_samples, top, draw, self.magnitude_mean, generator)
         order = (parts[0] * self.n_features + parts[1]).argsort()

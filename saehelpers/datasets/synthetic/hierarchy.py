@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saehelpers.datasets.synthetic.firing import positions
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import Positive
 
@@ -158,7 +159,7 @@ class Hierarchy:
         samples, features, magnitudes = top
         forest = self._forest
         nodes = forest.node_of[features]
-        inside = nodes >= 0
+        inside = positions(nodes >= 0)
         active = _Pairs(
             samples[inside], nodes[inside], nodes[inside], magnitudes[inside],
             magnitudes[inside] / means[features[inside]],
@@ -180,7 +181,7 @@ class Hierarchy:
         """The features that fire below nodes that do: children, and those of groups among them."""
         feature = self._forest.feature
         layers = [self._candidates(active, draw)]
-        while len(groups := (feature[layers[-1].nodes] < 0).nonzero()[:, 0]):
+        while len(groups := positions(feature[layers[-1].nodes] < 0)):
             below = self._candidates(layers[-1].at(groups), draw)
             layers.append(below._replace(above=groups[below.above]))
         would = [layer.magnitudes > 0 for layer in layers]
@@ -190,7 +191,7 @@ class Hierarchy:
         for layer, own in zip(layers, would, strict=True):
             own &= self._chosen(own, layer.above, above, generator)
             own &= fires[layer.above]
-            found.append(layer.at(own & (feature[layer.nodes] >= 0)))
+            found.append(layer.at(positions(own & (feature[layer.nodes] >= 0))))
             above, fires = layer.nodes, own
         joined = _Pairs(*map(torch.cat, zip(*found, strict=True)))
         return joined._replace(scale=joined.magnitudes / means[feature[joined.nodes]])
@@ -204,9 +205,9 @@ class Hierarchy:
         nodes = shift[parent] + torch.arange(len(parent))
         features, samples = forest.feature[nodes], above.samples[parent]
         magnitudes = torch.zeros(len(nodes))
-        real = (features >= 0).nonzero()[:, 0]
+        real = positions(features >= 0)
         magnitudes[real] = draw(samples[real], features[real])
-        kept = ((magnitudes > 0) | (features < 0)).nonzero()[:, 0]
+        kept = positions((magnitudes > 0) | (features < 0))
         parent, magnitudes = parent[kept], magnitudes[kept]
         scale = above.scale[parent]
         scaled = torch.where(forest.scales[above.nodes[parent]], scale * magnitudes, magnitudes)
@@ -216,7 +217,7 @@ class Hierarchy:
         self, would: Tensor, above: Tensor, parents: Tensor, generator: torch.Generator
     ) -> Bool[Tensor, " pairs"]:
         """Of exclusive siblings that would fire, one; of others, all."""
-        own = (would & self._forest.exclusive[parents[above]]).nonzero()[:, 0]
+        own = positions(would & self._forest.exclusive[parents[above]])
         # in double precision, so that no two are the largest
         priorities = torch.rand(len(own), generator=generator, dtype=torch.float64)
         largest = torch.zeros(len(parents), dtype=torch.float64)
