@@ -123,4 +123,4 @@ lint: $(STAMP)
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 clean:
-	rm -rf executed site .small .pytest_cache .ruff_cache data/activations
+	rm -rf executed site .small .pytest_cache .ruff_cache data/activations data/world
