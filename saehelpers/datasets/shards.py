@@ -87,6 +87,19 @@ def map_shards(path: Path | str) -> list[Real[Tensor, "n order d"]]:
     return [shard if shard.ndim == 3 else shard[:, None] for shard in shards]
 
 
+@checked
+def read_shards(folder: Path | str) -> Real[Tensor, "n order d"]:
+    """All samples of a folder in their order, in memory.
+
+    Raises:
+        FileNotFoundError, ValueError: see `map_shards`; or a block is not as it was written.
+    """
+    stream = ShardStream(folder, 1)
+    for number, shard in enumerate(stream._shards):
+        stream._check(number, 0, len(shard))
+    return torch.cat(stream._shards)
+
+
 def _shard_paths(path: Path) -> list[Path]:
     # without hidden files, which some systems leave beside each
     return sorted(path.glob("[!.]*.safetensors")) if path.is_dir() else [path]

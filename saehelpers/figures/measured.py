@@ -135,13 +135,14 @@ class Measured:
         return paired_difference(*[own.assign(base_seed=own["seed"]) for own in values])
 
     def of_world(self, **where: Any) -> list[dict[str, Any]]:
-        """SAEs of a synthetic world: a record for each kind, number of samples, TopK and weight of
-        sparsity ("task"), with the mean over seeds of every metric, in the order of L0."""
-        rows = self.rows(experiment="world", data_source="world", **where).fillna({"task": ""})
-        keys = ["n_train", "method", "topk", "task"]
-        means = rows.groupby([*keys, "metric"])["value"].mean().unstack("metric")
-        means["seeds"] = rows.groupby(keys)["seed"].nunique()
-        return means.reset_index().sort_values(["n_train", "method", "l0"]).to_dict("records")
+        """SAEs of a synthetic world: a record for each kind, TopK and weight of sparsity ("task"),
+        with the mean over seeds of every metric; by kind, in the order of L0."""
+        rows = self.rows(experiment="world", data_source="world", **where)
+        keys = ["method", "topk", "task"]
+        groups = rows.groupby([*keys, "metric"], dropna=False)["value"]
+        means = groups.mean().unstack("metric")
+        means["seeds"] = rows.groupby(keys, dropna=False)["seed"].nunique()
+        return means.reset_index().sort_values(["method", "l0"]).to_dict("records")
 
     def go_fvu(self, method: str, layer: int, **size: int) -> Estimate:
         """FVU in the frame that a method explains, of what enters a block of the Go network.

@@ -11,7 +11,7 @@ from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import EMPTY
 from saehelpers.saes.base import SAE, SAEConfig
 
-SAMPLES = 64  # that are pursued at a time
+FITS = 2**18  # of samples with latents, that are worked on at a time: they stay in a CPU's cache
 
 
 class MatchingPursuitSAE(SAE):
@@ -21,8 +21,8 @@ class MatchingPursuitSAE(SAE):
         topk times:  i = argmax_i <D_i, r>,  v = max(0, <D_i, r>),  latents_i += v,  r -= v D_i
 
     A sample is done when a latent was chosen again. Rows of the dictionary have norm 1, and
-    `constrain` brings them back to it. Which latents are chosen has no gradient; their values and
-    what is left have one.
+    `constrain` brings them back to it. Which latents are chosen has no gradient, their values have
+    one; under autocast they are chosen by products in bfloat16, and valued in float32.
     """
 
     @checked
@@ -35,44 +35,41 @@ class MatchingPursuitSAE(SAE):
         self, x: Annotated[Real[Tensor, "*inst batch d"], EMPTY]
     ) -> Float[Tensor, "*inst batch n_latents"]:
         """Latents of activations (batch, d), which are in their original units."""
-        rest = self.last_input(x)
+        x = self.last_input(x)
         if not self.config.pre_encoder_bias:
-            rest = rest - self.canonical_bias.unsqueeze(-2)
-        chosen, is_open = self._pursue(rest)
-        # the values once more, with a gradient: from the rows that were chosen, in full precision
+            x = x - self.canonical_bias.unsqueeze(-2)
+        chosen, is_open = self._pursue(x)
         with torch.autocast(x.device.type, enabled=False):
             rows = _picked(self.dictionary, chosen)  # (*inst, batch, topk, d)
-            fits, between = (rows @ rest.unsqueeze(-1)).squeeze(-1), rows @ rows.mT
+            fits, between = (rows @ x.unsqueeze(-1)).squeeze(-1), rows @ rows.mT
             values = fits[..., :0]
             for step in range(self.config.topk):
                 explained = (values * between[..., step, :step]).sum(-1)
                 value = (fits[..., step] - explained).relu() * is_open[..., step]
                 values = torch.cat([values, value.unsqueeze(-1)], dim=-1)
-        latents = rest.new_zeros(*rest.shape[:-1], self.config.n_latents)
+        latents = x.new_zeros(*x.shape[:-1], self.config.n_latents)
         return latents.scatter_add(-1, chosen, values)
 
     @torch.no_grad()
-    def _pursue(self, rest: Tensor) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
+    def _pursue(self, x: Tensor) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
         """Which latent each step chooses, and whether the sample was not done by then.
 
-        Both are (*inst, batch, topk). Samples are taken so few at a time that their fits stay in
-        the cache.
+        Both are (*inst, batch, topk).
         """
         rows = self.dictionary
-        between, fits = ((y @ rows.mT).to(rest.dtype) for y in (rows, rest))
-        parts = []
-        for own in fits.split(SAMPLES, dim=-2):
-            chosen = torch.empty(*own.shape[:-1], 0, dtype=torch.long, device=own.device)
-            is_open = chosen.bool()
-            still = is_open.new_ones(*own.shape[:-1], 1)
-            for _ in range(self.config.topk):
-                value, best = own.max(-1, keepdim=True)
-                is_open = torch.cat([is_open, still], dim=-1)
-                still = still & ~((chosen == best).any(-1, keepdim=True) & (value > 0))
-                chosen = torch.cat([chosen, best], dim=-1)
-                own = own.addcmul(value.relu(), _picked(between, best.squeeze(-1)), value=-1)
-            parts.append((chosen, is_open))
-        return tuple(torch.cat(both, dim=-2) for both in zip(*parts, strict=True))
+        between, fits = ((y @ rows.mT).to(x.dtype) for y in (rows, x))
+        chosen = torch.zeros(*x.shape[:-1], self.config.topk, dtype=torch.long, device=x.device)
+        is_open = torch.ones_like(chosen, dtype=torch.bool)
+        n_samples = max(1, FITS // rows[..., 0].numel()) if x.device.type == "cpu" else x.shape[-2]
+        parts = (tensor.split(n_samples, dim=-2) for tensor in (fits, chosen, is_open))
+        for left, own, still in zip(*parts, strict=True):
+            for step in range(self.config.topk):
+                value, best = left.max(-1, keepdim=True)
+                again = (own[..., :step] == best).any(-1, keepdim=True) & (value > 0)
+                still[..., step + 1 :] &= ~again
+                own[..., step : step + 1] = best
+                left.addcmul_(value.relu(), _picked(between, best.squeeze(-1)), value=-1)
+        return chosen, is_open
 
     @torch.no_grad()
     def constrain(self) -> None:

@@ -46,8 +46,9 @@ class SAERun:
         lambda_multi_topk: see `loss.Loss`; of SAEs with TopK alone.
         auxk: dead latents that learn from the residual of a sample (AuxK), none by default; a
             latent is dead after `dead_after` samples without it; `lambda_auxk` weighs the term.
-        autocast: compute products in bfloat16, and TopK among what they give; the weights, the
-            values of the latents of a large TopK SAE, the loss and Adam stay in float32.
+        autocast: compute products in bfloat16, and choose latents among what they give; the
+            weights, the values of the latents of a large TopK SAE or of matching pursuit, the loss
+            and Adam stay in float32.
         compiled: compute the loss by `torch.compile`, which needs a C++ compiler on a CPU. It
             gains a tenth for attention heads with ReLU there, and nothing for the others.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from saehelpers import runs
-from saehelpers.datasets.shards import map_shards
+from saehelpers.datasets.shards import read_shards, write_shards
 from saehelpers.datasets.synthetic.firing import (
     CorrelatedFiring,
     Correlation,
@@ -266,8 +266,9 @@ class Stream:
     turn and coefficients stay. Every epoch's draws come from (seed, epoch), so that no data
     set is held and training can be resumed.
 
-    kept: a folder for the epochs that were drawn, 4 n |G| d bytes each: SAEs of other kinds that
-    are trained on the same stream read them there. Nothing removes them.
+    kept: a folder for the epochs that were drawn, 4 n |G| d bytes each: what else is trained on the
+    same stream reads them there. One that is not as it was written is drawn again. The package
+    never removes them.
     """
 
     features: SyntheticFeatures
@@ -284,12 +285,13 @@ class Stream:
     def __call__(self, epoch: int) -> Float[Tensor, "n order d"]:
         if self.kept is None:
             return self._drawn(epoch).to(self.device)
-        path = Path(self.kept) / f"{self._identity}-{epoch:05d}.safetensors"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with runs.files.temporary_path(path) as temporary:
-                runs.files.save_tensors(temporary, {"activations": self._drawn(epoch)})
-        return map_shards(path)[0].to(self.device)
+        folder = Path(self.kept) / f"{self._identity}-{epoch:05d}"
+        try:
+            return read_shards(folder).to(self.device)
+        except (FileNotFoundError, ValueError):
+            samples = self._drawn(epoch)
+            write_shards(folder, samples, overwrite=True)
+            return samples.to(self.device)
 
     @cached_property
     def _identity(self) -> str:

