@@ -252,9 +252,8 @@ def _bin_edges(x: np.ndarray, n_bins: int) -> np.ndarray:
     for column in np.flatnonzero((edges[1:] == edges[:-1]).any(0)):
         values, counts = np.unique(ordered[:, column], return_counts=True)
         share = counts if len(values) > n_bins else np.ones(len(values))
-        for _ in range(
-            16 if len(values) > n_bins else 0
-        ):  # until hardly any value has more than a bin
+        rounds = 16 if len(values) > n_bins else 0  # until hardly any value has more than a bin
+        for _ in range(rounds):
             share = np.minimum(share, share.sum() / n_bins)
         before = np.cumsum(share) - share
         bins = np.floor(before / share.sum() * n_bins + 1e-6)

@@ -75,9 +75,8 @@ def fill(template: str, measured: Measured) -> str:
     offered = (
         "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "f1_range", "ratio", "above",
         "published", "by_seed", "of_world", "go_fvu", "go_f1", "go_counts", "go_difference",
-        "go_spliced",
-        "trust", "trust_kept", "trust_brier", "trust_lost", "trust_kinds", "trust_found_again",
-        "trust_tasks", "trust_task_counts",
+        "go_spliced", "trust", "trust_kept", "trust_brier", "trust_lost", "trust_kinds",
+        "trust_found_again", "trust_tasks", "trust_task_counts",
     )  # fmt: skip
     names = {name: getattr(measured, name) for name in offered}
     names |= {"wilson": wilson, "task_networks": TASK_NETWORKS}
