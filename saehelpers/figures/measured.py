@@ -135,13 +135,13 @@ class Measured:
         return paired_difference(*[own.assign(base_seed=own["seed"]) for own in values])
 
     def of_world(self, **where: Any) -> list[dict[str, Any]]:
-        """SAEs of a synthetic world: a record for each kind, TopK and weight of sparsity ("task"),
+        """SAEs of a synthetic world: a record for each kind and number of active latents asked for,
         with the mean over seeds of every metric; by kind, in the order of L0."""
         rows = self.rows(experiment="world", data_source="world", **where)
-        keys = ["method", "topk", "task"]
-        groups = rows.groupby([*keys, "metric"], dropna=False)["value"]
+        keys = ["method", "topk"]
+        groups = rows.groupby([*keys, "metric"])["value"]
         means = groups.mean().unstack("metric")
-        means["seeds"] = rows.groupby(keys, dropna=False)["seed"].nunique()
+        means["seeds"] = rows.groupby(keys)["seed"].nunique()
         return means.reset_index().sort_values(["method", "l0"]).to_dict("records")
 
     def go_fvu(self, method: str, layer: int, **size: int) -> Estimate:

@@ -20,7 +20,7 @@ ACTIVATIONS = Registry(
         "block_topk": lambda config: BlockTopK(config.topk, config.group_order),
         "abs_topk": lambda config: AbsTopK(config.topk),
         "relu": lambda config: nn.ReLU(inplace=True),
-        "jumprelu": lambda config: JumpReLU(config.n_latents),
+        "jumprelu": lambda config: JumpReLU(config.n_latents, config.initial_threshold),
         "gated": lambda config: Gated(config.n_latents),
     },
     field="activation",

@@ -72,6 +72,7 @@ class SAEConfig:
         topk_per_head: `topk` counts the active latents of each head, not of all together.
         initial_norm: of the rows of a free dictionary, and of a linear encoder's columns,
             which are the same at first.
+        initial_threshold: of "jumprelu" (see `saehelpers.saes.sparse.JumpReLU`).
     """
 
     d: Positive
@@ -91,6 +92,7 @@ class SAEConfig:
     n_heads: Positive = runs.added_later(1)
     topk_per_head: bool = runs.added_later(False)
     initial_norm: Rate = runs.added_later(1.0)
+    initial_threshold: Rate = runs.added_later(0.05)
 
     def __post_init__(self):
         from saehelpers.saes.making import DICTIONARIES  # which needs this module
@@ -129,6 +131,10 @@ class SAEConfig:
             )
         if self.initial_norm != 1 and (self.unit_decoder or self.dictionary in BOUND):
             raise ValueError("initial_norm is of rows that are free to have another norm than 1")
+        if self.initial_threshold != 0.05 and self.activation != "jumprelu":
+            raise ValueError(
+                f"initial_threshold is of the activation 'jumprelu', got {self.activation!r}"
+            )
         if self.prefixes and self.dictionary == "block_diagonal":
             raise ValueError("a block-diagonal dictionary has no prefixes")
         rising = [0, *self.prefixes]

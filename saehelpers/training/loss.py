@@ -60,10 +60,17 @@ class Loss:
 
 
 @checked
-def total_loss(sae: SAE, batch: OrbitBatch, loss: Loss, revival: nn.Module | None = None) -> Terms:
+def total_loss(
+    sae: SAE,
+    batch: OrbitBatch,
+    loss: Loss,
+    revival: nn.Module | None = None,
+    steering: nn.Module | None = None,
+) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
-    A `saehelpers.training.revival.Revival` adds lambda_auxk auxk.
+    A `saehelpers.training.revival.Revival` adds lambda_auxk auxk. A
+    `saehelpers.training.sparsity.Steering` moves lambda_sparsity, which is among the terms then.
     """
     if loss.compiled:  # a number that rises step by step would be compiled anew each time
         loss = replace(loss, lambda_sparsity=torch.as_tensor(loss.lambda_sparsity))
@@ -72,7 +79,7 @@ def total_loss(sae: SAE, batch: OrbitBatch, loss: Loss, revival: nn.Module | Non
     objective = OBJECTIVES[loss.objective]
     if loss.compiled:
         objective.gather(batch)  # before: what reads it stays whole
-        return _compiled_loss()(sae, batch, replace(loss, compiled=False), revival)
+        return _compiled_loss()(sae, batch, replace(loss, compiled=False), revival, steering)
     terms, latents = objective(sae, batch)
     weighted = terms["reconstruction"]
     for name in [name for name in terms if name != "reconstruction"]:
@@ -85,7 +92,10 @@ def total_loss(sae: SAE, batch: OrbitBatch, loss: Loss, revival: nn.Module | Non
     if loss.sparsity is not None:
         read, term = getattr(batch, objective.reads[0]), SPARSITY_TERMS[loss.sparsity]
         terms["sparsity"] = term(densified(latents), sae, loss.p, read)
-        weighted = weighted + loss.lambda_sparsity * terms["sparsity"]
+        weight = loss.lambda_sparsity
+        if steering is not None:
+            weight = terms["lambda_sparsity"] = weight * steering(latents)
+        weighted = weighted + weight * terms["sparsity"]
     if loss.lambda_multi_topk:
         with _more_active(sae):
             terms["multi_topk"] = objective(sae, batch)[0]["reconstruction"]

@@ -42,6 +42,8 @@ class SAERun:
             BatchTopK do without. "l0" is for "jumprelu", "gate_l1" for "gated". p: of the term
             "lp".
         sparsity_warmup_steps: over which lambda_sparsity rises from zero.
+        target_l0: active latents that the sparsity term is to leave. lambda_sparsity is that of
+            the first steps then, and is steered (`sparsity.Steering`).
         order_seed: of the order and the elements alone, where it is another.
         lambda_multi_topk: see `loss.Loss`; of SAEs with TopK alone.
         auxk: dead latents that learn from the residual of a sample (AuxK), none by default; a
@@ -70,6 +72,7 @@ class SAERun:
     seed: Seed = 0
     order_seed: Seed | None = runs.added_later(None)
     sparsity_warmup_steps: Count = runs.added_later(0)
+    target_l0: Rate | None = runs.added_later(None)
     lambda_multi_topk: Weight = runs.added_later(0.0)
     auxk: Count = runs.added_later(0)
     lambda_auxk: Weight = runs.added_later(1 / 32)
@@ -105,6 +108,8 @@ class SAERun:
             raise ValueError(f"p is that of the sparsity term 'lp', got p={self.p:g} without it")
         if self.sparsity_warmup_steps and self.sparsity is None:
             raise ValueError("sparsity_warmup_steps are those of a sparsity term: there is none")
+        if self.target_l0 is not None:
+            _check_steered(self)
         if self.lambda_multi_topk and self.sae.activation != "topk":
             raise ValueError(
                 f"lambda_multi_topk needs the activation 'topk', got {self.sae.activation!r}"
@@ -321,11 +326,18 @@ def run_columns(config: SAERun | EndToEndRun) -> dict[str, Any]:
         "run_id": runs.run_id(config),
         "method": config.name,
         "n_latents": config.sae.n_latents,
-        "topk": config.sae.topk if "topk" in config.sae.activation else None,
+        "topk": _active(config),
         "objective": config.objective,
         "epochs": config.epochs,
         "seed": config.seed,
     }
+
+
+def _active(config: SAERun | EndToEndRun) -> int | float | None:
+    """How many latents are to be active: k, or what a sparsity term is steered to."""
+    return (
+        config.sae.topk if "topk" in config.sae.activation else getattr(config, "target_l0", None)
+    )
 
 
 def _check_sparse(sae: SAEConfig, lambda_sparsity: float) -> None:
@@ -335,6 +347,18 @@ def _check_sparse(sae: SAEConfig, lambda_sparsity: float) -> None:
             f"nothing makes an SAE with the activation {sae.activation!r} sparse but a sparsity "
             "term: set it and lambda_sparsity, or choose the activation 'topk'"
         )
+
+
+def _check_steered(run: SAERun) -> None:
+    """Raise a ValueError unless the sparsity term can be steered to `target_l0`."""
+    if run.sparsity is None:
+        raise ValueError("target_l0 is what a sparsity term is steered to: there is none")
+    if run.target_l0 >= run.sae.n_latents:
+        raise ValueError(
+            f"target_l0 must be below n_latents = {run.sae.n_latents}, got {run.target_l0:g}"
+        )
+    if run.sae.dictionary == "block_diagonal":
+        raise ValueError("target_l0 is of one SAE, not of the heads of a block-diagonal one")
 
 
 def _check_reads(sparsity: str, activation: str, read: str) -> None:

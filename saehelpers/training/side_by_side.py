@@ -31,6 +31,7 @@ from saehelpers.training.loss import Loss, total_loss
 from saehelpers.training.methods import SAERun
 from saehelpers.training.objectives import OBJECTIVES, OrbitBatch
 from saehelpers.training.revival import Revival
+from saehelpers.training.sparsity import Steering
 
 if TYPE_CHECKING:
     import pandas
@@ -124,9 +125,11 @@ def train_saes(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.autocast)
     with autocast:
         model.align()
-    revival = None
+    helpers = nn.ModuleDict()  # whose buffers a checkpoint has, too
     if config.auxk:
-        revival = Revival(model, config.auxk, config.dead_after, config.lambda_auxk)
+        helpers["revival"] = Revival(model, config.auxk, config.dead_after, config.lambda_auxk)
+    if config.target_l0:
+        helpers["steering"] = Steering(model, config.target_l0)
 
     held_out = batches if validation is None else _Batches(validation, statistics)
     evaluation_batch = held_out.fixed(EVALUATION_SAMPLES, len(configs))
@@ -161,7 +164,7 @@ def train_saes(
         warmed = min(1.0, number / max(1, config.sparsity_warmup_steps))
         now = replace(loss, lambda_sparsity=warmed * config.lambda_sparsity)
         with autocast:
-            return total_loss(model, batches(index, uniform), now, revival)
+            return total_loss(model, batches(index, uniform), now, **helpers)
 
     def begin_epoch(epoch: int) -> None:
         nonlocal number
@@ -175,7 +178,7 @@ def train_saes(
 
     with fast_products(device.type) if config.sae.is_large else nullcontext():
         history = fit(
-            model if revival is None else nn.ModuleDict({"sae": model, "revival": revival}),
+            nn.ModuleDict({"sae": model, **helpers}) if helpers else model,
             step,
             batches.n_samples,
             [run.draws for run in configs],

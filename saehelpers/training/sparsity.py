@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Rate
+from saehelpers.runs.wanted import Positive, Rate
 from saehelpers.saes import SAE
+from saehelpers.saes.sparse import Latents, firing_counts
 
 Dense = Float[Tensor, "*inst batch n_latents"]
 
@@ -63,3 +64,38 @@ def gate_l1(latents: Dense, sae: SAE, p: Rate, x: Float[Tensor, "*inst batch d"]
 SPARSITY_TERMS: Mapping[str, Callable] = {
     "l1": l1, "lp": lp, "decoder_l1": decoder_l1, "l0": l0, "gate_l1": gate_l1,
 }  # fmt: skip
+
+
+class Steering(nn.Module):
+    """Moves the weight of a sparsity term until `target_l0` latents are active.
+
+        weight = lambda_sparsity exp(s + 0.5 r),    s <- s + 0.003 r,    r = log(L0 / target_l0)
+
+    L0: active latents per sample of the batch; r is kept within -1 .. 1. A controller with an
+    integral and a proportional part: s finds the weight, 0.5 r keeps it from swinging. It needs a
+    thousand steps or two.
+
+    integral: s of each instance, a buffer, so that a checkpoint has it.
+    """
+
+    PROPORTIONAL, INTEGRAL = 0.5, 0.003
+
+    integral: Float[Tensor, "*inst"]
+
+    @checked
+    def __init__(self, sae: SAE, target_l0: Rate | Positive):
+        super().__init__()
+        self.target_l0 = target_l0
+        self.register_buffer("integral", torch.zeros_like(sae.scale))
+
+    @torch.no_grad()
+    def forward(self, latents: Latents) -> Float[Tensor, "*inst"]:
+        """The factor of lambda_sparsity for these latents; then takes note of how many there are.
+
+        Without any latent left, r is -1.
+        """
+        active = firing_counts(latents).sum(-1) / latents.shape[-2]
+        excess = (active / self.target_l0).log().clamp(-1, 1)
+        factor = (self.integral + self.PROPORTIONAL * excess).exp()
+        self.integral.add_(self.INTEGRAL * excess)
+        return factor

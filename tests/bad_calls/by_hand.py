@@ -135,6 +135,7 @@ HAND = [
     ("training.SAERun", {"lambda_sparsity": 0.5}, "sparsity", "a weight of nothing"),
     ("training.SAERun", {"p": 0.5}, "p", "of no term"),
     ("training.SAERun", {"sparsity_warmup_steps": 5}, "sparsity_warmup_steps", "of no term"),
+    ("training.SAERun", {"target_l0": 5}, "target_l0", "of no term"),
     ("training.SAERun", {"order_seed": -1}, "order_seed", "negative"),
     ("training.SAERun", {"epochs": 10.0}, "epochs", "a fraction"),
     ("training.SAERun", {"learning_rate": 0.0}, "learning_rate", "0"),

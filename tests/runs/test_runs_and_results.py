@@ -62,12 +62,16 @@ def test_hash_of_an_sae_run_is_sensitive_to_its_architecture():
     for heads in (1, 2):
         blocks = dataclasses.replace(sae, dictionary="block_diagonal", n_heads=heads)
         hashes.add(runs.config_hash(blocks))
-    fields = [field for field in dataclasses.fields(sae) if field.name != "n_heads"]
+    for threshold in (0.05, 2.0):
+        jump = dataclasses.replace(sae, activation="jumprelu", initial_threshold=threshold)
+        hashes.add(runs.config_hash(jump))
+    alone = ("n_heads", "initial_threshold")  # which not every SAE has
+    fields = [field for field in dataclasses.fields(sae) if field.name not in alone]
     for field in fields:
         value = others.get(field.name) or other_value(getattr(sae, field.name))
         changed = dataclasses.replace(sae, **{field.name: value})
         hashes.add(runs.config_hash(changed))
-    assert len(hashes) == 3 + len(fields)
+    assert len(hashes) == 5 + len(fields)
 
 
 @pytest.mark.parametrize("field", ["lambda_sym", "learning_rate", "lambda_mse"])
@@ -868,10 +872,10 @@ def test_a_later_field_that_was_changed_in_the_folder_is_noticed(tmp_path):
 def test_sae_runs_without_later_settings_keep_their_names():
     config = SAERun("vanilla", "toy", SAEConfig(d=8, n_latents=12))
     fields = dataclasses.asdict(config)
-    for name in ("prefixes", "n_heads", "topk_per_head", "initial_norm"):
+    for name in ("prefixes", "n_heads", "topk_per_head", "initial_norm", "initial_threshold"):
         del fields["sae"][name]
     later = ("order_seed", "sparsity_warmup_steps", "lambda_multi_topk", "auxk", "lambda_auxk",
-             "dead_after", "autocast", "compiled")  # fmt: skip
+             "dead_after", "autocast", "compiled", "target_l0")  # fmt: skip
     for name in later:
         del fields[name]
     text = json.dumps({"version": folders.VERSION, **fields}, sort_keys=True)
