@@ -136,7 +136,8 @@ class Measured:
 
     def of_world(self, **where: Any) -> list[dict[str, Any]]:
         """SAEs of a synthetic world: a record for each kind and number of active latents asked for,
-        with the mean over seeds of every metric; by kind, in the order of L0."""
+        with the mean over seeds of every metric; by kind, in the order of L0. Those that were not
+        asked for a number are left out."""
         rows = self.rows(experiment="world", data_source="world", **where)
         keys = ["method", "topk"]
         groups = rows.groupby([*keys, "metric"])["value"]

@@ -2,8 +2,8 @@
 
 Every process runs the same script, reads the same activations and holds the same model. Each
 batch is divided among them and their gradients are averaged, so that training goes as it would
-in one process; but BatchTopK compares latents within each process's part. The first process
-alone prints and writes files.
+in one process; but BatchTopK compares latents within each process's part, and `target_l0` is
+sought there. The first process alone prints and writes files.
 """
 
 import os

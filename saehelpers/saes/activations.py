@@ -20,7 +20,9 @@ ACTIVATIONS = Registry(
         "block_topk": lambda config: BlockTopK(config.topk, config.group_order),
         "abs_topk": lambda config: AbsTopK(config.topk),
         "relu": lambda config: nn.ReLU(inplace=True),
-        "jumprelu": lambda config: JumpReLU(config.n_latents, config.initial_threshold),
+        "jumprelu": lambda config: JumpReLU(
+            config.n_latents, config.initial_threshold, 2 * config.initial_threshold
+        ),
         "gated": lambda config: Gated(config.n_latents),
     },
     field="activation",

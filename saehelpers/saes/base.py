@@ -72,7 +72,9 @@ class SAEConfig:
         topk_per_head: `topk` counts the active latents of each head, not of all together.
         initial_norm: of the rows of a free dictionary, and of a linear encoder's columns,
             which are the same at first.
-        initial_threshold: of "jumprelu" (see `saehelpers.saes.sparse.JumpReLU`).
+        initial_threshold: of "jumprelu", whose kernel is twice as wide (see
+            `saehelpers.saes.sparse.JumpReLU`). The pre-activations of a linear encoder have at
+            first a standard deviation of about `initial_norm`.
     """
 
     d: Positive
@@ -131,7 +133,8 @@ class SAEConfig:
             )
         if self.initial_norm != 1 and (self.unit_decoder or self.dictionary in BOUND):
             raise ValueError("initial_norm is of rows that are free to have another norm than 1")
-        if self.initial_threshold != 0.05 and self.activation != "jumprelu":
+        has_none = self.activation in ACTIVATIONS.built_in and self.activation != "jumprelu"
+        if has_none and self.initial_threshold != 0.05:
             raise ValueError(
                 f"initial_threshold is of the activation 'jumprelu', got {self.activation!r}"
             )

@@ -72,6 +72,7 @@ from .sizes import (
 )
 from .sparsity import (
     SPARSITY_TERMS as SPARSITY_TERMS,
+    SparsityController as SparsityController,
     decoder_l1 as decoder_l1,
     gate_l1 as gate_l1,
     l0 as l0,

@@ -65,12 +65,13 @@ def total_loss(
     batch: OrbitBatch,
     loss: Loss,
     revival: nn.Module | None = None,
-    steering: nn.Module | None = None,
+    controller: nn.Module | None = None,
 ) -> Terms:
     """The weighted sum, under "loss", and its unweighted terms under their own names.
 
-    A `saehelpers.training.revival.Revival` adds lambda_auxk auxk. A
-    `saehelpers.training.sparsity.Steering` moves lambda_sparsity, which is among the terms then.
+    A `saehelpers.training.revival.Revival` adds lambda_auxk auxk. With a
+    `saehelpers.training.sparsity.SparsityController` the weight of the sparsity term is that of
+    this batch, and stands among the terms as "lambda_sparsity".
     """
     if loss.compiled:  # a number that rises step by step would be compiled anew each time
         loss = replace(loss, lambda_sparsity=torch.as_tensor(loss.lambda_sparsity))
@@ -79,7 +80,7 @@ def total_loss(
     objective = OBJECTIVES[loss.objective]
     if loss.compiled:
         objective.gather(batch)  # before: what reads it stays whole
-        return _compiled_loss()(sae, batch, replace(loss, compiled=False), revival, steering)
+        return _compiled_loss()(sae, batch, replace(loss, compiled=False), revival, controller)
     terms, latents = objective(sae, batch)
     weighted = terms["reconstruction"]
     for name in [name for name in terms if name != "reconstruction"]:
@@ -93,8 +94,8 @@ def total_loss(
         read, term = getattr(batch, objective.reads[0]), SPARSITY_TERMS[loss.sparsity]
         terms["sparsity"] = term(densified(latents), sae, loss.p, read)
         weight = loss.lambda_sparsity
-        if steering is not None:
-            weight = terms["lambda_sparsity"] = weight * steering(latents)
+        if controller is not None:
+            weight = terms["lambda_sparsity"] = weight * controller(latents)
         weighted = weighted + weight * terms["sparsity"]
     if loss.lambda_multi_topk:
         with _more_active(sae):

@@ -42,8 +42,8 @@ class SAERun:
             BatchTopK do without. "l0" is for "jumprelu", "gate_l1" for "gated". p: of the term
             "lp".
         sparsity_warmup_steps: over which lambda_sparsity rises from zero.
-        target_l0: active latents that the sparsity term is to leave. lambda_sparsity is that of
-            the first steps then, and is steered (`sparsity.Steering`).
+        target_l0: active latents that the sparsity term is to leave; lambda_sparsity, then, is
+            where the search for its weight begins (see `sparsity.SparsityController`).
         order_seed: of the order and the elements alone, where it is another.
         lambda_multi_topk: see `loss.Loss`; of SAEs with TopK alone.
         auxk: dead latents that learn from the residual of a sample (AuxK), none by default; a
@@ -109,7 +109,7 @@ class SAERun:
         if self.sparsity_warmup_steps and self.sparsity is None:
             raise ValueError("sparsity_warmup_steps are those of a sparsity term: there is none")
         if self.target_l0 is not None:
-            _check_steered(self)
+            _check_controlled(self)
         if self.lambda_multi_topk and self.sae.activation != "topk":
             raise ValueError(
                 f"lambda_multi_topk needs the activation 'topk', got {self.sae.activation!r}"
@@ -334,7 +334,7 @@ def run_columns(config: SAERun | EndToEndRun) -> dict[str, Any]:
 
 
 def _active(config: SAERun | EndToEndRun) -> int | float | None:
-    """How many latents are to be active: k, or what a sparsity term is steered to."""
+    """How many latents are to be active: k, or the target of a sparsity term."""
     return (
         config.sae.topk if "topk" in config.sae.activation else getattr(config, "target_l0", None)
     )
@@ -349,10 +349,18 @@ def _check_sparse(sae: SAEConfig, lambda_sparsity: float) -> None:
         )
 
 
-def _check_steered(run: SAERun) -> None:
-    """Raise a ValueError unless the sparsity term can be steered to `target_l0`."""
+def _check_controlled(run: SAERun) -> None:
+    """Raise a ValueError unless the weight of a sparsity term can bring L0 to `target_l0`."""
     if run.sparsity is None:
-        raise ValueError("target_l0 is what a sparsity term is steered to: there is none")
+        raise ValueError("target_l0 is of a sparsity term: there is none")
+    if run.sparsity_warmup_steps:
+        raise ValueError("target_l0 moves the weight of the sparsity term: sparsity_warmup_steps "
+                         "must be 0")  # fmt: skip
+    if "topk" in run.sae.activation or run.sae.dictionary == "pca":
+        raise ValueError(
+            "target_l0 is of SAEs that nothing else makes sparse, got the activation "
+            f"{run.sae.activation!r}: set topk instead"
+        )
     if run.target_l0 >= run.sae.n_latents:
         raise ValueError(
             f"target_l0 must be below n_latents = {run.sae.n_latents}, got {run.target_l0:g}"

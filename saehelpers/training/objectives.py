@@ -27,8 +27,9 @@ Terms = dict[str, Tensor]
 Dense = Float[Tensor, "*inst batch n_latents"]
 PARTS = ("canonical", "transformed", "orbit")  # of a batch
 Part = Annotated[str, one_of(PARTS)]
-TAKEN = ("loss", "mse", "sparsity", "multi_topk", "auxk", "epoch", "step", "instance", "fvu",
-         "explained_variance", "l0", "dead_latents")  # fmt: skip  # other columns of a history
+# other columns of a history
+TAKEN = ("loss", "mse", "sparsity", "lambda_sparsity", "multi_topk", "auxk", "epoch", "step",
+         "instance", "fvu", "explained_variance", "l0", "dead_latents")  # fmt: skip
 
 
 @checked

@@ -31,7 +31,7 @@ from saehelpers.training.loss import Loss, total_loss
 from saehelpers.training.methods import SAERun
 from saehelpers.training.objectives import OBJECTIVES, OrbitBatch
 from saehelpers.training.revival import Revival
-from saehelpers.training.sparsity import Steering
+from saehelpers.training.sparsity import SparsityController
 
 if TYPE_CHECKING:
     import pandas
@@ -98,7 +98,8 @@ def train_saes(
 
     Returns:
         The SAEs, which read and return activations in their original units, and their
-        histories: the loss and its terms over an epoch, then, held out, fvu and
+        histories: the loss and its terms over an epoch, with a target_l0 the weight of its
+        sparsity term ("lambda_sparsity"); then, held out, fvu and
         explained_variance of the reconstruction that the objective asks for (in units of
         the training activations' variance), l0 and dead_latents.
     """
@@ -129,7 +130,7 @@ def train_saes(
     if config.auxk:
         helpers["revival"] = Revival(model, config.auxk, config.dead_after, config.lambda_auxk)
     if config.target_l0:
-        helpers["steering"] = Steering(model, config.target_l0)
+        helpers["controller"] = SparsityController(model, float(config.target_l0))
 
     held_out = batches if validation is None else _Batches(validation, statistics)
     evaluation_batch = held_out.fixed(EVALUATION_SAMPLES, len(configs))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saehelpers.runs.checking import checked
-from saehelpers.runs.wanted import Positive, Rate
+from saehelpers.runs.wanted import Rate
 from saehelpers.saes import SAE
 from saehelpers.saes.sparse import Latents, firing_counts
 
@@ -66,14 +66,14 @@ SPARSITY_TERMS: Mapping[str, Callable] = {
 }  # fmt: skip
 
 
-class Steering(nn.Module):
+class SparsityController(nn.Module):
     """Moves the weight of a sparsity term until `target_l0` latents are active.
 
         weight = lambda_sparsity exp(s + 0.5 r),    s <- s + 0.003 r,    r = log(L0 / target_l0)
 
-    L0: active latents per sample of the batch; r is kept within -1 .. 1. A controller with an
-    integral and a proportional part: s finds the weight, 0.5 r keeps it from swinging. It needs a
-    thousand steps or two.
+    L0: active latents per sample of the batch; r is kept within -1 .. 1. The integral part s finds
+    the weight, the proportional part 0.5 r keeps it from swinging. It needs a thousand steps or
+    two.
 
     integral: s of each instance, a buffer, so that a checkpoint has it.
     """
@@ -83,7 +83,7 @@ class Steering(nn.Module):
     integral: Float[Tensor, "*inst"]
 
     @checked
-    def __init__(self, sae: SAE, target_l0: Rate | Positive):
+    def __init__(self, sae: SAE, target_l0: Rate):
         super().__init__()
         self.target_l0 = target_l0
         self.register_buffer("integral", torch.zeros_like(sae.scale))

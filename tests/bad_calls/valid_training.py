@@ -164,6 +164,7 @@ CALLS = {
     "training.squared_distance": lambda: {"latents": t.latents(), "others": t.latents()},
     "training.squared_error": lambda: {"target": t.random(3, t.D), "recons": t.random(3, t.D)},
     "training.Revival": lambda: {"sae": t.sae(), "auxk": 2, "dead_after": 10, "weight": 0.1},
+    "training.SparsityController": lambda: {"sae": t.sae(), "target_l0": 2.0},
     "training.train_sae": lambda: {"config": t.run(), "x": t.orbits(), "validation": t.orbits()},
     "training.train_saes": lambda: {
         "configs": [t.run(), t.run(seed=1)], "activations": [t.orbits()],

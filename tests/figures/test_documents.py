@@ -112,26 +112,22 @@ def test_what_templates_may_ask():
             filled(f"{{{{ {question} }}}}")
 
 
-def test_saes_of_a_world_are_those_with_a_k_and_those_with_a_weight():
+def test_saes_of_a_world_by_kind_and_in_the_order_of_their_l0():
     """One record for each, the mean of its seeds; rows of other worlds are not among them."""
     saes = {
-        ("topk", 25, "", 0): (0.4, 25), ("topk", 25, "", 1): (0.6, 25),
-        ("topk", 15, "", 0): (0.3, 15), ("relu", nan, "weight 6", 0): (0.2, 90),
-        ("relu", nan, "weight 3", 0): (0.1, 300),
+        ("topk", 25, 0): (0.4, 25), ("topk", 25, 1): (0.6, 25), ("topk", 15, 0): (0.3, 15),
+        ("relu", 25, 0): (0.2, 26), ("relu", nan, 0): (0.1, 300),
     }  # fmt: skip
     table = pd.DataFrame([
         {"experiment": "world", "data_source": source, "dataset": dataset, "method": method,
-         "topk": topk, "task": task, "seed": seed, "metric": metric, "value": value}
-        for (method, topk, task, seed), values in saes.items()
+         "topk": topk, "seed": seed, "metric": metric, "value": value}
+        for (method, topk, seed), values in saes.items()
         for metric, value in zip(("mcc", "l0"), values, strict=True)
         for source, dataset in (("world", "large"), ("world", "small"), ("world_orbits", "large"))
     ]).assign(base_seed=0)  # fmt: skip
     found = Measured(table, REFERENCE).of_world(dataset="large")
-    told = [(sae["method"], sae["task"], sae["l0"], sae["mcc"], sae["seeds"]) for sae in found]
-    assert told == [
-        ("relu", "weight 6", 90, 0.2, 1), ("relu", "weight 3", 300, 0.1, 1),
-        ("topk", "", 15, 0.3, 1), ("topk", "", 25, 0.5, 2),
-    ]  # fmt: skip
+    told = [(sae["method"], sae["topk"], sae["l0"], sae["mcc"], sae["seeds"]) for sae in found]
+    assert told == [("relu", 25, 26, 0.2, 1), ("topk", 15, 15, 0.3, 1), ("topk", 25, 25, 0.5, 2)]
 
 
 def test_what_a_run_says_last(tmp_path, shipped):

@@ -122,16 +122,14 @@ class JumpReLU(nn.Module):
 
     Both are in units of the pre-activations of standardised activations, of mean squared norm d.
     The paper has 0.001 for either, where the mean squared norm is 1: here 0.001 sqrt(d), which is
-    0.016 for d = 256. Ours are wider, 0.05 and 0.1, for training that is as much shorter. At
-    first each pre-activation is about normal with variance 1: a threshold of 2 leaves a share of
-    0.02 of the latents active.
+    0.016 for d = 256. Ours are wider, 0.05 and 0.1, for training that is as much shorter.
 
-    threshold: at first, of every latent. bandwidth: twice as much where it is not given.
+    threshold: of every latent, at first.
     """
 
-    def __init__(self, n_latents: int, threshold: float = 0.05, bandwidth: float | None = None):
+    def __init__(self, n_latents: int, threshold: float = 0.05, bandwidth: float = 0.1):
         super().__init__()
-        self.bandwidth = 2 * threshold if bandwidth is None else bandwidth
+        self.bandwidth = bandwidth
         self.log_threshold = nn.Parameter(torch.full((n_latents,), math.log(threshold)))
 
     def forward(self, x: Float[Tensor, "*batch n_latents"]) -> Tensor:

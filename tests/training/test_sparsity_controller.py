@@ -1,4 +1,4 @@
-"""Weights of sparsity terms that are steered to a number of active latents."""
+"""Weights of sparsity terms that are moved until a number of latents is active."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from saehelpers.saes import SAEConfig, make_sae, stack
 from saehelpers.training.methods import SAERun, run_columns
 from saehelpers.training.side_by_side import train_saes
-from saehelpers.training.sparsity import Steering
+from saehelpers.training.sparsity import SparsityController
 
 D, N_LATENTS = 6, 16
 CONFIG = SAEConfig(D, N_LATENTS, "relu", encoder="linear", unit_decoder=True)
@@ -25,12 +25,12 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_the_weight_agrees_with_a_plain_loop():
-    steering = Steering(stack([make_sae(CONFIG, seed) for seed in (0, 1)]), 2.0)
+    controller = SparsityController(stack([make_sae(CONFIG, seed) for seed in (0, 1)]), 2.0)
     integrals = [0.0, 0.0]
     for step in range(5):
         latents = random(2, 10, N_LATENTS, seed=step).relu()
         latents[1, :, 1 + step :] = 0
-        factors = steering(latents)
+        factors = controller(latents)
         for i in range(2):
             active = sum(float(value != 0) for value in latents[i].flatten()) / 10
             excess = max(-1.0, min(1.0, math.log(active / 2.0)))
@@ -39,8 +39,8 @@ def test_the_weight_agrees_with_a_plain_loop():
 
 
 def test_no_latent_left_makes_the_weight_fall():
-    steering = Steering(stack([make_sae(CONFIG)]), 2.0)
-    first, second = (steering(torch.zeros(1, 10, N_LATENTS)).item() for _ in range(2))
+    controller = SparsityController(stack([make_sae(CONFIG)]), 2.0)
+    first, second = (controller(torch.zeros(1, 10, N_LATENTS)).item() for _ in range(2))
     assert_close(first, math.exp(-0.5))
     assert second < first
 
@@ -100,6 +100,10 @@ def test_the_first_threshold_of_jumprelu():
         ({"target_l0": 16}, r"target_l0 must be below n_latents = 16, got 16"),
         ({"sparsity": None, "lambda_sparsity": 0.0,
           "sae": dataclasses.replace(CONFIG, activation="topk")}, r"target_l0.*there is none"),
+        ({"sparsity_warmup_steps": 5}, r"sparsity_warmup_steps must be 0"),
+        ({"sae": dataclasses.replace(CONFIG, activation="topk")}, r"got .*'topk': set topk"),
+        ({"sparsity_warmup_steps": 5}, r"sparsity_warmup_steps must be 0"),
+        ({"sae": dataclasses.replace(CONFIG, activation="topk")}, r"got .*'topk': set topk"),
         ({"sae": dataclasses.replace(CONFIG, dictionary="block_diagonal", n_heads=2)},
          r"target_l0 is of one SAE"),
     ],
