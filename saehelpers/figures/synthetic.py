@@ -26,6 +26,7 @@ with extra("notebooks"):
 
 SCORES = {"mcc": "MCC", "f1": "F1 of the detectors", "hedging": "hedging"}
 LINES = ("-", "--", ":")  # of worlds
+MARKERS = "osD^v"  # of numbers of samples
 OF_BENCHMARK = {  # what is drawn against what
     ("recall_by_latent", "precision_by_latent"): "every latent as a detector",
     ("explained_variance", "mcc"): "reconstruction and recovery",
@@ -163,13 +164,15 @@ def benchmark_scores(
 
     Args:
         scores: a row for each SAE. "n_train": samples that it has seen; a line for each method
-            and number.
+            and number, a marker for each number.
     """
+    markers = dict(zip(sorted(scores["n_train"].unique()), cycle(MARKERS), strict=False))
     fig, axes = panels(len(OF_BENCHMARK), (4.2, 3.4))
     for ax, ((x, y), title) in zip(axes, OF_BENCHMARK.items(), strict=True):
         for (method, n_train), rows in scores.sort_values("l0").groupby(["method", "n_train"]):
             name = f"{label(method)}, {n_train / 1e6:.0f} million samples"
-            ax.plot(rows[x], rows[y], "o-", color=colour(method), markersize=5, label=name)
+            style = {"color": colour(method), "marker": markers[n_train], "markersize": 5}
+            ax.plot(rows[x], rows[y], label=name, **style)
         ax.set(title=title, xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
     legend_below(fig, axes[0], columns=3)
     return fig

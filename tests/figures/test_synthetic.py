@@ -99,6 +99,7 @@ def test_a_line_for_each_method_and_number_of_samples():
     })  # fmt: skip
     axes = figures.benchmark_scores(wide).axes
     assert labels(axes[2]) == ["gated, 1 million samples", "TopK, 2 million samples"]
+    assert [line.get_marker() for line in axes[2].lines] == ["o", "s"]
     assert axes[2].lines[1].get_xdata().tolist() == [15, 25]
     assert axes[2].lines[1].get_ydata().tolist() == [0.4, 0.5]
     assert axes[0].get_xlabel() == "recall by latent"
