@@ -4,12 +4,14 @@ python benchmarks/contenders.py NAME N_LATENTS K
 """
 
 import contextlib
+import functools
 import importlib.util
 import itertools
 import sys
 import time
 import types
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import torch
 from peers import peak_rise, reset_peak
@@ -31,6 +33,10 @@ def wait() -> None:
     """Until the GPU has done what it was told, where there is one."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
+
+
+class MeasuredError(Exception):
+    """Of `Alone`, when all turns are taken: the way out of a training."""
 
 
 class Turns:
@@ -57,14 +63,33 @@ class Turns:
             self.end()
 
 
+class Alone(Turns):
+    """The same where nobody else has to be let in: in this process, one turn after another."""
+
+    def __init__(self, steps: int, turns: int = 4):
+        super().__init__(steps)
+        self.turns, self.found = turns, []
+
+    def begin(self) -> None:
+        if len(self.found) == self.turns:
+            raise MeasuredError(self.found)
+        self.start = time.perf_counter()
+
+    def end(self) -> None:
+        wait()
+        milliseconds = 1e3 * (time.perf_counter() - self.start) / self.steps
+        self.found.append((milliseconds, peak_rise(self.memory, DEVICE)))
+
+
+@functools.cache
 def activations(n_samples: int = EPOCH * BATCH) -> Tensor:
     """Sparse sums of 1,024 directions."""
-    generator = torch.Generator().manual_seed(0)
-    directions = normalize(torch.randn(1024, D, generator=generator), dim=1)
+    there = {"generator": torch.Generator(DEVICE).manual_seed(0), "device": DEVICE}
+    directions = normalize(torch.randn(1024, D, **there), dim=1)
     parts = []
     for part in torch.arange(n_samples).split(2**16):
-        features = torch.rand(len(part), 1024, generator=generator) < 1 / 64
-        parts.append((features.float() @ directions).to(DEVICE))
+        features = torch.rand(len(part), 1024, **there) < 1 / 64
+        parts.append(features.float() @ directions)
     return torch.cat(parts)
 
 
@@ -77,6 +102,8 @@ def batches() -> Iterator[Tensor]:
 
 def bare_package(name: str) -> None:
     """Let modules of a package be imported without what it imports itself: vision models, ..."""
+    if name in sys.modules:
+        return
     package = types.ModuleType(name)
     package.__path__ = list(importlib.util.find_spec(name).submodule_search_locations)
     sys.modules[name] = package
@@ -199,10 +226,14 @@ def ours(n_latents: int, k: int, autocast: bool = False, path: str = "") -> None
     """
     from saehelpers.saes.sparse import choice
 
+    bounds = choice.FASTER_FROM[DEVICE]
     if path:
         least = {"dense": float("inf"), "sparse": 0}[path]
         choice.FASTER_FROM[DEVICE] = choice.Bounds(least, least, least)
-    take_turns_in_training([our_run(n_latents, k, autocast)], activations())
+    try:
+        take_turns_in_training([our_run(n_latents, k, autocast)], activations())
+    finally:
+        choice.FASTER_FROM[DEVICE] = bounds
 
 
 def take_turns_in_training(configs: list, x: Tensor) -> None:
@@ -256,12 +287,16 @@ def shapes_loader() -> None:
         turns.end()
 
 
-def shapes_ours(n_instances: int) -> None:
+def shapes_ours(n_instances: int, launched: bool = False) -> None:
+    """`train_saes`, on a GPU as a CUDA graph, unless its kernels are to be launched one by one."""
     from saehelpers import SAEConfig, SAERun
+    from saehelpers.training import fitting
 
     config = SAEConfig(D, 32, "topk", 8, encoder_hidden=128)
     configs = [SAERun("ours", "random", config, epochs=10**6, seed=s) for s in range(n_instances)]
-    take_turns_in_training(configs, activations(12_800))
+    as_launched = mock.patch.object(fitting, "Replayed", lambda update, state: update)
+    with as_launched if launched else contextlib.nullcontext():
+        take_turns_in_training(configs, activations(12_800))
 
 
 def shapes_dense(graph: bool) -> None:
@@ -293,7 +328,7 @@ def contend(name: str, n_latents: int, k: int) -> None:
     if name in ("shapes, launched", "shapes, graph"):
         shapes_dense("graph" in name)
     elif name.startswith("shapes"):
-        shapes_ours(k) if name == "shapes, ours" else shapes_loader()
+        shapes_ours(k, "launched" in name) if "ours" in name else shapes_loader()
     elif name.startswith("ours"):
         path = next((path for path in ("dense", "sparse") if path in name), "")
         ours(n_latents, k, "bf16" in name, path)
@@ -311,6 +346,17 @@ def contend(name: str, n_latents: int, k: int) -> None:
         }
         step = makers[name](n_latents, k)
         Turns(4).take(step)
+
+
+def alone(name: str, n_latents: int, k: int) -> list[tuple[float, float]]:
+    """(milliseconds a step, MiB) of every turn of one contender, in this process."""
+    global Turns
+    Turns = Alone
+    try:
+        contend(name, n_latents, k)
+    except MeasuredError as done:
+        return done.args[0]
+    raise RuntimeError(f"{name} ended before it was measured")
 
 
 if __name__ == "__main__":

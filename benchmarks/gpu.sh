@@ -3,8 +3,8 @@
 # What is there already is not measured again. Without a GPU, the same on the CPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-OUT=${OUT:-benchmarks/gpu}
-PYTHON=${PYTHON:-.venv/bin/python}
+OUT=$(realpath -m "${OUT:-benchmarks/gpu}")
+PYTHON=${PYTHON:-$PWD/.venv/bin/python}
 mkdir -p "$OUT"
 export PLAIN_PROGRESS=1
 
@@ -22,9 +22,9 @@ part() { # NAME SECONDS COMMAND...: its output is kept where it succeeds
 }
 
 part device 20 "$PYTHON" -c "import torch; print(torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU')"
-part tests 75 "$PYTHON" -m pytest -q tests/saes/test_kernels.py tests/saes/test_sparse.py
+part tests 90 "$PYTHON" -m pytest -q tests/saes/test_kernels.py tests/saes/test_sparse.py tests/training/test_gpu.py -k 'not compile'
 part rate 30 "$PYTHON" benchmarks/training.py rate
 part shapes 50 "$PYTHON" benchmarks/training.py shapes
-part paths 120 "$PYTHON" benchmarks/training.py paths
-part table 120 "$PYTHON" benchmarks/training.py table
-part notebook 60 bash -c "cd notebooks && ../$PYTHON -m papermill --no-progress-bar -k python3 02_shapes_train.ipynb /dev/null -p SAVE_PATH ../$OUT/run -y 'BASE_MODELS: [mlp]' -y 'AE_EPOCHS: {mlp: 5}' -p SMALL True"
+part paths 80 "$PYTHON" benchmarks/training.py paths
+part table 110 "$PYTHON" benchmarks/training.py table
+part notebook 90 bash -c "cd notebooks && $PYTHON -m papermill --no-progress-bar -k python3 02_shapes_train.ipynb /dev/null -p SAVE_PATH $(mktemp -d) -y 'BASE_MODELS: [mlp]' -y 'AE_EPOCHS: {mlp: 5}' -p SMALL True"

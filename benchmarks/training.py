@@ -5,7 +5,8 @@
 The peers run in environments of their own; those that cannot be set up are left out. Every
 contender has a process (`contenders.py`); they take turns of a few steps each, so that what else
 the machine does falls on all alike. A step includes Adam's. All of it is on the GPU where there
-is one, and larger there.
+is one, and larger there; what is no peer's runs in this process there, one after another, as
+starting another takes longer than measuring does.
 """
 
 import itertools
@@ -17,7 +18,18 @@ import time
 from pathlib import Path
 
 import torch
-from contenders import BATCH, DEVICE, FLOOR, LATENTS, THREADS, D, activations, our_run, wait
+from contenders import (
+    BATCH,
+    DEVICE,
+    FLOOR,
+    LATENTS,
+    THREADS,
+    D,
+    activations,
+    alone,
+    our_run,
+    wait,
+)  # fmt: skip
 from peers import python_with
 
 CONTENDERS = Path(__file__).with_name("contenders.py")
@@ -35,6 +47,19 @@ OTHERS = ("dense, fused Adam", "dense, bf16", "ours", "ours, bf16")
 
 def race(contenders: list[tuple[str, int, int]]) -> list[tuple[float, float]]:
     """(milliseconds a step, MiB above what the process held before) of each, medians."""
+    if DEVICE == "cpu":
+        return take_turns(contenders)
+    peers = [contender for contender in contenders if contender[0] in PEERS]
+    found = dict(zip(peers, take_turns(peers), strict=True))
+    return [found.get(each) or median_of(alone(*each)) for each in contenders]
+
+
+def median_of(turns: list[tuple[float, float]]) -> tuple[float, float]:
+    """Of all turns but the first; and the most memory."""
+    return statistics.median(ms for ms, _ in turns[1:]), max(memory for _, memory in turns)
+
+
+def take_turns(contenders: list[tuple[str, int, int]]) -> list[tuple[float, float]]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
     processes = [
         subprocess.Popen(
@@ -56,10 +81,7 @@ def race(contenders: list[tuple[str, int, int]]) -> list[tuple[float, float]]:
     for process in processes:
         process.stdin.close()
         process.wait()
-    return [
-        (statistics.median(ms for ms, _ in taken[1:]), max(memory for _, memory in taken))
-        for taken in found
-    ]
+    return [median_of(taken) for taken in found]
 
 
 def peers() -> list[str]:
@@ -127,11 +149,14 @@ def shapes() -> None:
         print(f"a step in plain PyTorch {launched[0]:.3f} ms, as a CUDA graph {graph[0]:.3f} ms: "
               f"{launched[0] / graph[0]:.1f} times as fast\n")  # fmt: skip
     contenders = [("shapes, DataLoader", 32, 1), *(("shapes, ours", 32, n) for n in (1, 3, 9))]
+    names = ["DataLoader, default Adam", "ours, one", "three side by side", "nine side by side"]
+    if DEVICE == "cuda":
+        contenders += [("shapes, ours launched", 32, n) for n in (1, 9)]
+        names += ["ours, one, launched kernel by kernel", "nine, likewise"]
     times = [ms for ms, _ in race(contenders)]
     print("Shapes SAEs, batches of 128\n\n| | ms a step | thousand samples a second | ratio |")
     print("|---|---|---|---|")
     rates = [128 * n / ms for (_, _, n), ms in zip(contenders, times, strict=True)]
-    names = ["DataLoader, default Adam", "ours, one", "three side by side", "nine side by side"]
     for name, ms, rate in zip(names, times, rates, strict=True):
         print(f"| {name} | {ms:.2f} | {rate:.0f} | {rate / rates[0]:.1f} |")
 

@@ -1,4 +1,8 @@
 import os
 
-# kernels for GPUs run here as Triton's interpreter has them, which Triton decides when imported
-os.environ["TRITON_INTERPRET"] = "1"
+import torch
+
+# kernels for GPUs run as Triton's interpreter has them where there is no GPU, which Triton decides
+# when it is imported
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"

@@ -260,8 +260,11 @@ class SAE(nn.Module):
         config = self.config
         possible = isinstance(self.activation, TopK | BatchTopK)
         possible &= config.dictionary in ("free", "block_diagonal")
+        if not possible:
+            return False
+        of_batches = isinstance(self.activation, BatchTopK)
         device, entries = self.mean.device.type, config.dictionary_entries
-        return possible and is_faster(device, entries, config.n_latents, config.topk)
+        return is_faster(device, entries, config.n_latents, config.topk, of_batches)
 
     @torch.no_grad()
     def align(self) -> None:

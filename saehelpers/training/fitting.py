@@ -17,6 +17,7 @@ from saehelpers.runs.progress import tqdm
 from saehelpers.runs.threads import one_thread
 from saehelpers.runs.wanted import NOT_EMPTY, Count, Positive, Rate, Seed, one_of
 from saehelpers.training.checkpoints import resume, save_checkpoint
+from saehelpers.training.graphs import Replayed
 
 if TYPE_CHECKING:
     import pandas
@@ -67,6 +68,7 @@ def fit(
     description: str = "",
     progress: bool = True,
     log: Callable[[dict], object] | None = None,
+    as_graph: bool = False,
 ) -> "pandas.DataFrame":
     """The training loop: Adam over shuffled samples, with one stream of draws per instance.
 
@@ -88,6 +90,9 @@ def fit(
             once what was trained is saved.
         of: tells what is trained; a checkpoint of anything else is refused.
         log: called with every row of the history when it is made (`wandb.log`, say).
+        as_graph: on a GPU, an update is recorded as a CUDA graph and replayed, several times as
+            fast for a small model. For a step that looks at no values, and reads what changes
+            in its arguments alone.
 
     Returns:
         The history: one row for each epoch and instance.
@@ -100,12 +105,38 @@ def fit(
     parameters = list(model.parameters())
     parts = model if isinstance(model, nn.ModuleList) else [model]
     upright = [_upright(parameter) for parameter in parameters]
-    optimiser = torch.optim.Adam(upright, settings.learning_rate, fused=True)
+    device = parameters[0].device
+    as_graph = as_graph and device.type == "cuda" and not distributed.is_active()
+    rate: Any = settings.learning_rate  # in a graph, a number would never change
+    rate = torch.tensor(rate, device=device) if as_graph else rate
+    optimiser = torch.optim.Adam(upright, rate, fused=True, capturable=as_graph)
     n_steps = math.ceil(n_samples / settings.batch_size)
     turned = [moved is not own for moved, own in zip(upright, parameters, strict=True)]
     first, rows = resume(checkpoint, of, model, optimiser, turned)
     distributed.check_same("samples and first epoch", [n_samples, first])
     step = distributed.data_parallel(model, step)
+
+    def update(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        model.zero_grad()
+        terms = _gradient(step, index, uniform, settings.accumulate)
+        if before_update is not None:
+            before_update()
+        if settings.clip_norm is not None:
+            for part in parts:
+                nn.utils.clip_grad_norm_(part.parameters(), settings.clip_norm)
+        for moved, parameter in zip(upright, parameters, strict=True):
+            if moved is not parameter:
+                moved.grad = parameter.grad.mT
+        optimiser.step()
+        if after_update is not None:
+            after_update()
+        return terms
+
+    def state() -> list[Tensor]:
+        moments = [value for own in optimiser.state.values() for value in own.values()]
+        return [*model.parameters(), *model.buffers(), *moments]
+
+    update = Replayed(update, state) if as_graph else update
     progress = progress and distributed.is_first()
     saved, keeps = time.monotonic(), checkpoint is not None and distributed.is_first()
     epochs = range(first, settings.epochs)
@@ -115,35 +146,24 @@ def fit(
     for epoch in bar:
         if begin_epoch is not None:
             begin_epoch(epoch)
-        order, draws = _draws(seeds, epoch, n_samples, parameters[0].device)
+        order, draws = _draws(seeds, epoch, n_samples, device)
         batches = zip(
             order.split(settings.batch_size, 1), draws.split(settings.batch_size, 1), strict=True
         )
         totals: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
         for number, (index, uniform) in enumerate(batches, start=epoch * n_steps):
-            model.zero_grad()
-            terms = _gradient(step, index, uniform, settings.accumulate)
-            loss = terms["loss"].sum().item()
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss of {description or 'training'} is {loss} at step {number} "
-                    f"(epoch {epoch}); the last checkpoint is kept"
-                )
-            if before_update is not None:
-                before_update()
-            if settings.clip_norm is not None:
-                for part in parts:
-                    nn.utils.clip_grad_norm_(part.parameters(), settings.clip_norm)
-            for group in optimiser.param_groups:
-                group["lr"] = _learning_rate(settings, number, settings.epochs * n_steps)
-            for moved, parameter in zip(upright, parameters, strict=True):
-                if moved is not parameter:
-                    moved.grad = parameter.grad.mT
-            optimiser.step()
-            if after_update is not None:
-                after_update()
+            _set_learning_rate(
+                optimiser, _learning_rate(settings, number, settings.epochs * n_steps)
+            )
+            terms = update(index, uniform)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value
+            losses.append(terms["loss"].sum())
+            if device.type == "cpu":  # elsewhere a look at a value would wait for it
+                _check_finite(losses, number, epoch, description)
+                losses.clear()
+        _check_finite(losses, epoch * n_steps, epoch, description)
         distributed.share_buffers(model)
         row = {name: total / n_steps for name, total in totals.items()}
         row |= evaluate(epoch) if evaluate is not None else {}
@@ -159,6 +179,16 @@ def fit(
     import pandas as pd
 
     return pd.DataFrame(rows)
+
+
+def _check_finite(losses: list[Tensor], first: int, epoch: int, description: str) -> None:
+    """Raise a FloatingPointError that names the first step whose loss is not."""
+    for number, loss in enumerate(torch.stack(losses).tolist() if losses else [], start=first):
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of {description or 'training'} is {loss} at step {number} "
+                f"(epoch {epoch}); the last checkpoint is kept"
+            )
 
 
 def _upright(parameter: nn.Parameter) -> nn.Parameter:
@@ -193,6 +223,14 @@ def _draws(seeds: list[int], epoch: int, n_samples: int, device) -> tuple[Tensor
         orders.append(torch.randperm(n_samples, generator=generator))
         draws.append(torch.rand(n_samples, generator=generator))
     return torch.stack(orders).to(device), torch.stack(draws).to(device)
+
+
+def _set_learning_rate(optimiser: torch.optim.Adam, rate: float) -> None:
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _learning_rate(settings: Settings, step: int, n_steps: int) -> float:

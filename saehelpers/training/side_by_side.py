@@ -24,7 +24,7 @@ from saehelpers.saes import (
     stack,
     unstack,
 )
-from saehelpers.saes.sparse import fast_products, firing_counts
+from saehelpers.saes.sparse import TopK, fast_products, firing_counts
 from saehelpers.symmetry.actions import check_orbits
 from saehelpers.training.fitting import Settings, fit, history_rows
 from saehelpers.training.loss import Loss, total_loss
@@ -126,6 +126,7 @@ def train_saes(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.autocast)
     with autocast:
         model.align()
+        of_any_size = model.is_sparse and not isinstance(model.activation, TopK)
     helpers = nn.ModuleDict()  # whose buffers a checkpoint has, too
     if config.auxk:
         helpers["revival"] = Revival(model, config.auxk, config.dead_after, config.lambda_auxk)
@@ -158,6 +159,8 @@ def train_saes(
     n_steps = math.ceil(batches.n_samples / config.batch_size)
     number = 0  # of the step
     loss = Loss.of(config)
+    # a step depends on its number, or on how many latents there are of a kind
+    is_dynamic = config.auxk or config.sparsity_warmup_steps or of_any_size
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         nonlocal number
@@ -192,6 +195,7 @@ def train_saes(
             of=" ".join(map(config_hash, configs)) if checkpoint is not None else "",
             description=config.name,
             progress=progress,
+            as_graph=not (is_dynamic or config.compiled),
         )
     return _finished(model, statistics, history)
 
@@ -253,6 +257,8 @@ class _Batches:
         self.mean = torch.stack(means).float()  # (statistics, d)
         self.scale = torch.stack([scale.view(-1) for scale in scales]).float()  # (..., 1 or d)
         self.shapes = [tuple(source.shape) for source in activations]
+        self.rows: Tensor | None = None
+        self.replaced: Tensor | None = None  # rows, on a GPU, once there have been others
         self.replace_rows(activations)
         device = self.rows.device
         orders = [source.shape[1] for source in activations]
@@ -270,7 +276,11 @@ class _Batches:
         if shapes != self.shapes:
             raise ValueError(f"activations of shapes {self.shapes} became {shapes}")
         rows = [source.flatten(0, 1) for source in activations]
-        self.rows = rows[0] if len(rows) == 1 else torch.cat(rows)  # one may be larger than memory
+        if rows[0].is_cuda and self.rows is not None:  # a graph reads them where they are
+            self.replaced = torch.cat(rows, out=self.replaced)
+            self.rows = self.replaced
+        else:
+            self.rows = rows[0] if len(rows) == 1 else torch.cat(rows)  # may exceed the memory
 
     def __call__(self, index: Tensor, uniform: Tensor) -> OrbitBatch:
         """The samples `index` (inst, batch), each under the element of its draw in [0, 1)."""

@@ -1,4 +1,4 @@
-"""Kernels for GPUs: run by Triton's interpreter on the CPU, and compiled for several GPUs."""
+"""Kernels for GPUs: run on the one here or by Triton's interpreter, and compiled for several."""
 
 import os
 import subprocess
@@ -19,10 +19,15 @@ from saehelpers.saes.sparse import kernels
 
 GPUS = [("cuda", 80, 32), ("cuda", 90, 32), ("hip", "gfx942", 64)]  # A100, H100 and H200, MI300
 D, N_LATENTS = 6, 16
+HERE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def random(*shape: int, seed: int = 0, **options) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), **options)
+
+
+def run(kernel, *arguments: torch.Tensor) -> torch.Tensor:
+    return kernel(*(argument.to(HERE) for argument in arguments)).cpu()
 
 
 def some_of(n: int, pairs: int, seed: int = 0) -> torch.Tensor:
@@ -37,9 +42,9 @@ def test_sums_are_torchs(d, dtype):
     table, index = random(40, d, dtype=dtype), some_of(40, pairs)
     weights = random(pairs, seed=1, dtype=dtype)
     expected = rows.sum_rows(table, index, starts, weights)
-    assert_close(kernels.sum_rows(table, index, starts, weights), expected)
+    assert_close(run(kernels.sum_rows, table, index, starts, weights), expected)
     transposed = table.T.contiguous().T  # not laid out row by row
-    assert_close(kernels.sum_rows(transposed, index, starts, weights), expected)
+    assert_close(run(kernels.sum_rows, transposed, index, starts, weights), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -49,7 +54,7 @@ def test_products_are_torchs(d, pairs, dtype):
     left_rows, right_rows = random(20, d, dtype=dtype), random(40, d, seed=1, dtype=dtype)
     left, right = some_of(20, pairs), some_of(40, pairs, seed=1)
     expected = (left_rows[left] * right_rows[right]).sum(1)
-    assert_close(kernels.multiply_rows(left_rows, right_rows, left, right), expected)
+    assert_close(run(kernels.multiply_rows, left_rows, right_rows, left, right), expected)
     assert_close(rows.multiply_rows(left_rows, right_rows, left, right), expected)
 
 
@@ -61,24 +66,27 @@ def test_training_gives_the_same_curve_and_weights(activation, options, monkeypa
     activations = [random(16, 1, D)]
     monkeypatch.setitem(choice.FASTER_FROM, "cpu", choice.Bounds(0, 1, 1))
     expected, expected_histories = train_saes(runs, activations, progress=False)
+    monkeypatch.setitem(choice.FASTER_FROM, "cuda", choice.Bounds(0, 1, 1))
     monkeypatch.setattr(rows, "gpu_kernels", lambda device: kernels)
-    found, histories = train_saes(runs, activations, progress=False)
+    found, histories = train_saes(runs, [x.to(HERE) for x in activations], progress=False)
     for history, reference in zip(histories, expected_histories, strict=True):
         found_values, values = torch.tensor(history.values), torch.tensor(reference.values)
-        assert_close(found_values, values, rtol=1e-5, atol=0)
+        assert_close(found_values, values, rtol=1e-4, atol=0)  # 1e-7 more in a latent: 5e-6 here
     for ours, reference in zip(found, expected, strict=True):
-        assert_close(ours.state_dict(), reference.state_dict(), atol=1e-4, rtol=1e-4)
+        assert_close(ours.cpu().state_dict(), reference.state_dict(), atol=1e-4, rtol=1e-4)
 
 
-def test_a_gpu_takes_the_sparse_path_where_it_was_counted_to_be_faster(monkeypatch):
+def test_a_gpu_takes_the_sparse_path_where_it_was_measured_to_be_faster(monkeypatch):
     monkeypatch.setattr(rows, "gpu_kernels", lambda device: kernels)
-    assert choice.is_faster("cuda", 2**23, 2**14, 32)
-    assert not choice.is_faster("cuda", 2**22, 2**14, 32)  # launching is all that takes time
-    assert not choice.is_faster("cuda", 2**23, 2**10, 32)
+    assert choice.is_faster("cuda", 2**20, 2**11, 16)
+    assert not choice.is_faster("cuda", 2**19, 2**11, 16)  # launching is all that takes time
+    assert not choice.is_faster("cuda", 2**20, 2**11, 2**8)
+    assert choice.is_faster("cuda", 2**23, 2**14, 32, of_batches=True)
+    assert not choice.is_faster("cuda", 2**22, 2**14, 32, of_batches=True)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "is_autocast_enabled", lambda device: True)
-        assert choice.is_faster("cuda", 2**23, 2**14, 32)
-        assert not choice.is_faster("cuda", 2**23, 2**12, 32)
+        assert choice.is_faster("cuda", 2**20, 2**11, 16)
+        assert not choice.is_faster("cuda", 2**20, 2**11, 32)
     assert not choice.is_faster("mps", 2**23, 2**14, 32)
     monkeypatch.setattr(rows, "gpu_kernels", lambda device: None)
     assert not choice.is_faster("cuda", 2**23, 2**14, 32)
@@ -86,11 +94,11 @@ def test_a_gpu_takes_the_sparse_path_where_it_was_counted_to_be_faster(monkeypat
 
 
 def test_kernels_are_tried_before_they_are_used(monkeypatch):
-    rows._try(kernels, "cpu")
+    rows._try(kernels, HERE)
     with monkeypatch.context() as patch:
         patch.setattr(kernels, "sum_rows", lambda *arguments: 1.001 * rows.sum_rows(*arguments))
         with pytest.raises(ArithmeticError, match="sum_rows is wrong by"):
-            rows._try(kernels, "cpu")
+            rows._try(kernels, HERE)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
@@ -106,12 +114,6 @@ def without_the_interpreter(*command: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-def test_kernels_work_on_the_gpu_that_is_here():
-    trial = "from saehelpers.saes.sparse import kernels, rows; rows._try(kernels, 'cuda')"
-    without_the_interpreter("-c", trial)
 
 
 def test_kernels_compile_for_several_gpus():

@@ -61,8 +61,16 @@ class ActivePairs:
 
 def _starts(sorted_ids: Tensor, n: int) -> Int[Tensor, " n"]:
     """Where the entries of each of n ids begin; the order within `ids` does not matter."""
-    counts = torch.bincount(sorted_ids, minlength=n)
+    counts = _counts(sorted_ids, torch.ones_like(sorted_ids), n)
     return counts.cumsum(0) - counts
+
+
+def _counts(ids: Tensor, each: Int[Tensor, " ids"], n: int) -> Int[Tensor, " n"]:
+    """The sum of `each` over the entries of each of n ids.
+
+    Not by `bincount`, for which the CPU waits for a GPU's largest id.
+    """
+    return torch.zeros(n, dtype=torch.long, device=ids.device).scatter_add_(0, ids, each)
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,8 @@ class SparseLatents:
         return recons.view(*self.shape[:-1], -1)
 
     def firing_counts(self) -> Int[Tensor, "*inst n_latents"]:
-        active = self.pairs.latents[self.values != 0]
-        counts = torch.bincount(active, minlength=self.pairs.n_latents)
+        active = (self.values != 0).long()
+        counts = _counts(self.pairs.latents, active, self.pairs.n_latents)
         return counts.view(*self.shape[:-2], self.shape[-1])
 
     def between(self, start: int, stop: int) -> "SparseLatents":

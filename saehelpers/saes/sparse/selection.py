@@ -97,8 +97,11 @@ def pre_activations(
         block = buffer[: min(n_samples, batch - start)]
         parts = zip(block.split(n, 1), x, rows, bias, strict=True)
         for own, part, weight, offset in parts:
-            # with the offset within the product, it would be copied to every row beforehand
-            torch.mm(part[start : start + n_samples], weight.T, out=own).add_(offset)
+            some = part[start : start + n_samples]
+            if own.is_cuda:
+                torch.addmm(offset, some, weight.T, out=own)
+            else:  # where the offset would be copied to every row before the product
+                torch.mm(some, weight.T, out=own).add_(offset)
         yield block
 
 
