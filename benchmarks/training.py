@@ -162,28 +162,38 @@ def shapes() -> None:
 
 
 def loss(n_latents: int = max(LATENTS[1:-1]), n_steps: int = 500) -> None:
-    """How far from the dense path ours is: the mean loss of 500 steps, the error after them."""
+    """How far from the dense path ours is: the mean loss of 500 steps, the error after them.
+
+    Recall: of the latents that float32 chooses after training, how many the path's precision does.
+    """
     from saehelpers import train_saes
-    from saehelpers.saes.sparse import choice
+    from saehelpers.saes.sparse import choice, densified
 
     torch.set_num_threads(THREADS)
     bounds, found = choice.FASTER_FROM[DEVICE], {}
     x = activations(n_steps * BATCH)[:, None]
-    print("| latents, k | path | mean loss | relative difference | error after | the same |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| latents, k | path | mean loss | relative difference | error after | the same | recall |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for k, name in itertools.product(TOPKS, ("dense", "ours", "ours, bf16")):
         dense = bounds._replace(entries=float("inf"))
         choice.FASTER_FROM[DEVICE] = dense if name == "dense" else bounds
         run = our_run(n_latents, k, "bf16" in name, epochs=1)
         (sae,), (history,) = train_saes([run], [x], progress=False)
+        held = x[:8192, 0]
         with torch.no_grad():
-            error = (x[:8192, 0] - sae(x[:8192, 0])).square().sum(-1).mean().item()
+            error = (held - sae(held)).square().sum(-1).mean().item()
+            exact = densified(sae.latents(held)) > 0
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=run.autocast):
+                chosen = densified(sae.latents(held)) > 0
+        recall = ((exact & chosen).sum() / exact.sum()).item()
         found[name] = history.loss.iloc[-1], error
         apart = [
             abs(own / other - 1) for own, other in zip(found[name], found["dense"], strict=True)
         ]
         print(f"| {n_latents:,}, {k} | {name} | {found[name][0]:.2f} | {apart[0]:.1e} "
-              f"| {error:.4f} | {apart[1]:.1e} |")  # fmt: skip
+              f"| {error:.4f} | {apart[1]:.1e} | {recall:.4f} |")  # fmt: skip
 
 
 def rate() -> None:

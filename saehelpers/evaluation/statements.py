@@ -69,29 +69,44 @@ def interval(values: Values, level: Open = 0.95) -> Estimate:
         ValueError: some base models and seeds have resamples that others lack.
     """
     rows = values.dropna(subset="value")
-    rows = rows if RESAMPLE in rows else rows.assign(**{RESAMPLE: 0})
-    wide = rows.groupby([BASE, SEED, RESAMPLE])["value"].mean().unstack()
-    if wide.empty:
+    if rows.empty:
         return Estimate(*[float("nan")] * 3, 0, 0, "nothing was measured")
-    if wide.isna().any(axis=None):
-        base, seed = wide.index[wide.isna().any(axis=1)][0]
+    bases, base = np.unique(rows[BASE], return_inverse=True)
+    seeds, seed = np.unique(rows[SEED], return_inverse=True)
+    drawn, draw = np.unique(rows.get(RESAMPLE, np.zeros(len(rows))), return_inverse=True)
+    means = _means(rows["value"].to_numpy(), base, seed, draw)
+    measured = ~np.isnan(means)
+    lacking = measured.any(2) & ~measured.all(2)
+    if lacking.any():
+        i, j = np.argwhere(lacking)[0]
         raise ValueError(
-            f"values: base model {base}, seed {seed}, lacks resamples that others have"
+            f"values: base model {bases[i]}, seed {seeds[j]}, lacks resamples that others have"
         )
-    of_base = wide.groupby(level=BASE).mean()
-    mean, n = float(of_base[0].mean()), len(of_base)
-    counts = n, int(wide.groupby(level=BASE).size().min())
+    of_base = np.nanmean(means, axis=1)  # (base models, resamples)
+    itself, others = of_base[:, drawn == 0][:, 0], of_base[:, drawn != 0]
+    mean, n = float(itself.mean()), len(bases)
+    counts = n, int(measured[:, :, 0].sum(1).min())
     if n < 2:
         return Estimate(mean, float("nan"), float("nan"), *counts, "one base model")
     with extra("probes"):
         from scipy import stats
 
     upper = (1 + level) / 2
-    half = stats.t.ppf(upper, n - 1) * of_base[0].std() / np.sqrt(n)
-    resampled = of_base.drop(columns=0).mean()
-    if len(resampled) > 1:
-        half = np.hypot(half, stats.norm.ppf(upper) * resampled.std())
+    half = stats.t.ppf(upper, n - 1) * itself.std(ddof=1) / np.sqrt(n)
+    if others.shape[1] > 1:
+        half = np.hypot(half, stats.norm.ppf(upper) * others.mean(0).std(ddof=1))
     return Estimate(mean, mean - float(half), mean + float(half), *counts)
+
+
+def _means(values: np.ndarray, *axes: np.ndarray) -> np.ndarray:
+    """Means of the values of each cell, whose place along each axis is given; NaN of none.
+
+    By hand: a page asks for thousands of intervals, and pandas takes ten times as long.
+    """
+    shape = [axis.max() + 1 for axis in axes]
+    cell = np.ravel_multi_index(axes, shape)
+    sums, counts = (np.bincount(cell, by, np.prod(shape)) for by in (values, None))
+    return np.divide(sums, counts, where=counts > 0, out=np.full(len(sums), np.nan)).reshape(shape)
 
 
 @checked

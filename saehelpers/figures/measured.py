@@ -42,6 +42,29 @@ UNTOLD = {  # what is meant of the probes of Shapes where a template says nothin
 PROMISES = ("kept", "not decided", "broken", "not made")
 
 
+class _Rows:
+    """A table that is asked often for the rows in which columns have some of few values."""
+
+    def __init__(self, table: pd.DataFrame):
+        self.table, self.found = table, {}
+
+    def where(self, asked: dict[str, Any]) -> pd.DataFrame:
+        there = np.ones(len(self.table), bool)
+        for column, values in asked.items():
+            values = values if isinstance(values, list) else [values]
+            there &= np.logical_or.reduce([self._has(column, value) for value in values])
+        if not there.any():
+            raise ValueError(f"there are no rows of {asked}")
+        return self.table[there]
+
+    def _has(self, column: str, value: Any) -> np.ndarray:
+        if (column, value) not in self.found:
+            own = self.table[column]
+            own = own.isna() | (own == "") if value is None else own.isin([value])
+            self.found[column, value] = own.to_numpy()
+        return self.found[column, value]
+
+
 class Measured:
     """What templates may ask of a results table, by columns and what they must be.
 
@@ -58,14 +81,13 @@ class Measured:
         reference: Path,
     ):
         table = table.dropna(subset="value").fillna({"base_seed": 0, "seed": 0})
-        self.table, self.reference = table, reference
-        self.of_experiment = (
-            dict(list(table.groupby("experiment"))) if "experiment" in table else {}
-        )
+        self.all, self.reference = _Rows(table), reference
+        parts = table.groupby("experiment") if "experiment" in table else ()
+        self.of_experiment = {name: _Rows(part) for name, part in parts}
 
     def published(self, name: str, **where: Any) -> pd.DataFrame:
         """Rows of a table of published figures, data/reference/<name>.csv."""
-        return _chosen(pd.read_csv(self.reference / f"{name}.csv"), where)
+        return _Rows(pd.read_csv(self.reference / f"{name}.csv")).where(where)
 
     def has(self, **where: Any) -> bool:
         """Whether there are rows in which all these columns have these values."""
@@ -80,7 +102,7 @@ class Measured:
         Raises:
             ValueError: there are none; says what was asked for.
         """
-        return _chosen(self.of_experiment.get(where.get("experiment"), self.table), where)
+        return self.of_experiment.get(where.get("experiment"), self.all).where(where)
 
     def mean(self, **where: Any) -> float:
         """Mean over base models of means over seeds."""
@@ -118,16 +140,16 @@ class Measured:
         where = UNTOLD | where
         symmetric = where["method"] in METHODS and METHODS[where["method"]].symmetric
         where = {"element": "inferred" if symmetric else "none"} | where
-        return _chosen(self._probes(where.pop("experiment"), where.pop("data_source")), where)
+        return self._probes(where.pop("experiment"), where.pop("data_source")).where(where)
 
     @functools.cache  # noqa: B019 one of these is made at a time
-    def _probes(self, experiment: str, data_source: str) -> pd.DataFrame:
+    def _probes(self, experiment: str, data_source: str) -> _Rows:
         rows = self.rows(experiment=experiment, data_source=data_source)
         rows = analysis.of_width(rows, N_LATENTS)
         if experiment == "shapes_probes":  # tries of notebook 11 say by their names how long
             rows = results.trained_for(rows)
         f1 = analysis.resampled_f1(rows)
-        return pd.concat([f1, analysis.over_task_types(f1)], ignore_index=True)
+        return _Rows(pd.concat([f1, analysis.over_task_types(f1)], ignore_index=True))
 
     def by_seed(self, first: dict, second: dict, **where: Any) -> Estimate:
         """How far the first is above the second, where each seed has data of its own."""
@@ -309,18 +331,6 @@ def _by_kind(scores: pd.DataFrame) -> pd.DataFrame:
     """Kinds of worlds in the place of base models."""
     kinds = {kind: i for i, kind in enumerate(sorted(scores["kind"].unique()))}
     return scores.assign(base_seed=scores["kind"].map(kinds))
-
-
-def _chosen(table: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
-    for column, value in where.items():
-        own = table[column]
-        if value is None:
-            table = table[own.isna() | (own == "")]
-        else:
-            table = table[own.isin(value if isinstance(value, list) else [value])]
-    if table.empty:
-        raise ValueError(f"there are no rows of {where}")
-    return table
 
 
 def promise(low: float, high: float) -> str:
