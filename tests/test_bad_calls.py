@@ -16,6 +16,9 @@ from tests.bad_calls.accepted import ACCEPTED, UNCLEAR, known
 from tests.bad_calls.table import CALLS, public_names
 
 
+pytestmark = pytest.mark.xdist_group("bad calls")  # they are made once
+
+
 @pytest.fixture(scope="module")
 def outcomes() -> list[dict[str, str]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
