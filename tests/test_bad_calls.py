@@ -15,7 +15,6 @@ import pytest
 from tests.bad_calls.accepted import ACCEPTED, UNCLEAR, known
 from tests.bad_calls.table import CALLS, public_names
 
-
 pytestmark = pytest.mark.xdist_group("bad calls")  # they are made once
 
 
