@@ -238,6 +238,7 @@ def ours(n_latents: int, k: int, autocast: bool = False, path: str = "") -> None
 
 def take_turns_in_training(configs: list, x: Tensor) -> None:
     from saehelpers import train_saes
+    from saehelpers.runs import several_threads
 
     turns = Turns(-(-len(x) // configs[0].batch_size))
 
@@ -246,7 +247,8 @@ def take_turns_in_training(configs: list, x: Tensor) -> None:
         turns.begin()
 
     turns.begin()
-    train_saes(configs, [x[:, None]], progress=False, after_epoch=next_turn)
+    with several_threads(THREADS):
+        train_saes(configs, [x[:, None]], progress=False, after_epoch=next_turn)
 
 
 def floor(part: str, n_latents: int, k: int) -> Callable[[], object]:

@@ -167,6 +167,7 @@ def loss(n_latents: int = max(LATENTS[1:-1]), n_steps: int = 500) -> None:
     Recall: of the latents that float32 chooses after training, how many the path's precision does.
     """
     from saehelpers import train_saes
+    from saehelpers.runs import several_threads
     from saehelpers.saes.sparse import choice, densified
 
     torch.set_num_threads(THREADS)
@@ -180,7 +181,8 @@ def loss(n_latents: int = max(LATENTS[1:-1]), n_steps: int = 500) -> None:
         dense = bounds._replace(entries=float("inf"))
         choice.FASTER_FROM[DEVICE] = dense if name == "dense" else bounds
         run = our_run(n_latents, k, "bf16" in name, epochs=1)
-        (sae,), (history,) = train_saes([run], [x], progress=False)
+        with several_threads(THREADS):
+            (sae,), (history,) = train_saes([run], [x], progress=False)
         held = x[:8192, 0]
         with torch.no_grad():
             error = (held - sae(held)).square().sum(-1).mean().item()

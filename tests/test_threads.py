@@ -17,7 +17,7 @@ from saehelpers.experiments import (
     load_or_train_encoder,
 )
 from saehelpers.runs.identities import identity
-from saehelpers.runs.threads import one_thread
+from saehelpers.runs.threads import one_thread, several_threads
 from saehelpers.symmetry import LinearAction, report_action
 from saehelpers.training import SAERun, train_sae
 
@@ -80,6 +80,21 @@ def test_saes_and_actions_are_the_same_on_any_number_of_threads(set_threads):
     set_threads(2)
     assert saes_and_actions() == expected
     assert torch.get_num_threads() == 2
+
+
+def test_several_threads_are_allowed_where_that_is_asked_for(set_threads):
+    set_threads(3)
+    seen, x = [], torch.randn(32, 1, 8)
+    run = SAERun("vanilla", "x", SAEConfig(8, 16, topk=4), epochs=1)
+
+    def look(*_) -> None:
+        seen.append(torch.get_num_threads())
+
+    with several_threads(2):
+        train_sae(run, x, progress=False, after_epoch=look)
+        assert torch.get_num_threads() == 3
+    train_sae(run, x, progress=False, after_epoch=look)
+    assert seen == [2, 1]
 
 
 def test_the_number_of_threads_comes_back_after_an_error(set_threads):

@@ -68,13 +68,14 @@ def interval(values: Values, level: Open = 0.95) -> Estimate:
     Raises:
         ValueError: some base models and seeds have resamples that others lack.
     """
-    rows = values.dropna(subset="value")
+    drawn_by = [RESAMPLE] if RESAMPLE in values else []
+    rows = values.dropna(subset=[BASE, SEED, "value", *drawn_by])
     if rows.empty:
         return Estimate(*[float("nan")] * 3, 0, 0, "nothing was measured")
-    bases, base = np.unique(rows[BASE], return_inverse=True)
-    seeds, seed = np.unique(rows[SEED], return_inverse=True)
-    drawn, draw = np.unique(rows.get(RESAMPLE, np.zeros(len(rows))), return_inverse=True)
-    means = _means(rows["value"].to_numpy(), base, seed, draw)
+    base, bases = pd.factorize(rows[BASE], sort=True)
+    seed, seeds = pd.factorize(rows[SEED], sort=True)
+    draw, drawn = pd.factorize(rows.get(RESAMPLE, np.zeros(len(rows))), sort=True)
+    means = _means(rows["value"].to_numpy(float), base, seed, draw)
     measured = ~np.isnan(means)
     lacking = measured.any(2) & ~measured.all(2)
     if lacking.any():

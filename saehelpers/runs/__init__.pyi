@@ -121,3 +121,6 @@ from .sweeps import (
     n_cores as n_cores,
     sweep as sweep,
 )
+from .threads import (
+    several_threads as several_threads,
+)

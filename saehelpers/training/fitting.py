@@ -91,21 +91,22 @@ def fit(
         of: tells what is trained; a checkpoint of anything else is refused.
         log: called with every row of the history when it is made (`wandb.log`, say).
         as_graph: on a GPU, an update is recorded as a CUDA graph and replayed, several times as
-            fast for a small model. For a step that looks at no values, and reads what changes
-            in its arguments alone.
+            fast for a small model. For a step that copies no value to the CPU and reads what
+            changes in its arguments alone; not under torchrun.
 
     Returns:
         The history: one row for each epoch and instance.
 
     Raises:
-        FloatingPointError: the loss became NaN or infinite; names the step. The last
-            checkpoint stays.
+        FloatingPointError: the loss became NaN or infinite; names the step. On a GPU it is looked
+            at after an epoch. The last checkpoint stays.
         ValueError: a checkpoint is damaged, of another training, or not the same for all processes.
     """
     parameters = list(model.parameters())
     parts = model if isinstance(model, nn.ModuleList) else [model]
     upright = [_upright(parameter) for parameter in parameters]
     device = parameters[0].device
+    on_cpu = device.type == "cpu"
     as_graph = as_graph and device.type == "cuda" and not distributed.is_active()
     rate: Any = settings.learning_rate  # in a graph, a number would never change
     rate = torch.tensor(rate, device=device) if as_graph else rate
@@ -119,6 +120,8 @@ def fit(
     def update(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         model.zero_grad()
         terms = _gradient(step, index, uniform, settings.accumulate)
+        if on_cpu:
+            _check_finite([terms["loss"].sum()], number, epoch, description)
         if before_update is not None:
             before_update()
         if settings.clip_norm is not None:
@@ -159,10 +162,8 @@ def fit(
             terms = update(index, uniform)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value
-            losses.append(terms["loss"].sum())
-            if device.type == "cpu":  # elsewhere a look at a value would wait for it
-                _check_finite(losses, number, epoch, description)
-                losses.clear()
+            if not on_cpu:  # to copy a value would wait for it
+                losses.append(terms["loss"].sum())
         _check_finite(losses, epoch * n_steps, epoch, description)
         distributed.share_buffers(model)
         row = {name: total / n_steps for name, total in totals.items()}

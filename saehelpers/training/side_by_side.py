@@ -24,6 +24,8 @@ from saehelpers.saes import (
     stack,
     unstack,
 )
+from saehelpers.saes.activations import ACTIVATIONS
+from saehelpers.saes.making import DICTIONARIES
 from saehelpers.saes.sparse import TopK, fast_products, firing_counts
 from saehelpers.symmetry.actions import check_orbits
 from saehelpers.training.fitting import Settings, fit, history_rows
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 EVALUATION_SAMPLES = 1024
 KMEANS_SAMPLES = 10_000
+FIXED_WHEN_SPARSE = ("reconstruction", "canonical")  # objectives that select no latents
 COVARIANCE_ROWS = 2**16  # that are held in double precision at a time
 
 
@@ -83,6 +86,11 @@ def train_saes(
 ) -> tuple[list[SAE], list["pandas.DataFrame"]]:
     """Train SAEs side by side; their configs may differ in seeds and activations only.
 
+    Computes with one thread, unless `saehelpers.runs.several_threads` allows more. On a GPU, an
+    update is recorded as a CUDA graph and replayed where every step does the same: not with AuxK,
+    `sparsity_warmup_steps`, `compiled`, attention heads, or anything that was added (an objective,
+    say); on the sparse path with TopK and a plain objective alone.
+
     Args:
         configs: one for each SAE.
         activations: orbit activations (n, |G|, d), one tensor for all or one for each; the
@@ -126,7 +134,7 @@ def train_saes(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.autocast)
     with autocast:
         model.align()
-        of_any_size = model.is_sparse and not isinstance(model.activation, TopK)
+        as_graph = _is_of_fixed_shape(config, model)
     helpers = nn.ModuleDict()  # whose buffers a checkpoint has, too
     if config.auxk:
         helpers["revival"] = Revival(model, config.auxk, config.dead_after, config.lambda_auxk)
@@ -159,8 +167,6 @@ def train_saes(
     n_steps = math.ceil(batches.n_samples / config.batch_size)
     number = 0  # of the step
     loss = Loss.of(config)
-    # a step depends on its number, or on how many latents there are of a kind
-    is_dynamic = config.auxk or config.sparsity_warmup_steps or of_any_size
 
     def step(index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         nonlocal number
@@ -178,7 +184,7 @@ def train_saes(
         drawn = [source if isinstance(source, Tensor) else source(epoch) for source in sources]
         for source in drawn:
             check_orbits(source)
-        batches.replace_rows(drawn)
+        batches.replace_rows(drawn, in_place=as_graph and device.type == "cuda")
 
     with fast_products(device.type) if config.sae.is_large else nullcontext():
         history = fit(
@@ -195,7 +201,7 @@ def train_saes(
             of=" ".join(map(config_hash, configs)) if checkpoint is not None else "",
             description=config.name,
             progress=progress,
-            as_graph=not (is_dynamic or config.compiled),
+            as_graph=as_graph,
         )
     return _finished(model, statistics, history)
 
@@ -249,6 +255,25 @@ def _check(
             )
 
 
+def _is_of_fixed_shape(config: SAERun, model: SAE) -> bool:
+    """Whether every step does the same with other numbers, so that it can be recorded.
+
+    Not where it depends on its number, on what is dead, or on how many latents there are of a
+    kind; nor, as nobody can know, with an objective or a part of an SAE that was added.
+    """
+    sae = config.sae
+    added = (
+        config.objective in OBJECTIVES.added
+        or sae.activation in ACTIVATIONS.added
+        or sae.dictionary in DICTIONARIES.added
+    )
+    counted = config.auxk or config.sparsity_warmup_steps or config.compiled
+    chosen = model.is_sparse and not (
+        isinstance(model.activation, TopK) and config.objective in FIXED_WHEN_SPARSE
+    )
+    return not (added or counted or chosen or sae.n_heads > 1)
+
+
 class _Batches:
     """Orbit activations of several instances, as one table of rows, standardised when read."""
 
@@ -257,8 +282,7 @@ class _Batches:
         self.mean = torch.stack(means).float()  # (statistics, d)
         self.scale = torch.stack([scale.view(-1) for scale in scales]).float()  # (..., 1 or d)
         self.shapes = [tuple(source.shape) for source in activations]
-        self.rows: Tensor | None = None
-        self.replaced: Tensor | None = None  # rows, on a GPU, once there have been others
+        self.replaced: Tensor | None = None
         self.replace_rows(activations)
         device = self.rows.device
         orders = [source.shape[1] for source in activations]
@@ -270,13 +294,14 @@ class _Batches:
         self.n_samples = len(activations[0])
         self.order = orders[0] if len(set(orders)) == 1 else None
 
-    def replace_rows(self, activations: list[Tensor]) -> None:
-        """Take new activations, of the same shapes."""
+    def replace_rows(self, activations: list[Tensor], in_place: bool = False) -> None:
+        """Take new activations, of the same shapes; in place, from the second time on, for a graph
+        that reads them where they are."""
         shapes = [tuple(source.shape) for source in activations]
         if shapes != self.shapes:
             raise ValueError(f"activations of shapes {self.shapes} became {shapes}")
         rows = [source.flatten(0, 1) for source in activations]
-        if rows[0].is_cuda and self.rows is not None:  # a graph reads them where they are
+        if in_place:
             self.replaced = torch.cat(rows, out=self.replaced)
             self.rows = self.replaced
         else:

@@ -45,6 +45,7 @@ def _registry() -> runs.Registry:
 
 CALLS = {
     "runs.default_device": None,
+    "runs.several_threads": lambda: {"count": 2},
     "runs.average": lambda: {"terms": {"loss": torch.ones(1)}},
     "runs.check_same": lambda: {"what": "files", "values": [1]},
     "runs.data_parallel": lambda: {"model": t.sae(), "step": _same},

@@ -63,6 +63,21 @@ def test_top_k_is_torchs(n, k):
         assert all(len(row.unique()) == k for row in indices)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 40), (1500, 64), (3, 8)])
+def test_top_k_keeps_the_same_with_several_threads_and_in_transforms(shape):
+    x, threads = torch.randn(shape, generator=torch.Generator().manual_seed(0)), []
+    expected = x.topk(4).values.relu()
+    for count in (1, 3):
+        threads.append(torch.get_num_threads())
+        torch.set_num_threads(count)
+        values, indices = top_k(x, 4)
+        torch.set_num_threads(threads[-1])
+        assert torch.equal(values.sort(descending=True).values.relu(), expected)
+        assert indices.untyped_storage().nbytes() == 8 * indices.numel()  # of the k alone
+    mapped = torch.func.vmap(lambda row: top_k(row, 4)[0])(x)
+    assert torch.equal(mapped.sort(descending=True).values.relu(), expected)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_top_k_of_nothing_but_nan_is_nan(sign):
     values, _ = top_k(torch.tensor(torch.nan).copysign(torch.tensor(sign)).expand(3, 520), 4)

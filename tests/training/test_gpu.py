@@ -92,7 +92,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_step(toy):
         train_saes([run], [toy.activations.cuda()], progress=False)
 
 
-def test_an_update_that_looks_at_a_value_is_launched():
+def test_an_update_that_copies_a_value_is_launched():
     weight, index, uniform = (torch.ones(1, 4, device="cuda") for _ in range(3))
 
     def update(index, uniform):
@@ -101,8 +101,29 @@ def test_an_update_that_looks_at_a_value_is_launched():
         return {"loss": weight.sum(-1)}
 
     replayed = Replayed(update, lambda: [weight])
+    here = torch.cuda.current_stream()
     for _ in range(3):
         replayed(index, uniform)
-    with pytest.warns(UserWarning, match="updates are launched one by one"):
+    with pytest.warns(UserWarning, match="updates are launched kernel by kernel"):
         replayed(index, uniform)
     assert replayed(index, uniform)["loss"].item() == 4 * 2**5
+    assert torch.cuda.current_stream() == here
+    again = Replayed(lambda index, uniform: {"loss": weight.mul_(2).sum(-1)}, lambda: [weight])
+    for n in range(6, 12):
+        assert again(index, uniform)["loss"].item() == 4 * 2**n
+    assert again.graph is not None
+
+
+def test_an_update_that_changes_with_python_is_launched():
+    weight, index, uniform = (torch.ones(1, 4, device="cuda") for _ in range(3))
+    calls = []
+
+    def update(index, uniform):
+        calls.append(None)
+        return {"loss": weight.add_(len(calls)).sum(-1)}
+
+    replayed = Replayed(update, lambda: [weight])
+    with pytest.warns(UserWarning, match="a recorded one differs by"):
+        for _ in range(6):
+            replayed(index, uniform)
+    assert replayed.graph is None

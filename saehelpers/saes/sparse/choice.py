@@ -11,7 +11,7 @@ class Bounds(NamedTuple):
     entries: int
     share: int
     share_under_autocast: int  # which makes dense products cheaper
-    entries_of_batches: int = 0  # with BatchTopK, if more: no CUDA graph replays its steps
+    entries_of_batches: int = 0  # with BatchTopK, whose steps are launched kernel by kernel
 
 
 # as measured on an AMD EPYC and an Intel Xeon, and on an H200, at a width of 768

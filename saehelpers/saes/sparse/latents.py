@@ -66,7 +66,7 @@ def _starts(sorted_ids: Tensor, n: int) -> Int[Tensor, " n"]:
 
 
 def _counts(ids: Tensor, each: Int[Tensor, " ids"], n: int) -> Int[Tensor, " n"]:
-    """The sum of `each` over the entries of each of n ids.
+    """The sum of `each`, 0 or 1 of every entry, for each of n ids.
 
     Not by `bincount`, for which the CPU waits for a GPU's largest id.
     """
