@@ -31,6 +31,7 @@ def pytest_runtest_call(item):
         return (yield)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Of several processes, one runs the notebooks that read what others made, in their order."""
     for item in items:
