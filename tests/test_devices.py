@@ -74,7 +74,7 @@ def without_values(monkeypatch):
     for name, value in (("item", 1.0), ("__bool__", True)):
         monkeypatch.setattr(torch.Tensor, name, lambda self, value=value: value)
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: [1.0] * self.numel())
-    monkeypatch.setattr(torch.optim, "Adam", lambda parts, rate, fused: adam(parts, rate))
+    monkeypatch.setattr(torch.optim, "Adam", lambda parts, rate, **_: adam(parts, rate))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(training, "check_orbits", lambda activations: None)
     monkeypatch.setattr(checking, "check_finite", lambda name, value: None)
