@@ -1,7 +1,5 @@
 """The k largest of many numbers."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +8,7 @@ from torch import Tensor
 GROUP = 8  # numbers of which the largest stands for all
 FEW = 32  # times k: among so few, the k largest are picked at once
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
-WORTH_A_THREAD = 2**16  # numbers
+THREADS = 2  # with more, torch's own way, which uses them, is faster than NumPy's
 
 
 def top_k(x: Float[Tensor, "*batch n"], k: int) -> tuple[Tensor, Tensor]:
@@ -41,21 +39,12 @@ def _largest(x: Int[Tensor, "*batch n"], k: int) -> Int[Tensor, "*batch k"]:
 def _picked(x: Int[Tensor, "*batch n"], k: int) -> Int[Tensor, "*batch k"]:
     """The same, of few numbers: on a CPU by NumPy, which partitions them and sorts nothing."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if traced or x.device.type != "cpu" or not 0 < k <= x.shape[-1]:
+    elsewhere = x.device.type != "cpu" or torch.get_num_threads() > THREADS
+    if traced or elsewhere or not 0 < k <= x.shape[-1]:
         return x.topk(k, dim=-1, sorted=False).indices
     wide = x.int() if x.dtype == torch.int16 else x  # has no fast way of its own
     try:
-        rows = wide.numpy().reshape(-1, x.shape[-1])
+        parted = np.argpartition(wide.numpy(), -k, axis=-1)
     except RuntimeError:  # without memory of its own, as torch.func has tensors
         return x.topk(k, dim=-1, sorted=False).indices
-
-    def places(some: np.ndarray) -> np.ndarray:
-        return np.argpartition(some, -k, axis=-1)[:, -k:].copy()
-
-    threads = torch.get_num_threads()
-    if threads == 1 or rows.size < WORTH_A_THREAD:
-        found = places(rows)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            found = np.concatenate([*pool.map(places, np.array_split(rows, threads))])
-    return torch.from_numpy(found).view(*x.shape[:-1], k)
+    return torch.from_numpy(parted[..., -k:].copy())  # a part would keep the whole
