@@ -25,6 +25,7 @@ D, BATCH, LATENTS = {
 }[DEVICE]
 THREADS = 2
 EPOCH = 16  # batches
+TURNS_ALONE = 4  # of `Alone`, the first of which is not counted
 LEARNING_RATE = 3e-4
 FLOOR = ("product", "top-k", "Adam")
 
@@ -66,7 +67,7 @@ class Turns:
 class Alone(Turns):
     """The same where nobody else has to be let in: in this process, one turn after another."""
 
-    def __init__(self, steps: int, turns: int = 4):
+    def __init__(self, steps: int, turns: int = TURNS_ALONE):
         super().__init__(steps)
         self.turns, self.found = turns, []
 

@@ -24,12 +24,13 @@ from contenders import (
     FLOOR,
     LATENTS,
     THREADS,
+    TURNS_ALONE,
     D,
     activations,
     alone,
     our_run,
     wait,
-)  # fmt: skip
+)
 from peers import python_with
 
 CONTENDERS = Path(__file__).with_name("contenders.py")
@@ -99,7 +100,8 @@ def peers() -> list[str]:
 
 def table() -> None:
     names = (*peers(), *OTHERS)
-    print(f"{DEVICE}: d = {D}, batches of {BATCH}; medians of {TURNS - 1}\n")
+    counted = (TURNS if DEVICE == "cpu" else TURNS_ALONE) - 1
+    print(f"{DEVICE}: d = {D}, batches of {BATCH}; medians of {counted}\n")
     print("| latents, k | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     floors, ratios, memory = [], [], {}
     for n_latents, k in itertools.product(LATENTS, TOPKS):
