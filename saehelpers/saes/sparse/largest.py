@@ -39,8 +39,8 @@ def _largest(x: Int[Tensor, "*batch n"], k: int) -> Int[Tensor, "*batch k"]:
 def _picked(x: Int[Tensor, "*batch n"], k: int) -> Int[Tensor, "*batch k"]:
     """The same, of few numbers: on a CPU by NumPy, which partitions them and sorts nothing."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    elsewhere = x.device.type != "cpu" or torch.get_num_threads() > THREADS
-    if traced or elsewhere or not 0 < k <= x.shape[-1]:
+    elsewhere = x.device.type != "cpu" or not 0 < k <= x.shape[-1]
+    if traced or elsewhere or torch.get_num_threads() > THREADS:  # asked last: breaks a graph
         return x.topk(k, dim=-1, sorted=False).indices
     wide = x.int() if x.dtype == torch.int16 else x  # has no fast way of its own
     try:
