@@ -110,6 +110,34 @@ def _means(values: np.ndarray, *axes: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, where=counts > 0, out=np.full(len(sums), np.nan)).reshape(shape)
 
 
+class Spreads(NamedTuple):
+    """Standard deviations of two levels of chance."""
+
+    of_base_models: float
+    of_seeds: float
+
+
+@checked
+def spreads(values: Values) -> Spreads:
+    r"""How much base models differ, and how much seeds of one do: v_bs = mean + a_b + e_bs.
+
+        s_e^2 = sum_bs (v_bs - v_b)^2 / sum_b (n_b - 1)
+        s_a^2 = max(0, var_b(v_b) - s_e^2 mean_b(1 / n_b))
+
+    v_b is the mean of base model b over its n_b seeds, and var_b its variance over base models:
+    what seeds add to that is taken off (analysis of variance with one random factor).
+
+    Raises:
+        ValueError: there is one base model, or one seed of each.
+    """
+    of_seeds = values.groupby([BASE, SEED])["value"].mean().groupby(BASE)
+    means, n = of_seeds.mean(), of_seeds.size()
+    if len(n) < 2 or n.max() < 2:
+        raise ValueError("values must be of two base models or more, and of two seeds of one")
+    within = float((of_seeds.var(ddof=0) * n).sum() / (n - 1).sum())
+    return Spreads(max(0.0, float(means.var() - within * (1 / n).mean())) ** 0.5, within**0.5)
+
+
 @checked
 def crossed_interval(values: Values, level: Open = 0.95) -> Estimate:
     """The same where all base models (blocks of what was tested on, say) share their seeds.

@@ -73,7 +73,8 @@ def fill(template: str, measured: Measured) -> str:
         "promise": lambda found: promise(found.low, found.high), "order": order,
     }  # fmt: skip
     offered = (
-        "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "f1_range", "ratio", "above",
+        "has", "rows", "mean", "estimate", "each", "f1", "f1_gain", "f1_range", "f1_spreads",
+        "ratio", "above",
         "published", "by_seed", "of_world", "go_fvu", "go_f1", "go_counts", "go_difference",
         "go_spliced", "trust", "trust_kept", "trust_brier", "trust_lost", "trust_kinds",
         "trust_found_again", "trust_tasks", "trust_task_counts",

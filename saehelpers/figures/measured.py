@@ -21,9 +21,11 @@ from saehelpers.evaluation import (
 )
 from saehelpers.evaluation.statements import (
     Estimate,
+    Spreads,
     each_above,
     interval,
     paired_difference,
+    spreads,
 )
 from saehelpers.evaluation.trust import OF_SEEDS, PROMISE, TRUST
 from saehelpers.figures import analysis, go_results
@@ -127,10 +129,22 @@ class Measured:
 
     def f1_range(self, method: str, **where: Any) -> float:
         """By how much base models differ in `f1`, the largest from the smallest."""
-        rows = self._of_shapes(where | {"method": method})
-        rows = rows[rows["resample"] == 0] if "resample" in rows else rows
-        means = rows.groupby(["base_seed", "seed"])["value"].mean().groupby("base_seed").mean()
+        means = self._itself(where | {"method": method}).groupby("base_seed").mean()
         return float(means.max() - means.min())
+
+    def f1_spreads(self, methods: Sequence[str], baseline: str, **where: Any) -> Spreads:
+        """`spreads` of `f1` of a method above a baseline's, variances averaged over methods."""
+        of_baseline, found = self._itself(where | {"method": baseline}), []
+        for method in methods:
+            gains = (self._itself(where | {"method": method}) - of_baseline).dropna()
+            found.append(spreads(gains.reset_index()))
+        return Spreads(*np.sqrt(np.mean(np.square(found), axis=0)))
+
+    def _itself(self, where: dict[str, Any]) -> pd.Series:
+        """`f1` of every base model and seed, of the test images themselves."""
+        rows = self._of_shapes(where)
+        rows = rows[rows["resample"] == 0] if "resample" in rows else rows
+        return rows.groupby(["base_seed", "seed"])["value"].mean()
 
     def f1_gain(self, first: dict, second: dict, **where: Any) -> Estimate:
         """How far `f1` of the first is above that of the second, paired."""

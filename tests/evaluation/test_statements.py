@@ -13,6 +13,7 @@ from saehelpers.evaluation.statements import (
     each_above,
     interval,
     paired_difference,
+    spreads,
     verdict,
 )
 
@@ -41,6 +42,28 @@ def test_interval_is_as_wide_as_base_models_differ():
     assert narrow.mean == wide.mean == 0.5
     assert narrow.high - narrow.low < 1e-9
     assert wide.high - wide.low > 1
+
+
+def test_spreads_are_those_that_were_drawn():
+    generator = np.random.default_rng(3)
+    values = 0.5 * generator.normal(size=(400, 1)) + 0.2 * generator.normal(size=(400, 3))
+    found = spreads(rows(values))
+    assert found.of_base_models == pytest.approx(0.5, rel=0.1)
+    assert found.of_seeds == pytest.approx(0.2, rel=0.1)
+    uneven = rows(values).query("base_seed % 2 == 0 or seed < 2")  # three seeds here, two there
+    assert spreads(uneven).of_base_models == pytest.approx(0.5, rel=0.1)
+
+
+def test_spreads_of_seeds_alone_leave_nothing_to_base_models():
+    found = spreads(rows([[0.0, 1.0], [1.0, 0.0]]))
+    assert found.of_base_models == 0
+    assert found.of_seeds == pytest.approx(math.sqrt(0.5))
+
+
+@pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0], [2.0]]])
+def test_spreads_need_two_of_each(values):
+    with pytest.raises(ValueError, match="two base models or more, and of two seeds of one"):
+        spreads(rows(values))
 
 
 def test_interval_is_that_of_student():
