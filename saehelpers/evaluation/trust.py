@@ -89,11 +89,14 @@ class TrustModel:
         Raises:
             ValueError: the table lacks a number.
         """
-        standardised = (_inputs(table, self.numbers) - self.means) / self.scales
-        standardised = standardised.clip(-FARTHEST, FARTHEST)
-        p = 1 / (1 + np.exp(-(self.bias + standardised @ np.array(self.weights))))
+        p = self.probability(_inputs(table, self.numbers))
         firings = table["firings"].to_numpy()
         return np.where(firings == 0, 0.0, np.where(firings < LEAST_FIRINGS, np.nan, p))
+
+    def probability(self, inputs: Float[np.ndarray, "n numbers"]) -> Float[np.ndarray, " n"]:
+        """p of inputs as the regression takes them: rates as log10, consistency above its null."""
+        standardised = ((inputs - self.means) / self.scales).clip(-FARTHEST, FARTHEST)
+        return 1 / (1 + np.exp(-(self.bias + standardised @ np.array(self.weights))))
 
     @checked
     def verdicts(self, table: pd.DataFrame) -> list[str]:
@@ -170,7 +173,7 @@ def fit_trust(table: Table, numbers: Numbers = NUMBERS) -> TrustModel:
     table, columns = _known(table), ["kind", "seed", "true", "firings", *numbers]
     told = {"table": identity(table[columns]), "latents": len(table),
             "kinds": sorted(table["kind"].unique())}  # fmt: skip
-    return dataclasses.replace(_fit(table, tuple(numbers)), fitted_to=told)
+    return dataclasses.replace(_Fits(table, tuple(numbers)).fit(), fitted_to=told)
 
 
 @checked
@@ -188,9 +191,10 @@ def leave_one_kind_out(table: Table, numbers: Numbers = NUMBERS) -> pd.DataFrame
         raise ValueError(
             f"table must have three kinds of worlds or more, got {table['kind'].nunique()}"
         )
+    fits = _Fits(table, tuple(numbers))
     for kind in table["kind"].unique():
         others, own = table[table["kind"] != kind], table[table["kind"] == kind]
-        model = _fit(others, tuple(numbers))
+        model = fits.fit(kind)
         parts.append(own.assign(probability=model.probabilities(own), verdict=model.verdicts(own),
                                 base_rate=others["true"].mean()))  # fmt: skip
     return pd.concat(parts)
@@ -271,31 +275,47 @@ def _inputs(table: pd.DataFrame, numbers: Sequence[str]) -> Float[np.ndarray, "n
     return pd.DataFrame(columns).fillna(0.0).to_numpy(float)
 
 
-def _fit(table: pd.DataFrame, numbers: tuple[str, ...]) -> TrustModel:
-    kinds = list(table["kind"].unique())
-    if len(kinds) < 2:
-        raise ValueError(f"table must have two kinds of worlds or more, got {kinds}")
-    left_out = pd.Series(np.nan, table.index)
-    for kind in kinds:
-        own = table["kind"] == kind
-        left_out[own] = _regression(table[~own], numbers).probabilities(table[own])
-    true, alone = table["true"].astype(bool), _alone(table)
-    trust, _ = thresholds(left_out[alone].to_numpy(), true[alone].to_numpy())
-    _, do_not = thresholds(left_out.to_numpy(), true.to_numpy())
-    if None not in (trust, do_not):
-        do_not = min(do_not, float(np.nextafter(trust, 0)))
-    return dataclasses.replace(_regression(table, numbers), trust=trust, do_not=do_not)
+class _Fits:
+    """Regressions on a table of which kinds of worlds are left out, each fitted once."""
+
+    def __init__(self, table: pd.DataFrame, numbers: tuple[str, ...]):
+        self.numbers, self.inputs = numbers, _inputs(table, numbers)
+        self.kinds, self.alone = table["kind"].to_numpy(), _alone(table)
+        self.true = table["true"].to_numpy(bool)
+        self.made = {}
+
+    def fit(self, *without: str) -> TrustModel:
+        """With thresholds, which go by regressions that lack one kind more."""
+        there = ~np.isin(self.kinds, without)
+        kinds = list(pd.unique(self.kinds[there]))
+        if len(kinds) < 2:
+            raise ValueError(f"table must have two kinds of worlds or more, got {kinds}")
+        left_out = np.full(len(self.kinds), np.nan)
+        for kind in kinds:
+            own = self.kinds == kind
+            left_out[own] = self.regression(*without, kind).probability(self.inputs[own])
+        trust, _ = thresholds(left_out[there & self.alone], self.true[there & self.alone])
+        _, do_not = thresholds(left_out[there], self.true[there])
+        if None not in (trust, do_not):
+            do_not = min(do_not, float(np.nextafter(trust, 0)))
+        return dataclasses.replace(self.regression(*without), trust=trust, do_not=do_not)
+
+    def regression(self, *without: str) -> TrustModel:
+        if (left_out := frozenset(without)) not in self.made:
+            there = ~np.isin(self.kinds, without)
+            self.made[left_out] = _regression(self.inputs[there], self.true[there], self.numbers)
+        return self.made[left_out]
 
 
-def _regression(table: pd.DataFrame, numbers: tuple[str, ...]) -> TrustModel:
+def _regression(
+    inputs: Float[np.ndarray, "n numbers"], true: Bool[np.ndarray, " n"], numbers: tuple[str, ...]
+) -> TrustModel:
     with extra("probes"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
 
-    true = table["true"].astype(bool)
-    if true.nunique() < 2:
+    if true.all() or not true.any():
         raise ValueError("table must have latents that are true and latents that are not")
-    inputs = _inputs(table, numbers)
     scaler = StandardScaler().fit(inputs)
     standardised = scaler.transform(inputs).clip(-FARTHEST, FARTHEST)
     fitted = LogisticRegression(solver="newton-cholesky").fit(standardised, true)
