@@ -265,9 +265,10 @@ def _csv(table: pd.DataFrame, header: bool = True) -> str:
 
 def _read_csv(source) -> pd.DataFrame:
     types = {name: str for name in COLUMNS if name not in NUMERIC}
+    empty = {name: [""] for name in NUMERIC}
     # whole: read in parts, a column that is empty in one of them has another type there
     table = pd.read_csv(
-        source, dtype=types, keep_default_na=False, na_values={"value": [""]}, low_memory=False
+        source, dtype=types, keep_default_na=False, na_values=empty, low_memory=False
     )
     if tuple(table.columns) != COLUMNS:
         old = "weights" not in table.columns and "run_id" in table.columns

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from saehelpers.datasets.shapes import SPLITS
 from saehelpers.evaluation import Estimate
 from saehelpers.figures.documents import (
     documents,
@@ -141,6 +142,8 @@ def test_what_a_run_says_last(tmp_path, shipped):
     asked = shipped.experiment.isin(["toy", "shapes_action", "shapes_reconstruction"])
     probed = (shipped.experiment == "shapes_probes") & (shipped.truncation == 8)
     probed &= (shipped.topk == 8) & (shipped.group == "C4") & (shipped.seed == 0)
+    probed &= shipped.base_model.isin(["mlp", "cnn"]) & (shipped.base_seed == 0)
+    probed &= shipped.data_source == SPLITS["compositions"]
     methods = ["action", "adam", "vanilla", "canonical", "latent_inv", "output_inv"]
     table = shipped[(asked | probed) & shipped.method.isin(methods)][list(results.COLUMNS)]
     results.append(tmp_path / "probe_results" / "all.csv", [
