@@ -69,7 +69,7 @@ def interval(values: Values, level: Open = 0.95) -> Estimate:
         ValueError: some base models and seeds have resamples that others lack.
     """
     drawn_by = [RESAMPLE] if RESAMPLE in values else []
-    rows = values.dropna(subset=[BASE, SEED, "value", *drawn_by])
+    rows = values[[BASE, SEED, "value", *drawn_by]].dropna()
     if rows.empty:
         return Estimate(*[float("nan")] * 3, 0, 0, "nothing was measured")
     base, bases = pd.factorize(rows[BASE], sort=True)
@@ -177,6 +177,7 @@ def paired_difference(
     for name, table in (("first", first), ("second", second)):
         if table.duplicated(keys).any():
             raise ValueError(f"{name} must have one row for each {', '.join(keys)}, it has several")
+    first, second = first[[*keys, "value"]], second[[*keys, "value"]]
     both = first.merge(second, on=keys, suffixes=("", "_of_second"))
     if both.empty:
         raise ValueError(f"first and second have no {', '.join(keys)} in common")
