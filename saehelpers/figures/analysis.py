@@ -6,7 +6,7 @@ from typing import Annotated
 import pandas as pd
 
 from saehelpers.evaluation.statements import RESAMPLE
-from saehelpers.networks.autoencoders import ARCHITECTURES
+from saehelpers.networks.autoencoders import ARCHITECTURES, UNTRAINED
 from saehelpers.runs.checking import checked
 from saehelpers.runs.wanted import Name, Positive, check_columns, one_of, with_columns
 from saehelpers.training.methods import METHODS
@@ -70,7 +70,7 @@ def base_models_of(
 ) -> list[str]:
     """The base models of some rows: the architectures in their usual order, then others by name."""
     names = set(table["base_model"])
-    usual = [name for name in ARCHITECTURES if name in names]
+    usual = [name for name in (*ARCHITECTURES, *UNTRAINED) if name in names]
     return usual + sorted(names - set(usual))
 
 
