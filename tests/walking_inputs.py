@@ -46,7 +46,8 @@ def _write_tables(folder: Path, shipped: Path) -> None:
         (folder / name).mkdir()
     for path in shipped.glob("*.csv*"):
         shutil.copy(path, folder / "shipped")
-    for path in shipped.glob("[sgt]*.csv*"):  # of Shapes, galaxies and toys
+    named = [path for kind in ("shapes", "galaxy", "toy") for path in shipped.glob(f"{kind}*.csv*")]
+    for path in named:
         _read(path).pipe(_of_two_widths).to_csv(folder / "results" / path.name, index=False)
     galaxies = _read(shipped / "galaxy_probes.csv")
     first = galaxies[galaxies.seed == "0"]
