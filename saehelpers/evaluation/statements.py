@@ -118,7 +118,7 @@ class Spreads(NamedTuple):
 
 
 @checked
-def spreads(values: Values) -> Spreads:
+def spreads(values: Values, by: Sequence[Name] = ()) -> Spreads:
     r"""How much base models differ, and how much seeds of one do: v_bs = mean + a_b + e_bs.
 
         s_e^2 = sum_bs (v_bs - v_b)^2 / sum_b (n_b - 1)
@@ -127,15 +127,22 @@ def spreads(values: Values) -> Spreads:
     v_b is the mean of base model b over its n_b seeds, and var_b its variance over base models:
     what seeds add to that is taken off (analysis of variance with one random factor).
 
+    Args:
+        by: columns; both s^2 are means over their values, the first before it is cut at 0.
+
     Raises:
         ValueError: there is one base model, or one seed of each.
     """
-    of_seeds = values.groupby([BASE, SEED])["value"].mean().groupby(BASE)
-    means, n = of_seeds.mean(), of_seeds.size()
-    if len(n) < 2 or n.max() < 2:
-        raise ValueError("values must be of two base models or more, and of two seeds of one")
-    within = float((of_seeds.var(ddof=0) * n).sum() / (n - 1).sum())
-    return Spreads(max(0.0, float(means.var() - within * (1 / n).mean())) ** 0.5, within**0.5)
+    check_columns("values", values, by=list(by))
+    found = []
+    for _, own in values.groupby(list(by)) if by else [((), values)]:
+        of_seeds = own.groupby([BASE, SEED])["value"].mean().groupby(BASE)
+        means, n = of_seeds.mean(), of_seeds.size()
+        if len(n) < 2 or n.max() < 2:
+            raise ValueError("values must be of two base models or more, and of two seeds of one")
+        within = (of_seeds.var(ddof=0) * n).sum() / (n - 1).sum()
+        found.append((means.var() - within * (1 / n).mean(), within))
+    return Spreads(*np.sqrt(np.mean(found, axis=0).clip(min=0)).tolist())
 
 
 @checked

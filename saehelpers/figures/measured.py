@@ -134,11 +134,12 @@ class Measured:
 
     def f1_spreads(self, methods: Sequence[str], baseline: str, **where: Any) -> Spreads:
         """`spreads` of `f1` of a method above a baseline's, variances averaged over methods."""
-        of_baseline, found = self._itself(where | {"method": baseline}), []
-        for method in methods:
-            gains = (self._itself(where | {"method": method}) - of_baseline).dropna()
-            found.append(spreads(gains.reset_index()))
-        return Spreads(*np.sqrt(np.mean(np.square(found), axis=0)))
+        of_baseline = self._itself(where | {"method": baseline})
+        gains = pd.concat(
+            (self._itself(where | {"method": method}) - of_baseline).reset_index().assign(of=method)
+            for method in methods
+        )
+        return spreads(gains.dropna(subset="value"), by=["of"])
 
     def _itself(self, where: dict[str, Any]) -> pd.Series:
         """`f1` of every base model and seed, of the test images themselves."""

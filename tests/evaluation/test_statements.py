@@ -54,6 +54,14 @@ def test_spreads_are_those_that_were_drawn():
     assert spreads(uneven).of_base_models == pytest.approx(0.5, rel=0.1)
 
 
+def test_spreads_of_several_are_averaged_before_they_are_cut():
+    alike, apart = rows([[0.0, 1.0], [1.0, 0.0]]), rows([[0.0, 1.0], [1.0, 2.0]])
+    both = pd.concat([alike.assign(of="a"), apart.assign(of="b")])
+    found = spreads(both, by=["of"])
+    assert found.of_base_models == pytest.approx(math.sqrt((-0.25 + 0.25) / 2))
+    assert found.of_seeds == pytest.approx(math.sqrt(0.5))
+
+
 def test_spreads_of_seeds_alone_leave_nothing_to_base_models():
     found = spreads(rows([[0.0, 1.0], [1.0, 0.0]]))
     assert found.of_base_models == 0
