@@ -89,11 +89,11 @@ class TrustModel:
         Raises:
             ValueError: the table lacks a number.
         """
-        p = self.probability(_inputs(table, self.numbers))
+        p = self._of_inputs(_inputs(table, self.numbers))
         firings = table["firings"].to_numpy()
         return np.where(firings == 0, 0.0, np.where(firings < LEAST_FIRINGS, np.nan, p))
 
-    def probability(self, inputs: Float[np.ndarray, "n numbers"]) -> Float[np.ndarray, " n"]:
+    def _of_inputs(self, inputs: Float[np.ndarray, "n numbers"]) -> Float[np.ndarray, " n"]:
         """p of inputs as the regression takes them: rates as log10, consistency above its null."""
         standardised = ((inputs - self.means) / self.scales).clip(-FARTHEST, FARTHEST)
         return 1 / (1 + np.exp(-(self.bias + standardised @ np.array(self.weights))))
@@ -293,7 +293,7 @@ class _Fits:
         left_out = np.full(len(self.kinds), np.nan)
         for kind in kinds:
             own = self.kinds == kind
-            left_out[own] = self.regression(*without, kind).probability(self.inputs[own])
+            left_out[own] = self.regression(*without, kind)._of_inputs(self.inputs[own])
         trust, _ = thresholds(left_out[there & self.alone], self.true[there & self.alone])
         _, do_not = thresholds(left_out[there], self.true[there])
         if None not in (trust, do_not):
