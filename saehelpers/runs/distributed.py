@@ -6,12 +6,14 @@ in one process; but BatchTopK compares latents within each process's part, and `
 sought there. The first process alone prints and writes files.
 """
 
+import gc
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -46,13 +48,15 @@ def process_group(timeout_seconds: Rate = 600.0) -> Iterator[str]:
         torch.cuda.set_device(device)
     try:
         timeout = timedelta(seconds=timeout_seconds)
-        distributed.init_process_group("nccl" if has_gpu else _gloo(), timeout=timeout)
+        # DistributedDataParallel imports it, and default arguments of its functions are the group
+        # that there is then: with one, they would keep it, and its threads, until Python ends.
+        import_module("torch.distributed.nn")
+        distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=timeout)
         with (
             Path(os.devnull).open("w", encoding="utf-8") as nowhere,
             redirect_stdout(sys.stdout if is_first() else nowhere),
         ):
             yield device
-            # gloo's thread crashes if Python ends while it holds tensors of the last exchange
             wait_for_all()
     except BaseException as error:
         # Frames that failed hold the model's DistributedDataParallel, and it the group. If it were
@@ -69,26 +73,8 @@ def process_group(timeout_seconds: Rate = 600.0) -> Iterator[str]:
         ) from error
     finally:
         if is_active():
+            gc.collect()  # models that are kept by nothing but themselves
             distributed.destroy_process_group()
-
-
-def _gloo() -> str:
-    """The name of a gloo backend that works with one thread.
-
-    It takes up the last exchange, which has no tensors, when it has let go of those before; of
-    gloo's two threads, one may still hold some when the other has done the last exchange.
-    """
-    name, gloo = "gloo_of_one_thread", distributed.ProcessGroupGloo
-
-    def make(store, rank: int, size: int, timeout: timedelta):
-        options = gloo._Options()
-        options._threads, options._timeout = 1, timeout
-        options._devices = [gloo.create_default_device()]
-        return gloo(store, rank, size, options)
-
-    if not hasattr(distributed.Backend, name.upper()):
-        distributed.Backend.register_backend(name, make, devices=["cpu"])
-    return name
 
 
 def is_active() -> bool:
