@@ -77,7 +77,8 @@ from .galaxies import (
 )
 from .go_results import (
     explained_by_block as explained_by_block,
-    go_differences as go_differences,
+    go_difference as go_difference,
+    go_values as go_values,
     go_verdict as go_verdict,
     in_words as in_words,
     of_go_size as of_go_size,

@@ -23,7 +23,7 @@ from saehelpers.figures.names import colour, label
 from saehelpers.figures.plots import legend_below, panels
 from saehelpers.runs.checking import checked
 from saehelpers.runs.extras import extra
-from saehelpers.runs.wanted import NOT_EMPTY, with_columns
+from saehelpers.runs.wanted import NOT_EMPTY, Name, with_columns
 from saehelpers.saes import SAEConfig
 from saehelpers.symmetry import Group
 from saehelpers.training import METHODS, SAERun, matched_runs
@@ -169,48 +169,51 @@ def untold_recons(
 
 
 @checked
-def go_differences(f1: Values, fvu: Values) -> dict[tuple[str, str, str], Estimate]:
-    """By how much the first of every pair of `PAIRS` is better than the second, if both are there.
+def go_values(f1: Values, fvu: Values) -> dict[str, pd.DataFrame]:
+    """What methods are compared by, of one layer: FVU, and F1 of tasks of either type.
 
     Args:
         f1: of the recons of every method, on one layer.
         fvu: see `own_frame_fvu`, on the same layer.
-
-    Returns:
-        Paired differences by (first, second, what): how much less stays unexplained ("FVU"), and
-        how much higher F1 is, "without direction" and "with direction".
     """
-    found = {}
-    values = {FVU: fvu} | {kind: f1[f1["task_type"] == kind] for kind in (WITHOUT, WITH)}
-    for what, rows in values.items():
-        rows = rows.dropna(subset="value").assign(base_seed=rows["split"])
-        of = dict(list(rows.groupby("method")))
-        for first, second in PAIRS:
-            if first in of and second in of:
-                pair = (second, first) if what == FVU else (first, second)
-                found[first, second, what] = paired_difference(
-                    *[of[name] for name in pair], by=["task"], crossed=True
-                )
-    return found
+    kinds = {FVU: fvu} | {kind: f1[f1["task_type"] == kind] for kind in (WITHOUT, WITH)}
+    return {what: values.dropna(subset="value") for what, values in kinds.items()}
+
+
+@checked
+def go_difference(values: Values, first: Name, second: Name, lower_is_better: bool) -> Estimate:
+    """By how much the first method is better than the second: paired by block, seed and task.
+
+    Args:
+        values: of one of `go_values`; of FVU, the lower is the better.
+
+    Raises:
+        ValueError: one of the methods has no rows.
+    """
+    rows = values.assign(base_seed=values["split"])
+    of_first, of_second = (rows[rows["method"] == name] for name in (first, second))
+    pair = (of_second, of_first) if lower_is_better else (of_first, of_second)
+    return paired_difference(*pair, by=["task"], crossed=True)
 
 
 @checked
 def go_verdict(f1: Values, fvu: Values) -> pd.DataFrame:
-    """`go_differences` as a table, a row for each pair, with what each interval says.
+    """`go_difference` of every pair of `PAIRS` as a table, with what each interval says.
 
     "better" and "worse": it leaves 0. "no worse": what is lost is less than `LOSS`.
     """
-    found = go_differences(f1, fvu)
-    pairs = [pair for pair in PAIRS if any(key[:2] == pair for key in found)]
+    values = go_values(f1, fvu)
+    methods = {what: {*rows["method"]} for what, rows in values.items()}
     rows = {
         f"{label(first)} / {label(second)}": {
-            what: in_words(found[first, second, what])
-            for what in (FVU, WITHOUT, WITH)
-            if (first, second, what) in found
+            what: in_words(go_difference(values[what], first, second, what == FVU))
+            for what in values
+            if {first, second} <= methods[what]
         }
-        for first, second in pairs
+        for first, second in PAIRS
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[FVU, WITHOUT, WITH])
+    said = {pair: row for pair, row in rows.items() if row}
+    return pd.DataFrame.from_dict(said, orient="index", columns=[*values])
 
 
 @checked

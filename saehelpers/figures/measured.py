@@ -201,8 +201,9 @@ class Measured:
     def go_difference(
         self, first: str, second: str, what: str, layer: int, counted: bool = False, **size: int
     ) -> Estimate:
-        """A difference of `go_results.go_differences`, on all tasks or on those that count."""
-        return self._go(layer, **size)["differences", counted][first, second, what]
+        """`go_results.go_difference`, on all tasks or on those that count."""
+        values = self._go(layer, **size)["values", counted][what]
+        return go_results.go_difference(values, first, second, what == go_results.FVU)
 
     def go_spliced(self, metric: str, method: str, layer: int) -> Estimate:
         """How far the network's opinion moves with recons inside, or its "win_rate" in games."""
@@ -233,8 +234,8 @@ class Measured:
                 for key, own in shown.groupby(["method", "task_type"])
             },
             "counts": counts.groupby(level="task_type").sum(),
-            ("differences", False): go_results.go_differences(every, fvu),
-            ("differences", True): go_results.go_differences(
+            ("values", False): go_results.go_values(every, fvu),
+            ("values", True): go_results.go_values(
                 go_results.on_tasks_that_count(every, probes), fvu
             ),
         }
